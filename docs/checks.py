@@ -10,18 +10,18 @@ from palinode.checks.explained import explanations
 PAGE = Path(__file__).parent / "checks.md"
 OPENING = """# The checks
 
-An audit asks whether a result may be believed. A check has a code: the family (C1 to C9) and, after a dot, one question of it, such
-as `C2.canary`. Its outcome is one of three:
+An audit tests whether a result can be trusted. The code of a check names the family (C1 to C9) and, after a dot, one question of
+this family, such as `C2.canary`. A check has one of three outcomes:
 
-- **pass**: the law holds, and a planted fault would have been seen.
+- **pass**: the law holds, and the check would have found a planted fault.
 - **fail**: the law is broken. The message says where: a pair of positions, a step, a file.
-- **could not tell**: the check could not measure. This is no pass: the verdict lists it.
+- **could not tell**: the check could not measure. This outcome does not count as a pass, and the verdict lists it.
 
-Most checks carry a positive control: a fault that the check plants itself and has to find. Where it does not find its own fault,
-the outcome is "could not tell". `palinode audit FILE` prints every finding. The report of an experiment prints them under "Audit",
-with the numbers and the words "To see it again" that say which seed, length and pass give the same finding.
+Most checks have a positive control: a fault that the check plants itself and must find. If a check does not find its own fault, the
+outcome is "could not tell". `palinode audit FILE` prints every finding. The report of an experiment prints them under "Audit", with
+the numbers. Under "To see it again" the report names the seed, length and pass that give the same finding again.
 
-The times are of a model of 100,000 to 1,000,000 parameters on one CPU core.
+The times below are for a model of 100,000 to 1,000,000 parameters on one CPU core.
 """
 
 

@@ -81,7 +81,8 @@ class Part(Config):
     """A config that is chosen by name. Built-in parts set `kind`; a user's subclass gets the kind `user:ClassName`."""
 
     kind: ClassVar[str] = ""
-    # True when the spec of this part names the hash of the whole file: the part keeps this hash, so that no run id changes.
+    # True when the spec of this part has the hash of the whole file; the part is then encoded with this hash, so that no run id
+    # changes.
     _whole_file: bool = PrivateAttr(False)
 
     @classmethod
@@ -140,7 +141,8 @@ def decode(
     """Decode plain data (from TOML, JSON, `--set`) into a config.
 
     Raises:
-        BadInput: the data is not valid. The error names the file, the dotted path of the first bad field, and the nearest name.
+        BadInput: the data is not valid. The error names the file, the dotted path of the first bad field, and the nearest valid
+            name.
     """
     try:
         return cls.model_validate(data, context={"user_parts": dict(user_parts or {})})
@@ -154,7 +156,7 @@ def bad_input(error: ValidationError, *, file: str | None = None, data: Any = No
     """One BadInput for the first unknown key, or else for the first error of pydantic. The hint is the nearest valid field name.
 
     Args:
-        data: the decoded data. The error names a field only as deep as the data goes.
+        data: the decoded data. The path in the error ends where the data has no further fields.
     """
     problems = error.errors()
     unknown = [problem for problem in problems if problem["type"] == UNKNOWN_KEY]
@@ -188,7 +190,7 @@ def encode(config: BaseModel) -> dict[str, Any]:
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
-    """The data that the id of a config is the hash of: the encoding without those `LATER` fields that have their defaults.
+    """The data whose hash is the id of a config: the encoding without those `LATER` fields that have their default values.
 
     A new option is marked `LATER`, and its default keeps the earlier behaviour. So an upgrade of Palinode changes no id of a run.
     """
@@ -197,7 +199,7 @@ def identity(config: BaseModel) -> dict[str, Any]:
 
 
 def canonical_json(value: Any) -> str:
-    """The JSON text of a value that hashes are made of: sorted keys, no spaces, no NaN."""
+    """The JSON text of a value, from which hashes are computed: sorted keys, no spaces, no NaN."""
     plain = encode(value) if isinstance(value, BaseModel) else value
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -215,7 +217,7 @@ def diff(before: BaseModel, after: BaseModel) -> list[tuple[str, Any, Any]]:
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested tables as one table: dotted path -> value. An empty table is a value."""
+    """Nested tables as one table: dotted path -> value. An empty table counts as a value."""
     if not isinstance(value, Mapping) or not value:
         return {path: value}
     flat: dict[str, Any] = {}
@@ -224,7 +226,7 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
-@functools.cache  # hash the file of the class once: editing the file during a run must not change the run's id
+@functools.cache  # hashed only once: a change of the file during a run must not change the run's id
 def source_sha256(cls: type) -> str:
     """SHA-256 of the file that a user's class was written in. Specs of version 0.1 and earlier name this hash.
 
@@ -234,7 +236,7 @@ def source_sha256(cls: type) -> str:
     return hashlib.sha256(_source_file(cls).read_bytes()).hexdigest()
 
 
-@functools.cache  # read the code of the class once: editing the file during a run must not change the run's id
+@functools.cache  # read only once: a change of the file during a run must not change the run's id
 def code_of(cls: type) -> UserCode:
     """The code that a user's class depends on: editing this code makes new runs.
 
@@ -251,7 +253,7 @@ def _source_file(cls: type) -> Path:
     return Path(path)
 
 
-# Keys of a user's part in a spec. Older specs have the second key.
+# Keys of a user's part in a spec. Specs of version 0.1 and earlier have the second key.
 CODE_KEY, WHOLE_FILE_KEY = "code_sha256", "source_sha256"
 CODE_HASHES: Mapping[str, Callable[[type], str]] = {
     CODE_KEY: lambda cls: code_of(cls).sha256,
@@ -265,7 +267,7 @@ def finite(value: float | None) -> float | None:
 
 
 def _path_in_data(loc: tuple[int | str, ...], data: Any) -> list[str]:
-    """The names of a path, only as deep as the data goes: `p = 2` has no fields inside, although a schedule of p is a table."""
+    """The names of a path, cut where the data has no fields: `p = 2` is a number, although p may also be a table (a schedule)."""
     steps: list[str] = []
     for step in loc:
         if steps and data is not None and not isinstance(data, (Mapping, list, tuple)):

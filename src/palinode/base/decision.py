@@ -35,7 +35,8 @@ OPTIONS = frozenset().union(*CLAIM_MEASURES.values())
 
 
 class Decision(Config):
-    """The rule of a verdict. An experiment declares the rule, the experiment's entry keeps the rule, `analysis.verdict` applies it.
+    """The rule of a verdict. An experiment declares the rule, its entry in a store keeps the rule, and `analysis.verdict` applies
+    the rule.
 
     Attributes:
         baseline: the arm that every other arm is compared with.
@@ -94,7 +95,7 @@ class Claim(Config):
         arm: the arm that the claim is about.
         against: the arms that `arm` is compared with. Among several arms, `difference` takes the arm with the best mean score.
         groups: names that replace `{}` in `arm` and `against`; the claim is judged for each group and for their mean.
-        directions: the direction of the loss of `arm`, and of the loss of `against`, whose ratio is taken.
+        directions: for a ratio of two losses: the direction of the loss of `arm`, and the direction of the loss of `against`.
         expect: the condition on the interval under which the claim holds. `better` and `not worse` apply the decision rule of the
             experiment; `above` and `below` compare the interval with `bound`; `within` means that the interval lies between
             -bound and bound; `published` means that the interval contains the published number; `shown` judges nothing.
@@ -102,10 +103,11 @@ class Claim(Config):
         needs_learning: judge the claim only when the runs have learned. The loss of every run must be below the loss of a model
             that knows only the token frequencies; the accuracy of at least one run must be above the accuracy without learning.
         blocks_left: for the measure `layer_cut`: the share of the blocks that are left (below 1), or 1 for a single block.
-        less_whole: for the measure `layer_cut`: subtract the ratio of the whole model; otherwise subtract 1.
+        less_whole: for the measure `layer_cut`: subtract the ratio of the whole model from the ratio of the cut model; otherwise
+            subtract 1.
         head: for the measure `layer_cut`: the head that reads the remaining blocks: a refitted head, or the trained head.
         longest: for the measure `context`: use only the longest context; otherwise every context length.
-        experiment: for the measure `rank_correlation`: the experiment, at the same size, that has the arms in `against`.
+        experiment: for the measure `rank_correlation`: the experiment that has the arms in `against`; it must have the same size.
         published: the published number of the same measure: one number for every row, or one for each scale or context length.
         source: the publication that the published number comes from.
         note: a remark that a reader needs to understand the row.

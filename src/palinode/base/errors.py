@@ -38,13 +38,13 @@ class PalinodeError(Exception):
         self.hint = hint
 
     def at(self, *, file: str | None = None, field: str | None = None) -> PalinodeError:
-        """The same error, with this file and this field where the error had none."""
+        """The same error. If the error names no file or no field, it gets this file or this field."""
         self.file = self.file or file
         self.field = self.field or field
         return self
 
     def inside(self, place: str | None) -> Self:
-        """The same error, with `place` put before the field, unless the field begins with `place` already."""
+        """The same error, with `place` put before its field, unless its field already begins with `place`."""
         if place and not f"{self.field or ''}.".startswith(f"{place}."):
             self.field = ".".join(step for step in (place, self.field) if step)
         return self

@@ -1,8 +1,8 @@
 """An Example: the inputs and the targets of one batch, the source of every token, and the slots that each slot may read.
 
-Objectives make Examples, models read Examples, losses sum over Examples, and the audit checks Examples. These four packages share
-no other data. Letters: B rows, T slots of a row. A row is made from one window of `window_tokens` tokens; one window may give
-several rows.
+Objectives make Examples, models read Examples, losses sum over Examples, and the audit checks Examples. These four parts of
+Palinode share no other data. Letters: B rows, T slots of a row. A row is made from one window of `window_tokens` tokens; one window
+may give several rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ SPECIAL_NAMES = ("[L]", "[R]", "[MASK]", "[PRE]", "[SUF]", "[MID]", "[EOM]", "[R
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the special tokens. The ids follow those of the tokenizer and are the same in every arm, whether used or not."""
+    """Ids of the special tokens. They follow the ids of the tokenizer.
+
+    Every arm has the same special ids, even if it does not use them.
+    """
 
     first_id: int
 
@@ -100,7 +103,7 @@ class Draw:
         return Draw({name: decision[window] for name, decision in self.decisions.items()})
 
     def repeated(self, count: int) -> Draw:
-        """The decisions of the first window, repeated `count` times: the audit reads changed copies of one window with them."""
+        """The decisions of the first window, repeated `count` times, so that changed copies of a window get the same decisions."""
         first = {name: decision[:1] for name, decision in self.decisions.items()}
         return Draw({name: decision.expand(count, *decision.shape[1:]) for name, decision in first.items()})
 

@@ -5,9 +5,9 @@ JSON file that holds the hash of its other keys under `self_sha256`, so that a r
 A row of metrics is appended with one write call. Each row has a CRC-32, so that a reader can tell a whole row from a torn one.
 
 Torn rows and damage: a writer that is killed, or that meets a full disk, leaves the beginning of a row without a line end. This
-beginning is called a torn row. No writer removes a torn row; the next writer appends its first row to the same line. So a torn
-row is no damage at the end of the file, and just before a whole row on the same line. The line end is the last byte of a write,
-so every line with a line end ends with a whole row. All other text that is no whole row is damage.
+beginning is called a torn row. No writer removes a torn row; the next writer appends its first row to the same line. So a torn row
+does not count as damage at the end of the file, or directly before a whole row on the same line. The line end is the last byte of a
+write, so every line with a line end ends with a whole row. All other text that is not a whole row counts as damage.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_TORN_ROWS = 1000  # the most torn rows on one line: a reader tries to read 
 MOST_DIGITS = 40  # the most digits of an integer in JSON: counters have fewer, and Python refuses 5,000 digits
 SELF_HASH = "self_sha256"
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-# The number of bytes that a listing reads from a file. The last rows of a run with a layer cut are about 10 kB long.
+# The number of bytes that a listing reads at the end of a file. The last rows of a run with a layer cut are about 10 kB long.
 TAIL_BYTES = 2**16
 
 
@@ -158,7 +158,7 @@ def read_rows(path: Path) -> Rows:
 
 
 def read_last_rows(path: Path) -> Rows:
-    """The rows of the last line of an appended file, also when a torn row follows this line. A listing needs no other rows.
+    """The rows of the last line of an appended file, even if a torn row follows this line. A listing needs no other rows.
 
     Raises:
         Damaged: the file exists and cannot be read.
@@ -171,7 +171,7 @@ def read_last_rows(path: Path) -> Rows:
 
 
 def rewrite_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace the content of an appended file by these rows. A run that resumes so removes the rows after its checkpoint."""
+    """Replace the content of an appended file by these rows: a run that resumes removes the rows after its checkpoint."""
     bodies = [json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False) for row in rows]
     write_text(path, "".join(f'{{"crc":{zlib.crc32(body.encode())},"row":{body}}}\n' for body in bodies))
 
@@ -341,7 +341,7 @@ def _temporary(path: Path) -> Path:
 
 def _json_bytes(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode("utf-8", "backslashreplace")  # half a character is written as its JSON escape
+    return (text + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate is written as its JSON escape
 
 
 def _create_in_place(path: Path, content: bytes) -> bool:

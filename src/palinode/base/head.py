@@ -1,4 +1,4 @@
-"""The head of a model whose head is a matrix: the loss can compute the head's gradient piece by piece (`objectives/loss.py`).
+"""The output head of a model, if it is a matrix: the loss can then compute its gradient piece by piece (`objectives/loss.py`).
 
 Letters: D width, V vocabulary.
 """

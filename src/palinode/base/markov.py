@@ -1,10 +1,10 @@
 """Markov chains: languages with an exact entropy, in both reading directions and for any set of visible tokens.
 
-A `symmetric_chain` has the same kernel in both reading directions (P = P^T, uniform tokens). An `asymmetric_chain` has another
-kernel when it is read from the end, with the same entropy. The probability of a token depends only on the nearest visible token
-on each side, so two rows of powers of P give the true probability of a token given *any* set of visible tokens. The mean of the
-negative log of this probability is the lowest loss that a model can reach, with every objective and not only with ltr.
-Shapes: V states, B sequences, T tokens of a sequence.
+A `symmetric_chain` has the same transition matrix in both reading directions (P = P^T, uniform tokens). An `asymmetric_chain` that
+is read from the end has another transition matrix, but the same entropy. The probability of a token depends only on the nearest
+visible token on each side, so one power of P for each side gives the true probability of a token, given *any* set of visible
+tokens. The mean of the negative log of this probability is the lowest loss that a model can reach, with every objective and not
+only with ltr. Shapes: V states, B sequences, T tokens of a sequence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from palinode.base.seeds import generator
 
 NO_NEIGHBOUR = -1
-TOLERANCE = 1e-13  # the largest error of the row sums of a symmetric chain, and of a stationary law
+TOLERANCE = 1e-13  # the largest error of the row sums of a symmetric chain, and of a stationary distribution
 MOST_ROUNDS = 10_000
 
 
@@ -53,7 +53,7 @@ class MarkovChain:
         return float(-torch.special.xlogy(self.stationary, self.stationary).sum())
 
     def sample(self, count: int, length_tokens: int, rng: Generator) -> Tensor:
-        """(B, T) stationary sequences. Each token of all B rows takes one table lookup."""
+        """(B, T) stationary sequences. One table lookup per position gives the tokens of all B rows."""
         noise = torch.rand(length_tokens, count, generator=rng, dtype=torch.float64)
         start, steps = self.stationary.cumsum(0), self.transition.cumsum(1)
         tokens = torch.empty(count, length_tokens, dtype=torch.long)
@@ -121,7 +121,7 @@ def asymmetric_chain(vocab_size: int = 16, sharpness: float = 1.5, seed: int = 0
 
 
 def stationary_law(law: Tensor, step: Callable[[Tensor], Tensor], sharpness: float) -> Tensor:
-    """The stationary law, which one `step` of the chain does not change. Power iteration starts from `law`.
+    """The stationary distribution, which one `step` of the chain does not change. Power iteration starts from `law`.
 
     Raises:
         ValueError: the power iteration did not converge.

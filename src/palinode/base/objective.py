@@ -1,4 +1,4 @@
-"""The interface of an objective: it makes an Example of windows, and its contract says which token may inform which prediction.
+"""The interface of an objective, which makes Examples from windows, and says which token may inform which prediction.
 
 To write an objective, subclass `Objective` and define `example` (usually one call of `base.example.one_pass` per direction) and
 `may_inform`. If the objective makes random decisions, define `draw`; no entry of a Draw may depend on token ids.
@@ -49,7 +49,8 @@ class Objective(Part):
 
     Attributes:
         scores_itself: True only if the model is meant to predict tokens that it sees.
-        reads_in_a_direction: False if a model trained on it can neither continue a text nor be scored ltr or rtl.
+        reads_in_a_direction: False if a model that is trained on the objective can neither continue a text nor be scored ltr or
+            rtl.
     """
 
     scores_itself: ClassVar[bool] = False
@@ -60,7 +61,7 @@ class Objective(Part):
         return Draw()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        """Make an Example of (B, window_tokens) windows. The only decisions are those in `draw`."""
+        """Make an Example from (B, window_tokens) windows. All random decisions must come from `draw`."""
         raise Unfinished(self, "must define example(windows, draw, specials)")
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
@@ -93,13 +94,16 @@ class Objective(Part):
         return dict(state)
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
-        """The probability of each pass for a window at this point of training. The plan and the check of the counters use it."""
+        """The probability of each pass for a window at this point of training.
+
+        `palinode plan` and the check C5.counters use these probabilities.
+        """
         return {self.groups()[0]: 1.0}
 
     def evaluation(self) -> dict[str, Objective]:
         """The objectives, by name, that evaluate a model which was trained on this objective. Empty: the causal ltr and rtl passes.
 
-        An objective that trains with another visibility is also evaluated with this visibility. An objective of another kind adds
-        itself under its own name.
+        An objective that trains with a visibility other than causal adds an evaluation with this visibility. An objective that is
+        neither ltr nor rtl adds itself under its own name.
         """
         return {}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# The first part of every derived seed. It never changes, also when the numerics version is raised: the initial weights, the windows
-# and the splits stay, so runs of two numerics versions can be compared in pairs.
+# The first part of every derived seed. It never changes, even if the numerics version is raised: the initial weights, the windows
+# and the splits stay the same, so runs of two numerics versions can be compared in pairs.
 CONSTANT = 1
 
 

@@ -32,7 +32,7 @@ from typing import NamedTuple, TypeGuard
 OWN_PACKAGE = __name__.partition(".")[0]
 INSTALLED_FOLDERS = {"site-packages", "dist-packages"}
 STANDARD_LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
-# Functions that reach names which are not written in the code. A call on `self` alone is harmless.
+# Functions that reach names which are not written in the code. A call whose first argument is `self` is harmless.
 DYNAMIC_CALLS = {"globals", "locals", "vars", "eval", "exec", "__import__", "setattr", "delattr"}
 DYNAMIC_NAMES = {"__dict__", "__subclasses__", "__init_subclass__", "__pydantic_init_subclass__", "__set_name__"}
 DYNAMIC_MODULES = {"importlib", "inspect", "gc", "ctypes", "pkgutil", "runpy"}
@@ -47,7 +47,7 @@ STRING_STARTS = {getattr(tokenize, name, None) for name in ("FSTRING_START", "TS
 STRING_ENDS = {getattr(tokenize, name, None) for name in ("FSTRING_END", "TSTRING_END")} - {None}
 WITHOUT_MEANING = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
 LITERALS = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop, ast.expr_context)
-WHOLE = ""  # stands in the place of a name: the whole object or module is used
+WHOLE = ""  # in the place of a name: the whole object or module is used
 DEFINITIONS = {"function", "class"}
 # The ways in which a statement may change an object without passing the object to a call.
 SET, METHOD, CHANGING_METHOD = "=", ".", "!"
@@ -321,7 +321,7 @@ def _is_docstring(node: ast.AST) -> TypeGuard[ast.Expr]:
 
 
 def _is_script_part(node: ast.stmt) -> bool:
-    """Whether a statement is `if __name__ == "__main__":`, which is never true when palinode runs the file."""
+    """Whether a statement is `if __name__ == "__main__":`, whose test is never true when palinode runs the file."""
     return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
@@ -333,7 +333,8 @@ Place = tuple[int, int]  # line, from 1, and character, from 0
 def _tokens(text: str, lines: list[str], left_out: Mapping[Place, Place]) -> Iterator[tuple[Place, str]]:
     """Yield the tokens that have a meaning. The first token of each logical line gives the depth of its indentation.
 
-    Python 3.11 gives an f-string as one token, and later versions give several tokens. This function always yields its text.
+    Python 3.11 gives an f-string as one token, and later versions give several tokens. This function always yields the whole text
+    of an f-string as one token.
 
     Args:
         left_out: start -> end of each docstring that is left out.
@@ -384,7 +385,7 @@ def _slice(lines: list[str], start: Place, end: Place) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A user's file, statement by statement.
+    """The statements of a user's file, in order.
 
     Attributes:
         by_name: name -> the indexes of the statements that define it.
@@ -432,14 +433,17 @@ class Module:
 
 
 class _Search:
-    """Collects the statements that count, from module to module, until no further statement counts."""
+    """Collects the statements that count for the hash, from module to module, until there are no more."""
 
     def __init__(self) -> None:
         self.modules: dict[str, Module | None] = {}
         self.waiting: list[tuple[Module, int]] = []
 
     def add(self, name: str, file: Path) -> Module:
-        """Read a module, and the user's modules that the module imports. The changes that these modules make always count."""
+        """Read a module, and the user's modules that the module imports.
+
+        Statements in which these modules change objects outside themselves always count.
+        """
         with tokenize.open(file) as opened:
             statements = _statements(opened.read(), name if file.name == "__init__.py" else name.rpartition(".")[0])
         module = self.modules[name] = Module(name, file, statements)
@@ -476,7 +480,9 @@ class _Search:
                 self._take(module, index)
 
     def finish(self) -> None:
-        """Take the statements that define the names that are read, then the statements that change them, until none is left."""
+        """Take the statements that define the names that are read, then the statements that change these objects, until none is
+        left.
+        """
         while self.waiting:
             while self.waiting:
                 self._follow(*self.waiting.pop())
@@ -534,7 +540,9 @@ class _Search:
             self.take_whole(target, f"it does not define {name}" if name else "it is used as an object")
 
     def _take_changes(self, module: Module) -> None:
-        """Take the statements that change an object that counts already, and those that call a function that counts already."""
+        """Take the statements that change an object that is already taken, and those that call a function which changes such an
+        object.
+        """
         for index, statement in enumerate(module.statements):
             if module.acts_outside(statement) or module.changed_by(statement, certainly=False) & module.names:
                 self._take(module, index)

@@ -94,7 +94,7 @@ class Prefix(Visibility):
 
 
 class Bottleneck(Visibility):
-    """Left to right up to `slot`; each later slot reads that one slot and itself.
+    """Left to right up to `slot`; each later slot reads only the slot `slot` and itself.
 
     Later slots get information about earlier slots only through the states at `slot`. In a stack of L layers, L - 1 of these states
     contain information about earlier slots, so a single layer passes no information on.

@@ -1,7 +1,8 @@
-"""The part of C9 about sums: losses computed again from logits, losses as quotients of two sums, bytes, the loss before training.
+"""The checks of family C9 about sums: they compute losses and byte counts again, and test the loss before training.
 
-The caller gives the trainer and the evaluator under audit as functions, or gives the numbers that they reported. The arithmetic of
-this file is numpy in float64; it shares no line with the trainer or the evaluator. Legend: B rows, T slots, V vocabulary.
+The caller gives the trainer and the evaluator under audit as functions, or gives the numbers that they reported. The functions of
+this file compute with numpy in float64, and share no line of code with the trainer or the evaluator. Legend: B rows, T slots, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from palinode.base.finding import Finding
 from palinode.checks.influence import only_rows, scored_targets
 from palinode.checks.laws import finding, outcome_of
 
-HAND_TOLERANCE = 1e-6  # relative difference: the logits are float32
-GRADIENT_TOLERANCE = 1e-5  # as a share of the largest entry: a gradient entry is a sum over many slots
+HAND_TOLERANCE = 1e-6  # a relative difference; logits in float32 do not allow a smaller tolerance
+GRADIENT_TOLERANCE = 1e-5  # as a share of the gradient's largest entry: an entry is a sum over many slots
 SCORED_IN_SMALL, SCORED_IN_LARGE = 1, 99
 INITIAL_TOLERANCE_NATS = 0.1
 COEFFICIENT_FACTOR = 10.0
 
-# A function: micro-batches -> (loss, flat gradient) of one optimizer step over all of them. Each call uses the same parameters and
-# no dropout.
+# A function: micro-batches -> (loss, flat gradient) of one optimizer step over all micro-batches. Each call uses the same
+# parameters and no dropout.
 LossAndGradient = Callable[[Sequence[Example]], tuple[float, NDArray[Any]]]
 
 
@@ -64,7 +65,7 @@ class HandSums:
 
     @property
     def losses_differ(self) -> bool:
-        """Whether some target has a larger loss than another. A model with a zero head gives the same loss to all inputs."""
+        """Whether two scored targets have different losses. A model whose head is zero gives every target the same loss."""
         return self.largest_nats - self.smallest_nats > 1e-6 * abs(self.largest_nats)
 
     @property
@@ -81,7 +82,7 @@ def hand_loss(example: Example, logits: Tensor) -> float:
 def hand_sums(
     batches: Sequence[tuple[Example, Tensor]], specials: SpecialTokens, bytes_per_token: NDArray[Any]
 ) -> HandSums:
-    """The evaluation sums of a split, computed from (Example, logits) pairs that cover the split once."""
+    """The evaluation sums of a split, computed from (Example, logits) pairs that contain each window of the split once."""
     table = np.zeros(specials.vocab_size, np.int64)
     table[: len(bytes_per_token)] = bytes_per_token
     ids, nats, hits = [np.zeros(0, np.int64)], [np.zeros(0)], 0
@@ -118,7 +119,7 @@ def check_training_loss(example: Example, logits: Tensor, reported_nats: float) 
 def check_evaluation_sums(reported: Sums, hand: HandSums) -> Finding:
     """C9.evaluation_sums: the evaluator's tokens, bytes, hits and nats equal the counts made here, and no target is a special id.
 
-    Positive control: the targets have different losses. Another order, mask or mean would then give another number.
+    Positive control: the targets have different losses, so that a wrong order, a wrong mask or a wrong mean would change the sums.
     """
     relative = _relative(hand.nats_sum, reported.nats_sum)
     wrong = [
@@ -154,16 +155,16 @@ def check_evaluation_sums(reported: Sums, hand: HandSums) -> Finding:
 
 
 def scored_sources(examples: Sequence[Example]) -> list[Tensor]:
-    """The window tokens that each Example of one window scores, in ascending order."""
+    """For each Example, which is made of one window: the tokens of the window that it scores, in ascending order."""
     return [example.target_source[scored_targets(example)].sort().values for example in examples]
 
 
 def check_every_token(examples: Sequence[Example], needed: Sequence[tuple[int, int]]) -> Finding:
-    """C9.every_token: each Example of one window scores every token from `first` to `end` of the window once.
+    """C9.every_token: each Example is made of one window, and scores every token of it from `first` to `end - 1` exactly once.
 
     Args:
         examples: the Examples, each made of one window.
-        needed: the pair (first, end) of each window, in tokens.
+        needed: for each window, the index of the first token that must be scored, and the index after the last such token.
     """
     wrong = []
     for number, (sources, (first, end)) in enumerate(zip(scored_sources(examples), needed, strict=False)):
@@ -191,7 +192,7 @@ def check_every_token(examples: Sequence[Example], needed: Sequence[tuple[int, i
 
 
 def check_split_bytes(bytes_scored: int, split_tokens: NDArray[Any], bytes_per_token: NDArray[Any]) -> Finding:
-    """C9.split_bytes: the bytes that an evaluation scored equal the bytes of the tokens in its windows.
+    """C9.split_bytes: an evaluation scored exactly as many bytes as the tokens that it had to score contain.
 
     Args:
         bytes_scored: the number of bytes that the evaluation reported.
@@ -212,14 +213,14 @@ def check_split_bytes(bytes_scored: int, split_tokens: NDArray[Any], bytes_per_t
 def check_sum_over_sum(step: LossAndGradient, example: Example) -> Finding:
     """C9.sum_over_sum: two micro-batches of 1 and 99 scored tokens give the loss and the gradient of one batch of 100 tokens.
 
-    Positive control: the two micro-batches have different means. A mean of the two means would then give another loss.
+    Positive control: the two micro-batches have different mean losses, so that the mean of the two means is not the right loss.
 
     Args:
         step: the function that gives the loss and the gradient of one optimizer step over some micro-batches.
-        example: any Example of at least two rows. One row makes each micro-batch. A row may score a single token, such as the
-            answer of a task: all rows but the first then make the large micro-batch.
+        example: an Example of at least two rows. Each micro-batch is made from one row. If the rows score only a single token each,
+            such as the answer of a task, the large micro-batch is made from all other rows.
     """
-    for row in range(example.inputs.shape[0]):  # the two means of some rows are equal by chance
+    for row in range(example.inputs.shape[0]):  # the two means may be equal by chance; another row is tried then
         result = _sum_over_sum(step, *_small_and_large(example, row))
         if result.outcome != "could_not_tell":
             break
@@ -227,7 +228,10 @@ def check_sum_over_sum(step: LossAndGradient, example: Example) -> Finding:
 
 
 def _small_and_large(example: Example, row: int) -> tuple[Example, Example]:
-    """Two micro-batches: one scored token of a row, and the next row. If the next row scores a single token, all other rows."""
+    """Two micro-batches: a small one with one scored token of this row, and a large one.
+
+    The large one is the next row, or all other rows if the next row scores only a single token.
+    """
     rows = example.inputs.shape[0]
     others = [(row + step) % rows for step in range(1, rows)]
     large = _row(example, others[0], SCORED_IN_LARGE)
@@ -280,8 +284,8 @@ def check_auxiliary(evaluation_nats: Callable[[float], float], training_nats: Ca
     Positive control: the training loss must change.
 
     Args:
-        evaluation_nats: the function from a factor, which multiplies all coefficients, to the evaluation loss of the same weights.
-        training_nats: the function from a factor, which multiplies all coefficients, to the training loss of the same weights.
+        evaluation_nats: a function that multiplies all coefficients by a factor and gives the evaluation loss of the same weights.
+        training_nats: a function that multiplies all coefficients by a factor and gives the training loss of the same weights.
     """
     one, ten = evaluation_nats(1.0), evaluation_nats(COEFFICIENT_FACTOR)
     control = training_nats(1.0) != training_nats(COEFFICIENT_FACTOR)
@@ -300,7 +304,8 @@ def check_initial_loss(nats_per_token: float, vocab_size: int, *, zero_head: boo
     Args:
         nats_per_token: the evaluation loss of the untrained model.
         vocab_size: V, the number of ids in the softmax, special ids included.
-        zero_head: whether the weights of the head start at zero. For other heads only a loss *below* ln V is wrong.
+        zero_head: whether the weights of the head start at zero. If the head does not start at zero, only a loss *below* ln V is a
+            failure.
     """
     above = nats_per_token - math.log(vocab_size)
     below_chance = not math.isfinite(above) or above < -INITIAL_TOLERANCE_NATS
@@ -323,7 +328,7 @@ def _nats(example: Example, logits: Tensor) -> NDArray[np.float64]:
 
 
 def _row(example: Example, row: int, scored: int) -> Example:
-    """One row of an Example as a batch of one row. Only the first `scored` of the row's scored slots keep their weight."""
+    """One row of an Example as a batch of one row. Only the first `scored` of the scored slots keep their loss weight."""
     group = next(group for group, rows in example.by_group() if rows.start <= row < rows.stop)
     one = only_rows(example, group, slice(row, row + 1))
     weight = one.loss_weight.clone()

@@ -1,4 +1,4 @@
-"""The bench that all forms of C1 share: the subject, its Draws by length, its randomised copies, and its precision."""
+"""What all checks of C1 share: the model under audit, its Draws for each length, its copies with random weights, its precision."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from palinode.checks.copies import exact_arithmetic, randomised_copy, rounding_n
 from palinode.checks.draws import DrawBank, draw_bank
 from palinode.checks.subject import Subject
 
-# The share of the logits' standard deviation. Clean models reach 1e-14; the smallest planted leak that gain 1 shows is 2e-12.
+# A share of the logits' standard deviation. Models without a leak reach 1e-14; the smallest planted leak at gain 1 is 2e-12.
 TOLERANCE = 1e-12
 COARSE_TOLERANCE = 1e-4  # used where the arithmetic is coarser than float64: a check can then fail, but it cannot pass
-COARSE_ROUNDING = 1e-11  # the curvature of a float64 model leaves 1e-14, a hidden float32 leaves 1e-8
+COARSE_ROUNDING = 1e-11  # a smooth model in float64 gives 1e-14, a model with a hidden float32 operation gives 1e-8
 BANK_ENTRIES = 64
 FEW_IDS = 4
 MOST_IDS, SAMPLED_IDS, END_IDS = 4096, 1024, 64
 SEVERAL_ROWS = 3  # three rows are enough to detect a module that mixes the rows of a batch
-SHORT_TOKENS = 33  # the window length in tokens for the forms of C1 that need one length only
+SHORT_TOKENS = 33  # the window length in tokens for the checks of C1 that need only one length
 REFUSALS = (BadInput, ValueError, IndexError, RuntimeError, ArithmeticError)
 
 
 @dataclass
 class Bench:
-    """One subject and what C1 needs to measure it. Each bank of Draws and each copy of the module is made once and kept."""
+    """One model under audit, and what C1 needs to measure it. Each bank of Draws and each copy of the module is made only once."""
 
     subject: Subject
     banks: dict[int, DrawBank] = field(default_factory=dict)
@@ -46,16 +46,16 @@ class Bench:
 
     @property
     def bank(self) -> DrawBank:
-        """The bank of decisions at the training length. C1 audits the passes that this bank drew."""
+        """The bank of Draws for windows of the training length. C1 audits the passes that occur in this bank."""
         return self.bank_at(self.subject.window_tokens)
 
     @property
     def tolerance(self) -> float:
-        """The largest difference between values that must be equal."""
+        """The largest allowed difference between two values that must be equal."""
         return COARSE_TOLERANCE if self.coarse else TOLERANCE
 
     def bank_at(self, length_tokens: int) -> DrawBank:
-        """The bank of decisions for windows of this length. The bank draws until every pass of the training length was drawn."""
+        """The bank of Draws for windows of this length. Draws are added until every pass of the training length occurs."""
         if length_tokens not in self.banks:
             training = self.subject.window_tokens
             passes = None if length_tokens == training else self.bank_at(training).groups
@@ -63,7 +63,7 @@ class Bench:
         return self.banks[length_tokens]
 
     def reach_tokens(self, group: str) -> int | None:
-        """The number of tokens that the subject is built to see in one of its passes; None means the whole window."""
+        """The number of tokens that the model is built to see in the pass `group`; None means the whole window."""
         subject = self.subject
         windows = torch.zeros(1, subject.window_tokens, dtype=torch.long)
         example = subject.example(windows, self.bank.with_pass(group).draw)
@@ -71,14 +71,14 @@ class Bench:
 
     @property
     def short_tokens(self) -> int:
-        """A window length of at most 33 tokens that the subject accepts; where it accepts none, the training length."""
+        """33 tokens, if the training windows are longer and the model accepts 33 tokens; else the training length."""
         short = min(SHORT_TOKENS, self.subject.window_tokens)
         return short if self.accepts(short) else self.subject.window_tokens
 
     def accepts(self, length_tokens: int) -> bool:
         """Whether the objective and the module accept windows of this length.
 
-        Every length that the model is used at counts as accepted.
+        The lengths of training and evaluation windows count as accepted without a test.
         """
         if length_tokens in self.subject.used_lengths:
             return True
@@ -92,7 +92,7 @@ class Bench:
         """Whether the module accepts windows of this length in train mode too. `train_refused` keeps the message of a refusal."""
         if length_tokens not in self.train_refused:
             try:
-                # A copy, because the module may store statistics of a batch.
+                # Read with a copy, because the module may store statistics of a batch.
                 self._read_zeros(self.fresh_copy().train(), length_tokens, SEVERAL_ROWS)
                 self.train_refused[length_tokens] = ""
             except REFUSALS as refusal:
@@ -119,13 +119,13 @@ class Bench:
         return length_tokens in self.mixed
 
     def copy(self, gain: float) -> nn.Module:
-        """A copy of the module in which every path is open. `gain` scales the random matrices of the copy."""
+        """A copy of the module with random weights, so that information flows on every path. `gain` scales the random matrices."""
         if gain not in self.copies:
             self.copies[gain] = self.fresh_copy(gain)
         return self.copies[gain]
 
     def fresh_copy(self, gain: float = 1.0) -> nn.Module:
-        """A new copy with the weights of `copy(gain)`. The new copy has read no row before."""
+        """A new copy with the same weights as `copy(gain)`. The new copy has not read any row yet."""
         rng = generator(self.subject.seed, "audit", "weights", f"{gain}")
         return randomised_copy(self.subject.module, gain, rng)
 
@@ -133,7 +133,7 @@ class Bench:
         """(length_tokens,) ids of a window of some kind.
 
         The kinds: `random`, `repeats` (three ids in turn), `equal` (one id), `distinct` (no id twice), `few` (four ids), `marker`
-        (every other id is one of `marker_ids`).
+        (about half of the ids are from `marker_ids`).
         """
         vocabulary = self.subject.content_tokens
         if kind == "repeats":
@@ -156,7 +156,8 @@ class Bench:
     def tried_ids(self) -> Tensor:
         """The ids that C1 puts into a row one by one.
 
-        At most 4096 ids are all tried. Of more ids C1 tries the marker ids, both ends and a random sample.
+        A vocabulary of at most 4096 ids is tried completely. Of a larger vocabulary C1 tries the marker ids, the first 64 ids, the
+        last 64 ids, and a random sample of 1024 ids.
         """
         vocabulary = self.subject.content_tokens
         if vocabulary <= MOST_IDS:
@@ -174,7 +175,7 @@ class Bench:
             return True
 
     def _read_zeros(self, module: nn.Module, length_tokens: int, rows: int) -> None:
-        """Read rows of one id in every pass. The module raises its error here when it refuses such rows."""
+        """Read rows of zeros in every pass. A module that refuses rows of this length raises its error here."""
         window = torch.zeros(rows, length_tokens, dtype=torch.long)
         for entry in self.bank_at(length_tokens).covering(1):
             example = self.subject.example(window, entry.draw.repeated(rows))

@@ -1,8 +1,8 @@
 """C5: did every arm get the same budget, and is it the budget of the spec?
 
 C5 compares the numbers that runs recorded. The cost that the experiment declares equal must match to 0.1 %. The numbers of
-parameters must match to 1 %, unless the experiment changes the model on purpose. C5 lists every other difference above 1 %; the
-list is printed with the figures.
+parameters must match to 1 %, unless the experiment changes the model on purpose. C5 lists every other difference above 1 % without
+judging it.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class RunBudget:
     """The costs that one run recorded.
 
     Attributes:
-        outcome: `done`, or the name of another end of the run.
+        outcome: how the run ended: `done`, or another outcome such as `failed`.
         counters: the counters window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
             optimizer_steps, evaluations, by name.
         parameters: the numbers of parameters `total` and `non_embedding`.
         expected: the counters that the spec implies, computed by `expected_counters`.
-        seconds: the seconds of training. C5 lists them and does not judge them.
+        seconds: the seconds of training, which C5 lists but does not judge.
     """
 
     arm: str
@@ -96,9 +96,11 @@ def check_budget(
     Args:
         runs: all records of the experiment, also those of failed runs.
         equal: the name of the cost that the experiment declares equal.
-        planned: the (arm, scale, seed) of every run that the spec asks for; default: all arms x the union of seeds at each scale.
-        tuning: the tuning of each arm by the arm's name; an arm that is missing here had one trial.
-        model_differs_on_purpose: whether some arm changes the model. The numbers of parameters are then listed, not judged.
+        planned: the (arm, scale, seed) of every run that the spec asks for; default: every arm with every pair of scale and seed
+            that some run has.
+        tuning: the tuning of each arm by the arm's name; an arm without an entry had one trial.
+        model_differs_on_purpose: whether some arm changes the model on purpose. C5 then lists the numbers of parameters, but does
+            not judge them.
     """
     return (
         check_runs_complete(runs, planned),
@@ -111,7 +113,10 @@ def check_budget(
 
 
 def check_runs_complete(runs: Sequence[RunBudget], planned: Iterable[tuple[str, str, int]] | None = None) -> Finding:
-    """C5.runs: every planned run left a record, and every arm has the same seeds. The message names runs that did not end well."""
+    """C5.runs: every planned run left a record, and every arm has the same seeds.
+
+    The message also names runs that did not end as `done`.
+    """
     grid = {(arm, run.scale, run.seed) for arm in {run.arm for run in runs} for run in runs}
     planned_runs = grid if planned is None else set(planned)
     missing = sorted(planned_runs - {(run.arm, run.scale, run.seed) for run in runs})
@@ -131,9 +136,9 @@ def check_runs_complete(runs: Sequence[RunBudget], planned: Iterable[tuple[str, 
 
 
 def check_counters(runs: Sequence[RunBudget]) -> Finding:
-    """C5.counters: the recorded counters equal those that the spec implies.
+    """C5.counters: the recorded counters equal the counters that the spec implies.
 
-    With p = 0 no rtl pass is drawn. Every pass is counted.
+    For example, a run whose rtl pass has probability 0 scores no rtl token, and no run scores more tokens than it reads.
     """
     done = [run for run in runs if run.outcome == "done"]
     compared = [(run, name) for run in done for name in run.expected if name in run.counters]
@@ -175,7 +180,7 @@ def check_declared_axis(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding
 def check_parameters(runs: Sequence[RunBudget], *, judged: bool = True) -> Finding:
     """C5.parameters: total and non-embedding parameters match to 1 %.
 
-    With `judged` False the check lists a difference and passes.
+    If `judged` is False, the check names a difference but passes.
     """
     result = _compared(runs, tuple(PARAMETERS), REMARKED_ABOVE, "C5.parameters")
     if judged or result.outcome != "fail":
@@ -205,7 +210,7 @@ def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> 
 
 
 def _unequal_evaluations(runs: Sequence[RunBudget]) -> list[str]:
-    """The number of evaluations of each arm, where arms differ. Scales with the same numbers share one line."""
+    """Texts with the number of evaluations of each arm, if arms differ in it. Scales with the same numbers share one text."""
     by_line: dict[str, list[str]] = {}
     scales = list(dict.fromkeys(run.scale for run in runs))
     for scale in scales:
@@ -261,9 +266,9 @@ def expected_counters(
         window_tokens: the number of tokens of a window.
         slots: the number of slots of one pass over a window.
         scored: the number of scored targets of one pass over a window.
-        passes_per_window: the probability of each pass at every step, by the pass's name (`both`: ltr 1, rtl p; `choose`: ltr 1 -
-            p, rtl p). The probabilities 0 and 1 give exact counters. Any other probability gives the deviation of one random choice
-            per micro-batch, which is the largest possible deviation.
+        passes_per_window: the probability of each pass at every step, by the pass's name (for the objective `both`: ltr 1, rtl p;
+            for `choose`: ltr 1 - p, rtl p). With probabilities of 0 and 1 the counters are exact. With any other probability, the
+            deviation is computed for one random choice per micro-batch: more choices give a smaller deviation.
         micro_batches: the number of micro-batches in a step.
     """
     windows = steps * batch_windows
@@ -296,7 +301,10 @@ def added_up(phases: Sequence[Mapping[str, Expected]]) -> dict[str, Expected]:
 
 
 def _windows_read(shares: Sequence[float], batch_windows: int, micro_batches: int) -> Expected:
-    """The number of windows read. One random choice per micro-batch decides the fractional part of each step's share."""
+    """The number of windows read.
+
+    A share of 1.25 means one certain pass, and one pass that each micro-batch makes with probability 0.25.
+    """
     coin = batch_windows / micro_batches
     variance = sum(micro_batches * coin**2 * (share % 1) * (1 - share % 1) for share in shares)
     return Expected(sum(shares) * batch_windows, math.sqrt(variance))
@@ -310,7 +318,7 @@ def _compared(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float,
             values = {arm: quantities[name] for arm, quantities in means.items() if name in quantities}
             lacking += [f"{arm} at {scale} has no {name}" for arm in means if arm not in values]
             if len(values) < 2 or max(values.values()) <= 0:
-                continue  # one arm alone cannot differ
+                continue  # a single arm cannot be compared
             compared += 1
             if (spread := _spread(values.values())) >= worst:
                 worst, place = spread, f"{name} at scale {scale}: {_listed(values)}"
@@ -321,7 +329,9 @@ def _compared(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float,
 
 
 def _means(runs: Sequence[RunBudget]) -> dict[str, dict[str, dict[str, float]]]:
-    """scale -> arm -> quantity -> mean over finished runs. (p is random, so single seeds may differ where arms do not.)"""
+    """scale -> arm -> quantity -> mean over finished runs. (Passes are drawn at random, so single seeds may differ even if the arms
+    do not.)
+    """
     grouped: dict[str, dict[str, list[dict[str, float]]]] = {}
     for run in runs:
         if run.outcome == "done":

@@ -1,16 +1,17 @@
-"""C7: did an auxiliary term fall because two states came to agree, or because both states vanished?
+"""C7: did an auxiliary term of the loss fall because two states came to agree, or because both states vanished?
 
-The score of pairs means something only next to the score of the same pairs shuffled: affinity = 1 - value / shuffled. Two forms:
+The value of a term on its true pairs is compared with its value on shuffled pairs: affinity = 1 - value / shuffled. C7 has two
+forms:
 
 - before training, `probe_collapse` trains the arm's own term on two unrelated random states, new ones at every step. Each state
-  goes through a trainable linear map, and both share one trainable vector, as they would through a residual stream. The two states
+  goes through a trainable linear map, and one trainable vector is added to both states, as in a residual stream. The two states
   cannot come to agree, so a term that still vanishes here will also vanish in a run;
 - after training, `check_collapse` reads the record that the run kept of each term, at every step that the run logged.
 
 A term has collapsed at a step when its value fell below 0.01 of the first value, and the score of shuffled pairs, or the mean gain
-of a norm that feeds the term, fell below 0.05 of its first value: the value then fell for another reason than the pairing. One such
-step is enough, because the collapsed term trained the run even if it recovered later. A collapse is no leak: the losses of the run
-are honest, but the value of the term is misleading. Legend: B rows, T slots, D width.
+of a norm that feeds the term, fell below 0.05 of its first value: better agreement of the pairs does not explain this fall. One
+collapsed step is enough for a failure, because the collapsed term trained the run even if it recovered later. A collapse is no
+leak: the losses of the run are honest, but the value of the term is misleading. Legend: B rows, T slots, D width.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ LEAST_ROWS = 3  # the smallest number of a run's metrics rows that contain the t
 PROBE_ROWS, PROBE_SLOTS = 8, 32
 PROBE_STEPS = 2000
 PROBE_LEARNING_RATE = 9e-4
-# Standard deviation of the shared vector, as a share of that of the states: training cannot start from zero.
+# The initial size of the shared vector, relative to the states. It is not zero, because a vector of zeros might get no gradient.
 PROBE_SHARED = 0.1
 PROBE_LOOKS_EVERY = 100  # the number of steps between two tests of the probe
-CAUSAL_TOLERANCE = 1e-9  # the largest difference in float64 of values around 1
+CAUSAL_TOLERANCE = 1e-9  # the largest allowed difference between float64 values of size 1
 
 Scores = Mapping[str, float]
 
@@ -104,20 +105,20 @@ def probe_collapse(name: str, term: PairScore, seed: int, *, steps: int = PROBE_
 
 
 def check_aggregated(name: str, term: PairScore, seed: int, *, slots: int = 33) -> Finding:
-    """C9.auxiliary_causal: the state that a slot is compared with is causal, and a shorter row gives the same state.
+    """C9.auxiliary_causal: the state that the term compares a slot with depends on no later slot, and not on the length of the row.
 
-    A sum divided by the length of the row is no leak, but a shorter row does not give the same state.
+    For example, a cumulative sum that is divided by the length of the row is causal, but a shorter row gives another state.
 
     Args:
         name: the name of the term in the finding.
         term: the auxiliary term, with float64 parameters.
         seed: the seed of the random states.
-        slots: the length of the row in slots; the term must accept it.
+        slots: the length of the row in slots; the term must accept this length.
     """
     rng = generator(seed, "audit", "aggregated")
     differences = []
     with torch.no_grad():
-        for parameter in term.parameters:  # equal parameters would hide a fault that depends on them
+        for parameter in term.parameters:  # parameters that are all equal would hide some faults
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype))
         x = torch.randn(1, slots, term.width, generator=rng, dtype=torch.float64)
         whole = term.aggregated(x)

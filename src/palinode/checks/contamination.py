@@ -1,8 +1,9 @@
 """C4: does the train split contain any part of the validation or test split?
 
-C4 has three laws, and the time of each is linear in the size of the corpus. No held-out window occurs in train at any offset. The
-share of held-out n-grams that occur in train is natural for this text. The longest common run is not longer than chance and
-quotation explain. The natural values are measured: they are the same counts between two disjoint parts of the train split.
+C4 tests three laws for a text: no held-out window occurs in the train split at any offset; the share of held-out n-grams that occur
+in train is natural for this text; the longest run of tokens that both splits contain is no longer than chance and quotation
+explain. The natural values come from the same counts between two disjoint parts of train. The time is linear in the size of the
+corpus.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from palinode.checks.rolling import Hashes, Tokens
 
 SHARE_ALWAYS_ALLOWED = 0.001
 NATURAL_FACTOR = 3.0
-# A corpus that contains every sentence twice, shuffled, has a natural share of a half: the natural share would then excuse any
-# leak. The natural share is .003 for WikiText-2 at 50 bytes and 0 for a play corpus. So a natural share of at most 5 % is excused.
+# A corpus that contains every sentence twice, shuffled, has a natural share of a half, which would excuse any leak. The natural
+# share of n-grams of 50 bytes is .003 for WikiText-2 and 0 for a corpus of plays. So the allowed share is never above 5 %.
 SHARE_NEVER_ALLOWED = 0.05
-# Above this share nothing is excused. But rows of one template ("number 12 was first") are not reported as copies: their n-grams
-# occur in many places of train, in short runs. A text that is kept twice has each n-gram in one place; one kept twenty times has
-# long runs.
+# Rows of one template ("number 12 was first") share more n-grams, but they are not reported as copies: their n-grams occur in 8 or
+# more places of train, in short runs. If train holds one copy of a text, each n-gram occurs in one place; if train holds twenty
+# copies, the runs are long.
 TEMPLATE_PLACES = 8
-# Short windows recur naturally, so only the excess over the natural share counts: 5 % of the windows, or four times the standard
-# deviation between stretches of the text. A limit above POWERLESS would let most copies pass.
+# Many short windows recur naturally. Their share may exceed the natural share by 5 % of the windows, or by four times the standard
+# deviation between blocks of the text. With a limit above POWERLESS the check would miss most copies.
 SHORT_EXCESS_ALLOWED = 0.05
 DEVIATIONS_ALLOWED = 4.0
 POWERLESS = 0.95
-# As a share of the text's own share of different windows. A stream that reads windows twice has half.
+# The smallest share of different windows in a stream, relative to their share in the text. A stream that reads each window twice
+# has a value of 0.5.
 DISTINCT_NEEDED = 0.75
 RUN_CHARACTERS_ALLOWED = 200
 RUN_NATURAL_FACTOR = 10
@@ -47,9 +49,9 @@ Places = tuple[NDArray[np.int64], Hashes]  # ascending offsets of n-grams, and t
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit that one token of an array is, and the number of tokens in a row that means a copy.
+    """What one token of an array is (a byte, a character, a BPE token), and how many equal tokens in sequence count as a copy.
 
-    Any two texts share shorter n-grams.
+    Any two texts have some shorter sequences in common.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Unit:
 
     @property
     def ngram(self) -> str:
-        """The name of an n-gram of this unit, with its length, in words."""
+        """An n-gram of this unit in words, such as `50 bytes`."""
         return f"{self.ngram_tokens} {self.name}s"
 
 
@@ -89,7 +91,7 @@ class Common:
 
     @property
     def share(self) -> float:
-        """The share of the held-out n-grams (of every offset) that occur in train."""
+        """The share of the held-out n-grams, counted at every offset, that occur in train."""
         return len(self.held_out[0]) / self.held_out_ngrams if self.held_out_ngrams else 0.0
 
 
@@ -102,7 +104,7 @@ def check_contamination(
         train: the ids of the train split.
         held_out: the ids of `validation` and `test` by name; an empty split is left out.
         window_tokens: the length of the windows into which the evaluation cuts the split.
-        unit: the unit that a token is.
+        unit: what one token is, such as a byte.
     """
     n = unit.ngram_tokens
     findings: list[Finding] = []
@@ -126,10 +128,10 @@ def check_exact_windows(
 ) -> Finding:
     """C4.exact_windows: no held-out window occurs in train at any offset. Positive control: planted windows must be found.
 
-    Text that repeats itself (licence notes, tables) has common windows between any two of its parts. Such a text fails only if the
-    splits share more windows than two parts of train do. An example is the published split of WikiText-2: 13 of 8763 validation
-    windows of 128 bytes occur in train. Where a window is shorter than a copy (`unit.ngram_tokens`), many windows recur: 13 % of
-    windows of 8 bytes.
+    In a text that repeats itself (licence notes, tables), any two parts have some windows in common. So the check fails only if the
+    splits share more windows than two parts of train explain. For example, 13 of the 8763 validation windows of 128 bytes in the
+    published split of WikiText-2 occur in train. Many windows recur if they are shorter than a copy (`unit.ngram_tokens`): 13 % of
+    the windows of 8 bytes.
     """
     starts = np.arange(0, len(held_out) - window_tokens + 1, window_tokens)
     matches = _exact_matches(train, held_out, starts, window_tokens)
@@ -166,11 +168,11 @@ def check_exact_windows(
 def check_half_windows(
     train: Tokens, held_out: Tokens, *, window_tokens: int, unit: Unit, split: str = "validation"
 ) -> Finding:
-    """C4.half_windows: held-out windows share half of themselves with train no more often than windows of two parts of train do.
+    """C4.half_windows: the share of held-out windows that have half of their tokens, in sequence, in common with train is natural.
 
-    This check is for windows so short that half of a window is no copy by itself (`unit.ngram_tokens`). A split of windows that
-    overlap by half gives every held-out window a half that is also in train. Where most windows of the text share a half naturally,
-    the check cannot tell.
+    The natural share is that between two parts of train. The check is for windows of which half is shorter than a copy
+    (`unit.ngram_tokens`). If windows that overlap by half were divided into splits, every held-out window has a half that is also
+    in train. Where most windows of a text naturally have a half in common with other text, the check cannot tell.
     """
     half = max(1, window_tokens // 2)
     share = _share_of_windows(common_ngrams(train, held_out, half), [(0, len(held_out))], window_tokens, half)
@@ -208,7 +210,7 @@ def check_training_stream(
         read: (windows, window_tokens) ids of the first windows, in the order in which the trainer reads them.
         train: the ids of the train split.
         parts: (windows, window_tokens) ids of each micro-batch of one step.
-        epoch_windows: the number of windows of an epoch. After an epoch windows come again.
+        epoch_windows: the number of windows of an epoch. After one epoch, windows are read again.
     """
     window_tokens = read.shape[1]
     hashes = rolling.row_hashes(read)
@@ -251,7 +253,7 @@ def check_prompt_splits(
     bucket_of: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
     buckets: Mapping[str, range] | None = None,
 ) -> Finding:
-    """C4.prompt_splits, for synthetic tasks: the splits share no prompt, and every prompt is in a bucket of its split.
+    """C4.prompt_splits, for synthetic tasks: the splits share no prompt, and each prompt falls into a hash bucket of its own split.
 
     Args:
         prompts: (B, T) sequences with blank answers, by the name of the split.
@@ -335,7 +337,7 @@ def _judged_share(shared: Common, natural: Common, unit: Unit, split: str, contr
 
 
 def _is_of_templates(shared: Common, unit: Unit) -> bool:
-    """Whether half of the shared n-grams occur in many places of train, and none is part of a long common run."""
+    """Whether at least half of the shared n-grams occur in 8 or more places of train, and no common run is long."""
     in_train = np.sort(shared.train[1])
     hashes = shared.held_out[1]
     places = np.searchsorted(in_train, hashes, "right") - np.searchsorted(in_train, hashes)
@@ -405,8 +407,8 @@ def _share_of_windows(
 def _natural_parts(train: Tokens, held_out_tokens: int, n: int) -> _Parts:
     """Two parts of train: 16 evenly spread blocks as the held-out part, and the rest.
 
-    The blocks together are as long as the held-out split, but at most a quarter of train. Each block has room for 8 of the n-grams
-    or windows of n tokens that are counted, where train is long enough.
+    The blocks together are as long as the held-out split, but at most a quarter of train. Where train is long enough, each block
+    has room for 8 disjoint n-grams (or windows) of n tokens.
     """
     stride = len(train) // NATURAL_BLOCKS
     wanted = max(held_out_tokens, NATURAL_BLOCKS * NGRAMS_IN_A_BLOCK * n)
@@ -439,7 +441,7 @@ def _longest_in_each_block(common: Common, parts: _Parts, n: int) -> list[int]:
 
 
 def _longest(train: Places, held_out: Places, n: int) -> Run:
-    """The longest run from places that match for n tokens; at least one such place exists."""
+    """The longest common run that starts at one of the places, which match for n tokens. There is at least one place."""
     length = n
     while pair := _both(_extended(train, length), _extended(held_out, length)):
         train, held_out = pair
@@ -457,9 +459,9 @@ def _longest(train: Places, held_out: Places, n: int) -> Run:
 
 
 def _extended(places: Places, shift: int) -> Places:
-    """The places whose neighbour `shift` tokens later is also a place.
+    """The places for which the offset `shift` tokens later is also a place.
 
-    The two hashes are combined: overlapping runs make a longer one.
+    The two hashes are combined into one hash of the longer run that the two overlapping runs form.
     """
     positions, hashes = places
     index = np.minimum(np.searchsorted(positions, positions + shift), len(positions) - 1)
@@ -490,7 +492,7 @@ def _exact_matches(train: Tokens, held_out: Tokens, starts: NDArray[np.int64], n
 def _control_finds_planted_windows(
     train: Tokens, held_out: Tokens, starts: NDArray[np.int64], n: int
 ) -> tuple[int, int]:
-    """Plant windows in a copy of train's first blocks (one across the border of two blocks): the numbers planted and found."""
+    """Plant held-out windows in a copy of the beginning of train, and search for them: the numbers planted and found."""
     copy = np.asarray(train[: rolling.BLOCK_TOKENS + 4 * n]).copy()
     seam = rolling.BLOCK_TOKENS - n // 2 if len(copy) > rolling.BLOCK_TOKENS + n else len(copy) - n
     places = sorted({0, len(copy) // 3, seam}) if len(copy) >= PLANTED_WINDOWS * 2 * n else []
@@ -502,7 +504,7 @@ def _control_finds_planted_windows(
 
 
 def _control_finds_planted_run(train: Tokens, held_out: Tokens, n: int) -> bool:
-    """Plant 2n held-out tokens in a copy of a piece of train. The common n-grams and the longest run must show these tokens."""
+    """Plant 2n held-out tokens in a copy of a piece of train. The common n-grams and the longest run must contain these tokens."""
     size = 2 * n
     copy = np.asarray(train[: 64 * n]).copy()
     if len(copy) < 2 * size or len(held_out) < size:

@@ -1,4 +1,4 @@
-"""Copies of a module for measurement: float64 in every operation, random weights that leave every path open, no dropout.
+"""Copies of a module for measurement: float64 in every operation, random weights that let information flow, no dropout.
 
 A newly built model can hide a leak: a projection that starts at zero passes nothing on, and float32 rounding hides every effect
 below 1e-6. So the checks measure a deep copy with new random weights in which every cast to a lower precision is undone.
@@ -28,16 +28,17 @@ RAISED = {
 LOWERING_CALLS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 DROPOUT_NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 DROPOUT_CALLS = (*(getattr(F, name) for name in DROPOUT_NAMES), torch.dropout)
-# Two functions of mixtures of experts. The first function calls the second, and a torch function mode sees only the second.
+# Two functions of PyTorch for mixtures of experts. The first function calls the second, and a torch function mode sees only the
+# second.
 GROUPED_PRODUCTS = (getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
-# The share by which weights are changed. Rounding in float32 then shows as 1e-7; a float64 model shows nothing above 1e-13.
+# The relative change of each weight in `rounding_noise`. With float32 rounding the noise is 1e-7; with float64 it is below 1e-13.
 PROBE_STEP = 1e-9
 
 
 class Float64Throughout(TorchFunctionMode):
-    """A mode in which casts to a lower precision (common in norms, softmax and logits) stay in float64.
+    """A mode of torch that replaces casts to a lower precision (common in norms, softmax and logits) by casts to float64.
 
-    An operation that refuses float64 runs in float32. The rounding is then coarse, and `rounding_noise` shows it.
+    An operation that refuses float64 runs in float32. Its rounding is coarse, and `rounding_noise` detects this.
 
     `dropout`: False turns functional dropout off as well.
     """
@@ -69,7 +70,7 @@ class Float64Throughout(TorchFunctionMode):
 
 @contextmanager
 def exact_arithmetic(*, dropout: bool = False) -> Iterator[None]:
-    """Use float64 for all operations inside, factory functions included. The default dtype is restored afterwards."""
+    """Use float64 for all operations in the `with` block, factory functions included. The default dtype is restored afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -93,10 +94,10 @@ def seeded_passes(seed: int, *position: int | str) -> Iterator[None]:
 
 
 def randomised_copy(module: nn.Module, gain: float, rng: Generator) -> nn.Module:
-    """A float64 copy with open paths: matrices N(0, gain^2 / fan in), vectors 1 + 0.1 N(0, 1), embeddings N(0, 1).
+    """A float64 copy with random weights: matrices N(0, gain^2 / fan in), vectors 1 + 0.1 N(0, 1), embeddings N(0, 1).
 
-    A submodule with a method `open_for_audit(gain, generator)` fills its own parameters, because long filters must not decay to
-    zero.
+    A submodule with a method `open_for_audit(gain, generator)` then sets its own parameters: for example, its long filters must not
+    decay to zero.
     """
     copied = double_copy(module)
     tables = _table_parameters(copied)
@@ -110,7 +111,7 @@ def randomised_copy(module: nn.Module, gain: float, rng: Generator) -> nn.Module
 
 
 def double_copy(module: nn.Module) -> nn.Module:
-    """A float64 deep copy with the same weights, in which all gradients are on. `exact_arithmetic` turns dropout off.
+    """A float64 deep copy with the same weights; all parameters require gradients. `exact_arithmetic` turns dropout off.
 
     This function removes only the dropout of `nn.MultiheadAttention`, which is inside a function that a torch function mode cannot
     see.
@@ -126,11 +127,11 @@ def double_copy(module: nn.Module) -> nn.Module:
 
 
 def trainable_copy(module: nn.Module, vocab_size: int, rng: Generator) -> nn.Module:
-    """A deep copy that learns quickly: weights of maps N(0, 1 / fan in), tables N(0, 1 / width), an untied head zero.
+    """A deep copy that learns quickly: linear maps N(0, 1 / fan in), lookup tables N(0, 1 / width), an untied output head zero.
 
-    Small initial weights (0.02 is common) keep attention uniform for hundreds of steps, and this hides a leak: C2 caught the
-    published mask at step 27 from these weights, and not within 200 steps from the weights of GPT-2. Tables of N(0, 0.5^2) need
-    twice the steps, and ten times the steps under a tied head.
+    Small initial weights (0.02 is common) keep attention uniform for hundreds of steps, and this hides a leak: with the weights of
+    this copy, C2 found the leak of the published mask at step 27; with the initial weights of GPT-2, not within 200 steps. With
+    tables of N(0, 0.5^2), C2 needs twice as many steps, or ten times as many if the head is tied to the table.
     """
     copied = copy.deepcopy(module).requires_grad_(True)
     tables = _table_parameters(copied)
@@ -148,8 +149,8 @@ def trainable_copy(module: nn.Module, vocab_size: int, rng: Generator) -> nn.Mod
 def rounding_noise(logits_of: Callable[[nn.Module], Tensor], module: nn.Module, rng: Generator) -> float:
     """The size of a module's rounding errors: |f(2h) - 2 f(h) + f(0)| / std, where h is a tiny step of all weights.
 
-    A smooth function in float64 leaves 1e-14. A hidden cast to float32 leaves 1e-7, whatever dtype the logits have; or it makes the
-    step disappear, and the result is then infinite.
+    A smooth function in float64 gives 1e-14. A hidden cast to float32 gives 1e-7, whatever dtype the logits have. If the cast
+    rounds the whole step away, the result is infinite.
     """
     base = logits_of(module)
     stepped = copy.deepcopy(module)
@@ -196,7 +197,7 @@ def _refuses_float64(refusal: RuntimeError, args: Any, options: Any) -> bool:
 
 
 def _grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """Products of (n, D) rows with (G, D, K) matrices: group g is the rows before row ends[g]; the result is (n, K)."""
+    """Products of (n, D) rows with (G, D, K) matrices: the rows of group g end before row ends[g]; the result is (n, K)."""
     starts = [0, *ends.tolist()]
     groups = [rows[first:last] @ matrix for first, last, matrix in zip(starts, starts[1:], matrices, strict=False)]
     return torch.cat([*groups, rows.new_zeros(len(rows) - starts[-1], matrices.shape[-1])])

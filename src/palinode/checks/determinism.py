@@ -1,4 +1,4 @@
-"""C3: two evaluations give the same numbers; an evaluation changes nothing; the batching does not change the result.
+"""C3: two evaluations give the same numbers; an evaluation changes no state; the batching does not change the result.
 
 The caller gives the evaluation and the training under audit as functions, so that any trainer can be checked.
 """
@@ -22,7 +22,7 @@ from palinode.checks.aggregation import Sums
 from palinode.checks.laws import finding, outcome_of
 
 BATCHING_TOLERANCE = 1e-6  # relative difference in float32: sums in another order differ by a few 1e-7
-WINDOW_TOLERANCE = 1e-5  # as a share of the mean window: the sum of one window averages over fewer rounding errors
+WINDOW_TOLERANCE = 1e-5  # as a share of the mean loss of a window: within a single window, fewer rounding errors cancel
 TRAINING_STEPS = 6
 SHOWN = 5
 SAME_EVERYWHERE = "but these windows look alike to this model: use at least three, and a head that is not zero"
@@ -37,10 +37,10 @@ class Evaluated(Protocol):
     def window_nats(self) -> Mapping[str, Sequence[float]]: ...
 
 
-# A function: (windows in a batch, or None for all at once; order of the windows, or None for the split's own) -> the result.
+# A function: (windows in a batch, or None for all at once; order of the windows, or None for the order of the split) -> the result.
 Evaluate = Callable[[int | None, Sequence[int] | None], Evaluated]
 # A function: (steps, evaluate after every step?) -> hashes of the weights, the optimizer and the next batch, after training from
-# the start.
+# scratch.
 Train = Callable[[int, bool], Mapping[str, str]]
 
 
@@ -58,7 +58,7 @@ def check_repeats(evaluate: Evaluate) -> Finding:
     """C3.repeats: two evaluations of the same weights are equal in every bit.
 
     Positive control: the check sees a change of the last bit of a sum, and the model does not give every window the same loss. (A
-    zero head gives every window the same loss; this would hide dropout, masks and another order.)
+    model with a zero head gives every window the same loss, even if dropout, a mask or the order of windows is wrong.)
     """
     first, second = evaluate(None, None), evaluate(None, None)
     bits = _bits(first)
@@ -84,7 +84,7 @@ def check_leaves_no_trace(
     """
     optimizer_list = list(optimizers)
     with _flags_put_back(model):
-        model.train()  # a model that stayed in eval mode would then train without dropout
+        model.train()  # the check must see an evaluation that leaves the model in eval mode
         before = state_hashes(model, optimizer_list)
         evaluate(None, None)
         after = state_hashes(model, optimizer_list)
@@ -121,7 +121,7 @@ def check_batching(evaluate: Evaluate, batch_sizes: Sequence[int] = (1, 7), seed
     """C3.batching: batches of 1, of 7 and of all windows, and windows in another order, give the same sums (a last short window
     included).
 
-    Positive control: the check would see that one window is missing, and the windows have different losses.
+    Positive control: the check would notice a missing window, and the windows have different losses.
     """
     whole = evaluate(None, None)
     windows = max((len(nats) for nats in whole.window_nats.values()), default=0)
@@ -179,7 +179,7 @@ def _finding(
 
 
 def _bits(result: Evaluated) -> dict[str, str]:
-    """All numbers of an evaluation as exact text."""
+    """All numbers of an evaluation as texts that keep every bit."""
     bits: dict[str, str] = {}
     for name, sums in result.scores.items():
         bits[f"{name} nats_sum"] = float(sums.nats_sum).hex()
@@ -190,7 +190,7 @@ def _bits(result: Evaluated) -> dict[str, str]:
 
 
 def _with_last_bit_changed(bits: Mapping[str, str]) -> dict[str, str]:
-    """The exact text of an evaluation with the last bit of one sum changed, for the positive control."""
+    """The texts that `_bits` gives, with the last bit of one sum changed, for the positive control."""
     names = [name for name in bits if name.endswith("nats_sum")][:1]
     return {**bits, **{name: math.nextafter(float.fromhex(bits[name]), math.inf).hex() for name in names}}
 
@@ -247,7 +247,7 @@ def _rebatched(evaluate: Evaluate, sizes: Sequence[int], order: list[int]) -> It
 
 
 def _differences(one: Evaluated, other: Evaluated) -> Iterator[tuple[str, float, float]]:
-    """(place, relative difference, allowed difference) of each pair.
+    """Yield (place, relative difference, allowed difference) for each pair of numbers from the two evaluations.
 
     A different number of tokens or windows is an infinite difference.
     """
@@ -269,7 +269,9 @@ def _differences(one: Evaluated, other: Evaluated) -> Iterator[tuple[str, float,
 
 
 def _losses_differ(whole: Evaluated) -> bool:
-    """Whether the windows of every pass have more than two different losses. (Two losses may be full windows and a short one.)"""
+    """Whether the windows of every pass have more than two different losses. (Two different losses may be those of full windows and
+    of a short last window.)
+    """
     kinds = [len({f"{value:.6g}" for value in nats}) for nats in whole.window_nats.values()]
     return bool(kinds) and min(kinds) > 2
 

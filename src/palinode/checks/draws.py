@@ -1,7 +1,7 @@
-"""The random decisions of an objective. A bank holds distinct Draws that cover every pass of the objective, however rare.
+"""The random decisions of an objective. A bank holds distinct Draws that cover every pass of the objective, even a rare pass.
 
-An objective may make an rtl pass in one batch of twenty; a single draw would then show ltr alone. The bank draws over the whole
-schedule until it has drawn every pass, and it names the passes that it never drew.
+For example, an objective may make an rtl pass in only one batch of twenty, so a single Draw usually gives only the ltr pass. The
+bank makes Draws for steps of the whole training schedule until every pass has occurred, and names the passes that never occurred.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def decides_tokens(self) -> bool:
-        """Whether some decision is about single tokens. Such a decision cannot be used at another length."""
+        """Whether some decision has one value per token. The decisions then fit only windows of the same length."""
         return any(decision.dim() > 1 for decision in self.draw.decisions.values())
 
 
@@ -59,15 +59,15 @@ class DrawBank:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Every pass that was drawn."""
+        """The names of all passes that occur in the entries."""
         return tuple(dict.fromkeys(group for entry in self.entries for group in entry.groups))
 
     def with_pass(self, group: str) -> Entry:
-        """The first entry whose decisions make this pass."""
+        """The first entry whose decisions lead to the pass `group`."""
         return next(entry for entry in self.entries if group in entry.groups)
 
     def covering(self, most: int) -> list[Entry]:
-        """The few entries that make every pass, then other entries until there are `most` of them."""
+        """A few entries that together make every pass, and then further entries, up to `most` entries in all."""
         chosen: list[Entry] = []
         missing = set(self.groups)
         while missing:
@@ -91,7 +91,7 @@ class DrawBank:
 def draw_bank(
     subject: Subject, window_tokens: int, *, most_entries: int = 256, passes: Sequence[str] | None = None
 ) -> DrawBank:
-    """Draw until every pass in `passes` was drawn (default: all passes that the objective names).
+    """Make Draws until every pass in `passes` occurs (default: all passes that the objective names).
 
     Raises:
         ValueError, IndexError, RuntimeError: the error that the objective raises for windows of this length.
@@ -114,7 +114,7 @@ def draw_bank(
 
 
 def joined_draw(entries: Sequence[Entry]) -> Draw:
-    """Join the decisions of the entries, in order, to the decisions of one batch."""
+    """Join the decisions of the entries, in order, into the decisions of one batch."""
     names = entries[0].draw.decisions
     return Draw({name: torch.cat([entry.draw[name] for entry in entries]) for name in names})
 
@@ -127,7 +127,9 @@ def contract(objective: Objective, entry: Entry, group: str, window_tokens: int)
 
 
 def forbidden_pairs(allowed: Tensor, scores_itself: bool) -> Tensor:
-    """The forbidden pairs, by source and target: all that are not allowed, and each target with itself unless it scores itself."""
+    """The pairs that are forbidden, by source and target: all pairs that are not allowed, and each token with itself unless
+    `scores_itself`.
+    """
     return ~allowed if scores_itself else ~allowed | itself(len(allowed))
 
 

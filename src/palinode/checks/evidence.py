@@ -1,15 +1,15 @@
-"""The exact test of the canary: a bet that an honest model wins only with a small probability, which can be computed.
+"""The exact test of canary training: bets that a model without a leak wins only with a small, known probability.
 
 Let y be a scored token, p(y) its true probability given all tokens that the model may see, and q(y) the probability that the model
 gives to y. Given the past, r = q(y) / p(y) has mean 1. So the product of (1 + lambda (r - 1)) over tokens is a non-negative
 martingale that starts at 1. By Ville's inequality, P(the martingale ever exceeds 1 / delta) <= delta, at any stopping time, for any
 model and any learning rate. The evidence E of a stream averages this product over lambda, once for all tokens together and once for
-each target position, because a leak at one position is diluted in the product over all tokens. An average of such martingales is
-again such a martingale. lambda = 1 alone gives the sum of floor minus loss; small lambdas keep their evidence after an early loss
-of hundreds of nats.
+each target position, because a leak at one position is diluted in the product over all tokens. An average of non-negative
+martingales that start at 1 has the same property. With lambda = 1 alone, ln E would be the sum of ln q(y) - ln p(y) over the
+tokens; bets with a small lambda keep evidence even if the model loses hundreds of nats early.
 
-Two tokens that may each inform the other cannot be bet on one after the other. The tokens of such a row are then one bet on their
-mean, which is exact for any dependence between the tokens.
+If two tokens of a window may inform each other, the test cannot bet on one after the other. It then makes a single bet on the mean
+of r over the tokens of the window, which is exact for any dependence between the tokens.
 """
 
 from __future__ import annotations

@@ -49,7 +49,10 @@ class Explanation:
 
 @functools.cache
 def explanations() -> tuple[Explanation, ...]:
-    """The explanation of every family, in order. The texts are in `explained.toml`: editing them measures no audit again."""
+    """The explanation of every family, in order.
+
+    The texts are in `explained.toml`: a changed text does not make palinode repeat any audit.
+    """
     texts = resources.files("palinode.checks").joinpath("explained.toml").read_text(encoding="utf-8")
     return tuple(Explanation(code, **fields) for code, fields in tomllib.loads(texts).items())
 

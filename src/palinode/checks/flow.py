@@ -1,22 +1,24 @@
 """C1, information flow: which window tokens change which predictions, measured on the whole model from ids to logits.
 
 Let w be a window. Row 0 is w, and row s+1 is w with token s replaced. The Example of every row is rebuilt with the same Draw, and
-the module runs in float64 with weights that leave every path open. The influence of s on t is the change at the slots that predict
-w_t after w_s was replaced. One run is one such batch, for every pass that the Draw makes. The runs are:
+the module runs in float64 with random weights that let information flow everywhere. The influence of s on t is the change of the
+logits at the slots that predict w_t when w_s is replaced. One run measures one batch of these rows, for every pass that the Draw
+makes. The gain is the scale of the random weight matrices. C1 makes these runs:
 
-- 16 tokens, all sources, gain 1: this run gives the picture.
+- 16 tokens, all sources, gain 1: the audit shows this run as a picture.
 - The train and evaluation lengths, gain 1: all sources up to 65 tokens, else 64 sources.
 - Every other length in `lengths` that the model accepts, gain 1: all sources up to 33 tokens, else 8 sources. Faults of padding and
   of wrap-around depend on the length, and begin at the ends and at powers of two: these places are always among the 8 sources.
-- Gains 4 and 16: all sources at 8 tokens, 8 sources at the train and evaluation lengths. Soft masks show only at large scores.
-- 16 Draws at 24 tokens, when the objective makes that many: a single Draw may not keep or hide the token that leaks.
-- 16 passes in train mode at 8 tokens, each with its own state of torch's generator: some leaks occur on some passes only.
-- Lengths beyond the longest length that the model is used at, 8 sources: some faults begin where training ends.
-- Windows of repeated, of equal and of few ids at 33 tokens: random ids do not trigger comparisons of ids.
-- Windows with ids that mark the start or end of a document, at 33 tokens and at the used lengths. Also every id (a sample of more
-  than 4096 ids) as the first and as the last of 4 tokens.
+- Gains 4 and 16: all sources at 8 tokens, 8 sources at the train and evaluation lengths. A soft mask (a finite penalty on a score)
+  leaks visibly only if attention scores are large.
+- 16 Draws at 24 tokens, when the objective makes that many: a token may leak only with some random decisions.
+- 16 passes in train mode at 8 tokens, each with its own state of torch's generator: some leaks occur only in some forward passes.
+- Lengths beyond the longest training or evaluation window, 8 sources: some faults begin beyond this length.
+- Windows of repeated, of equal and of few ids at 33 tokens: random ids do not trigger faults that depend on equal ids.
+- Windows with ids that mark the start or end of a document, at 33 tokens and at the used lengths. Also every id (or a sample, if
+  there are more than 4096 ids) as the first and as the last of 4 tokens.
 
-The other forms of C1 are in `provenance.py`, `invariance.py` (batch neighbours, prefixes) and `gradient.py`.
+The other checks of C1 are in `provenance.py`, `invariance.py` (other rows of a batch, prefixes, memory) and `gradient.py`.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ class Planned:
 
 
 def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[Finding, ...]:
-    """Run all of C1 on one subject: two findings for each pass (law and control), and the findings of the other forms of C1.
+    """Run all of C1 on one subject: two findings for each pass (the law and its positive control), and the findings of the other
+    checks of C1.
 
     Raises:
         BadInput: the vocabulary has fewer than two content ids, or a forward does not return logits.
@@ -85,7 +88,7 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
         raise BadInput("needs at least two content ids, to replace one by another", field="vocab_size")
     bench = Bench.of(_stretched(subject, settings))
     mixed = [length for length in bench.subject.used_lengths if bench.mixes_rows(length)]
-    if mixed:  # C1 reads the rows of a measurement side by side, so it cannot measure a module that mixes rows
+    if mixed:  # C1 reads many rows as one batch, so it cannot measure a module that mixes the rows of a batch
         return (*check_provenance(bench), check_neighbours(bench))
     tallies = _measured(bench, settings)
     notes = _notes(bench)
@@ -103,7 +106,7 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
 
 
 def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
-    """The list of runs. A message about several leaks names the first leak, so the plainest run comes first."""
+    """The list of runs. A message about several leaks names the first leak, so the simplest run comes first."""
     longest = subject.max_window_tokens
     used = subject.used_lengths
     small = min(settings.small_tokens, longest)
@@ -168,7 +171,7 @@ def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
     module.train(setting.training)
     entries = bench.bank_at(length).covering(item.draws)
     if item.draws > 1 and len(entries) < 3:
-        return  # a bank has at most two decisions here, and the other runs contain both
+        return  # if a bank has at most two entries, the other runs contain both
     for index, entry in enumerate(entries):
         rng = generator(subject.seed, "audit", "flow", length, f"{setting.gain}", setting.window, index)
         window = bench.window(setting.window, length, rng)
@@ -182,7 +185,7 @@ def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
 
 
 def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
-    """The subject with its module rebuilt for the longest length of the plan; the same subject where it cannot be rebuilt."""
+    """The subject with its module rebuilt for the longest length of the plan; if it cannot be rebuilt, the subject itself."""
     beyond = subject.lengths_beyond if settings.beyond else ()
     longest = max(subject.max_window_tokens, *settings.lengths, *beyond, settings.draws_tokens, settings.picture_tokens)
     if subject.rebuild is None or settings.own_weights:
@@ -192,14 +195,14 @@ def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
 
 
 def _with_scope(one: Finding, notes: dict[str, str | int], scope: str) -> Finding:
-    """The finding with notes on what C1 did not measure. The message of a law that holds also says this in words."""
+    """The finding with notes on what C1 did not measure. If C1.perturbation passes, its message also says this in words."""
     says = one.check == "C1.perturbation" and one.outcome == "pass"
     message = f"{one.message}; {scope}" if says else one.message
     return one.with_(message=message, numbers={**one.numbers, **notes})
 
 
 def _scope(bench: Bench, settings: FlowSettings) -> str:
-    """The lengths (in tokens and slots) and the ids that C1 tried and did not try, in words."""
+    """A text that names the lengths (in tokens and slots) and the ids that C1 tried, and those that it did not try."""
     subject = bench.subject
     tried = [item.setting.length_tokens for item in plan(subject, settings)]
     longest = max(length for length in tried if bench.accepts(length))

@@ -1,8 +1,9 @@
-"""C1, the gradient form: a second measurement of information flow, by derivatives instead of replaced ids.
+"""The check C1.gradient: a second measurement of information flow, by derivatives instead of replaced ids.
 
 The rows are copies of one window of distinct ids. Row t sends a random projection of the logits at target t backwards; the gradient
-on the embedding of token s is the effect of s on t. This form works through dropout (each row has one fixed mask) and in saturated
-regions. It misses every effect that an integer, an index, a sort or a comparison decides. Legend: B rows, T slots.
+on the embedding of token s is the effect of s on t. The check also works with dropout on (each row keeps one dropout mask). It
+misses every effect that has no derivative, because it goes through an integer, an index, a sort or a comparison. Legend: B rows, T
+slots.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from palinode.checks.subject import Subject
 
 SEEN = 1e-9
 
-Offsets = frozenset[tuple[int, bool]]  # (first slot, whether the ids run from the end)
+Offsets = frozenset[tuple[int, bool]]  # (first slot of the ids, whether the ids are in reverse order)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def check_gradient(bench: Bench) -> Finding:
 
 
 def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
-    """One Flow for each pass in which the embedding of the token ids was found."""
+    """Yield one Flow for each pass in which the embedding table of the token ids was found."""
     subject = bench.subject
     rng = generator(subject.seed, "audit", "gradient")
     module = bench.copy(1.0).train(training)
@@ -101,7 +102,7 @@ def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
 def _gradients(
     bench: Bench, module: nn.Module, example: Example, window: Tensor, tables: dict[nn.Module, Offsets], rng: Generator
 ) -> Tensor | None:
-    """The largest gradients on the embeddings from `tables`: (window_tokens, window_tokens) by source and target.
+    """The size of the gradients on the embeddings from `tables`: (window_tokens, window_tokens) by source and target.
 
     The result is None when no embedding was found, or when the module has no gradient.
     """
@@ -154,7 +155,7 @@ def _embedding_calls(
 
 
 def _token_tables(bench: Bench, module: nn.Module, example: Example, other: Example) -> dict[nn.Module, Offsets]:
-    """The leaf modules that get the ids of the rows, and the place in a row where the ids of such a call begin.
+    """The embedding tables of token ids: each leaf module that is called with ids of the rows, and where in a row these ids begin.
 
     Token types, segments, document numbers and positions are integers too. So the rows are read twice, the second time with another
     id for every token of the window. A table of token ids gets the ids of the rows slot by slot in both readings.
@@ -171,7 +172,7 @@ def _token_tables(bench: Bench, module: nn.Module, example: Example, other: Exam
 
 
 def _calls_by_module(subject: Subject, module: nn.Module, example: Example) -> dict[nn.Module, Offsets]:
-    """The places where the ids of each leaf module's calls begin in the rows, over all calls of the module."""
+    """For each leaf module: the places in the rows where the ids begin that the module was called with, over all calls."""
     found: dict[nn.Module, Offsets] = {}
 
     def note(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -195,7 +196,9 @@ def _given_ids(inputs: tuple[Any, ...]) -> Tensor | None:
 
 
 def _offsets(ids: Tensor, inputs: Tensor) -> Offsets:
-    """The places of (B, n) ids in the (B, T) rows: (first slot, whether the ids run from the end) of each equal stretch."""
+    """The places of (B, n) ids in the (B, T) rows: (first slot, whether the ids are in reverse order) of each stretch that equals
+    the ids.
+    """
     rows, slots = inputs.shape
     if ids.numel() % rows or (ids.shape[0] != rows and ids.numel() != inputs.numel()):
         return frozenset()
@@ -210,7 +213,7 @@ def _offsets(ids: Tensor, inputs: Tensor) -> Offsets:
 
 
 def _judged(matrix: Tensor, allowed: Tensor, scored: Tensor, scores_itself: bool) -> tuple[float, int, int, float]:
-    """The largest forbidden gradient with its source and target, and the smallest gradient of a nearest allowed token."""
+    """The largest forbidden gradient with its source and target, and the smallest gradient on a nearest allowed token."""
     length = len(matrix)
     forbidden = matrix.masked_fill(~forbidden_pairs(allowed, scores_itself), 0.0)
     source, target = divmod(int(forbidden.argmax()), length)

@@ -1,8 +1,7 @@
-"""How much each window token changes each prediction: one token is replaced per row, with the same Draw, and logits are compared.
+"""How much each window token changes each prediction: each row has one replaced token and the same Draw; the logits are compared.
 
 The comparison uses only logits. So a token that reaches its own prediction in any way (mask, shift, padding, a second copy) shows
-in the same matrix, on the diagonal.
-Legend: K replaced sources, R rows that a window has in a pass, T slots, V vocabulary.
+on the diagonal of the matrix of influences. Legend: K replaced sources, R rows that a window has in a pass, T slots, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Influence:
         matrix: (K, window_tokens) largest change of any logit at the slots that predict a target, in standard deviations of
             the logits.
         scored: (window_tokens,) which targets the pass scores.
-        noise: the same change for an unchanged window at another place of the batch.
+        noise: the largest change of the logits for an unchanged window at another place of the batch.
         ids: (K,) the id that replaced each source.
     """
 

@@ -1,8 +1,9 @@
-"""C1, two forms for faults that the perturbation form cannot see: the effect of the other rows of a batch, and of the length.
+"""C1, checks for faults that C1.perturbation cannot see: effects of the other rows of a batch, of the length, of earlier calls.
 
-The rows of a perturbation batch are nearly equal, so they hide a model that reads statistics of the batch. The first form reads one
-window with different companion rows and alone. The second form compares the logits on a shorter window with those on the longer
-one: a pass that reads in one direction must give a token the same logits whatever follows the token in that direction.
+The rows in a batch of C1.perturbation are nearly equal, so they hide a model that reads statistics of the batch. C1.neighbours
+reads one window with different other rows, and alone. C1.prefix compares the logits on a part of a window with those on the whole
+window: a pass that reads in one direction must give a token the same logits whatever follows the token in this direction. C1.memory
+reads the same row before and after another row.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from palinode.checks.influence import largest_change, scored_targets, spread
 from palinode.checks.laws import LARGEST, finding, outcome_of
 
 BATCH = 8
-PLACE = 4  # the row of the window in a batch with companions: rows stand before it and after it
+PLACE = 4  # the row of the window in a batch: other rows come before it and after it
 PREFIX_TOKENS = (33, 65)
 # Short window lengths. A step of generation is a row of one slot, which some models read in another way.
 FEW_TOKENS = (1, 2)
@@ -32,7 +33,7 @@ Difference = tuple[float, str]  # the difference in standard deviations of the l
 
 
 def check_neighbours(bench: Bench) -> Finding:
-    """C1.neighbours: one window gets the same logits with 7 companions, with 7 others, and alone, in eval and in train mode."""
+    """C1.neighbours: a window gets the same logits with 7 other rows, with 7 new rows, and alone, in eval and train mode."""
     differences = [(LARGEST, message) for message in bench.mixed.values()]
     if not differences:
         lengths = dict.fromkeys((bench.short_tokens, *(tokens for tokens in FEW_TOKENS if bench.accepts(tokens))))
@@ -41,15 +42,18 @@ def check_neighbours(bench: Bench) -> Finding:
 
 
 def check_memory(bench: Bench) -> Finding:
-    """C1.memory: read a short row, a long row and the short row again; and the long row with a copy that read no row before."""
+    """C1.memory: one copy of the module reads a short row, a long row, and the short row again; a new copy reads the long row.
+
+    The same row must get the same logits.
+    """
     return _finding(bench, "C1.memory", list(_memory_differences(bench)), "a call changes the logits of later calls")
 
 
 def check_prefix(bench: Bench, lengths: Sequence[int] = PREFIX_TOKENS) -> tuple[Finding, ...]:
-    """C1.prefix: the logits on the first (rtl: last) tokens of a window equal those on the whole window.
+    """C1.prefix: a model gives the first (rtl: last) tokens of a window the same logits when the rest of the window is cut off.
 
-    The result is empty for an objective without one-way passes.
-    `lengths`: the lengths of the windows in tokens. The lengths that the model is used at are always added.
+    The result is empty for an objective without a pass that reads in one direction. `lengths`: the lengths of the windows in
+    tokens. The lengths of training and evaluation windows are always added.
     """
     differences = list(_prefix_differences(bench, lengths))
     if not differences:
@@ -113,7 +117,10 @@ def _prefix_differences(bench: Bench, wanted: Sequence[int]) -> Iterator[Differe
 def _shorter(
     bench: Bench, module: nn.Module, window: Tensor, entry: Entry, group: str, whole: Tensor, is_ltr: bool
 ) -> Iterator[Difference]:
-    """Compare the logits on the part of the window that is read first with those on the whole. Logits are (scored targets, V)."""
+    """Compare the logits on the part of the window that is read first with the logits on the whole window.
+
+    Logits are (scored targets, V).
+    """
     length = len(window)
     for part in sorted({1, 2, length // 2, length - 1}):
         if not bench.accepts(part):

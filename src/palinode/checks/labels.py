@@ -1,4 +1,4 @@
-"""The part of C9 that needs no model: copies of the target in its own input, and random streams."""
+"""The checks of C9 that need no model: targets that equal the input at their own slot, and streams of random numbers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from palinode.checks.influence import scored_targets
 from palinode.checks.laws import finding, outcome_of
 
 WINDOWS = 8
-FEWEST_BATCHES, MOST_BATCHES = 16, 2048  # a pass drawn once in a hundred batches is missed with probability 1e-9
+FEWEST_BATCHES, MOST_BATCHES = 16, 2048  # a pass that occurs once in a hundred batches is missed with probability 1e-9
 DEVIATIONS_ALLOWED = 6.0
 SCHEDULE_STEPS = 1000
 COMPARED_NUMBERS = 16
 
 
 def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: int, seed: int = 0) -> Finding:
-    """C9.copies: a scored target equals the id at its own slot's input only by chance.
+    """C9.copies: a scored target equals the input id of its own slot only by chance.
 
-    On random ids the share of such targets is 1 / V; on windows without repeats it is 0. Positive control: the same examples, with
-    every target copied to its own slot's input, must fail.
+    The share of these equal targets is 1 / V on random ids, and 0 on windows in which no id occurs twice. Positive control: the
+    same examples, with every target copied to its own slot's input, must fail.
     """
     counts = {"random ids": _Copies(), "no repeats": _Copies()}
     control_copies, missing = _Copies(), set(objective.groups())
@@ -82,7 +82,7 @@ def check_streams(streams: Mapping[str, Generator]) -> Finding:
 
 @dataclass
 class _Copies:
-    """Counts of scored targets: how many equal their slot's input, and how many should equal it by their sources."""
+    """Counts of scored targets: how many equal the input of their slot, and how many are expected to, given the sources."""
 
     scored: int = 0
     equal: int = 0
@@ -111,7 +111,7 @@ class _Copies:
 
     @property
     def allowed(self) -> float:
-        """How far the share may be from the expected share. The bound has 1 count more, because counts are whole numbers."""
+        """How far the share may be from the expected share: six standard deviations and one target, because counts are whole."""
         slack = 1.0 if self.variance else 0.0
         return (DEVIATIONS_ALLOWED * math.sqrt(self.variance) + slack) / max(1, self.scored)
 

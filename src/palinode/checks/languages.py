@@ -21,8 +21,9 @@ class Context:
     Attributes:
         left, right: (T,) the nearest allowed token before and after each target, -1 where there is none.
         bets: (T,) boolean: the scored targets that may not see themselves.
-        acyclic: whether there is an order of the targets in which no target is seen by an earlier one.
-        nested: whether there is an order in which each target sees the earlier targets and all tokens that they saw.
+        acyclic: whether the targets have an order in which no target sees a later target.
+        nested: whether the targets have an order in which each target sees the earlier targets, and all tokens that the earlier
+            targets see.
     """
 
     left: Tensor
@@ -33,7 +34,7 @@ class Context:
 
     @classmethod
     def of(cls, allowed: Tensor, scored: Tensor) -> Context:
-        """The context from the (T, T) contract by source and target, and from the targets that are scored."""
+        """The context from `allowed` (T, T), which says whether a source may inform a target, and from `scored` (T,)."""
         length = len(scored)
         index = torch.arange(length)
         before = allowed & (index[:, None] < index)
@@ -92,9 +93,9 @@ class NeighbourLanguage(UniformLanguage):
     """Two uniform windows, each among copies of itself shifted by one token: to the left for one window, to the right for the
     other.
 
-    A copy that is shifted to the left holds at every slot the token that ltr predicts there. The canary learns from the two windows
-    only, and bets on them only. A copy gains nothing from its neighbours; a loss on all copies would outweigh the loss on their
-    window.
+    A copy that is shifted to the left contains at every slot the token that ltr must predict there. The canary learns from the two
+    windows only, and bets on them only. A model cannot use the neighbours of a copy, and the loss on all copies would outweigh the
+    loss on the window.
     """
 
     name = "neighbours"
@@ -115,11 +116,11 @@ class NeighbourLanguage(UniformLanguage):
 
 @dataclass(frozen=True)
 class AlternatingLanguage(UniformLanguage):
-    """Windows of two ids in turn, half the vocabulary apart. The test bets as if they were uniform, so any model that learns
-    alarms.
+    """Windows in which two ids alternate, half the vocabulary apart. The bets assume uniform ids, so a model that learns raises the
+    alarm.
 
-    Every visible token determines every hidden token, whatever the objective's shift. Neighbours are never equal, because a tied
-    head predicts "the same again" before it has learned anything.
+    One visible token determines every hidden token, for every objective. Two neighbouring ids are never equal, because a model with
+    a tied head predicts a repetition before it has learned anything.
     """
 
     name = "alternating"
@@ -134,7 +135,8 @@ class AlternatingLanguage(UniformLanguage):
 class ChainLanguage(Language):
     """A Markov chain.
 
-    Only nested contexts allow bets on one target after the other, because hidden neighbours depend on each other.
+    Bets on one target after the other are allowed only in nested contexts, because hidden neighbours in a chain depend on each
+    other.
     """
 
     chain: MarkovChain
@@ -159,7 +161,9 @@ def _acyclic(relation: Tensor) -> bool:
 
 
 def _nested(allowed: Tensor, targets: Tensor) -> bool:
-    """Whether each target, sorted by how much the targets see, sees the target before it and all tokens that that target saw."""
+    """Whether, in the order of how many tokens they see, each target sees the previous target and all tokens that the previous one
+    sees.
+    """
     if len(targets) < 2:
         return True
     order = allowed.sum(0).argsort()

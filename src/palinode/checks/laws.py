@@ -1,4 +1,4 @@
-"""The law of every check, by the check's code, and the function that makes a finding of a measurement.
+"""The law of every check, by the check's code, and the function that makes a finding from a measurement.
 
 The codes are stored with every audit and never change.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from palinode.base.finding import Finding
 from palinode.base.measures import CheckOutcome
 
-LARGEST = 1e9  # an undefined difference is stored as this value
+LARGEST = 1e9  # an infinite or undefined difference is stored as this value
 LAWS: Mapping[str, str] = {
     "C1.provenance": "with the same Draw, replacing token s changes the ids whose source is s, and nothing else",
     "C1.identity": "inputs[i] is window[input_source[i]] and targets[i] is window[target_source[i]], wherever a source is given",

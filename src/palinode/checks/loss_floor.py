@@ -1,10 +1,10 @@
 """C8: is the loss of a run on text too low to be honest?
 
-A text is a little harder to read from its end than from its start (1.000 to 1.03 times the loss). No model that fits a laptop
-halves the loss of counted n-grams. A loss below these limits counts as a leak until the contrary is shown.
+A text is a little harder to predict from its end than from its start: the loss is 1.000 to 1.03 times as large. No model that fits
+a laptop halves the loss of counted n-grams. A loss far below these values is taken as a sign of a leak.
 
-A finding with a warning passes: its message starts with `warning:`, and its number `warnings` is above 0. Only the lower limits
-fail.
+A finding with a warning passes: its message starts with `warning:`, and its number `warnings` is above 0. Only a value beyond a
+`*_FAIL` limit fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ RATIO_WARN, RATIO_FAIL = 0.995, 0.97
 NGRAM_WARN, NGRAM_FAIL = 0.7, 0.45
 BITS_PER_BYTE_FAIL = 0.5
 FALL_WARN = 0.3
-# The nats per token of the two directions differ with a standard deviation near 2 on text; a ratio is judged beyond 4 such errors.
+# On text, the losses of a token in the two directions differ with a standard deviation of about 2 nats. A low ratio fails only if
+# the difference of the mean losses is above 4 standard errors.
 DIRECTION_DEVIATION_NATS, DEVIATIONS = 2.0, 4.0
 MAX_ORDER = 6
 MAX_TRAIN_TOKENS = 4_000_000  # tokens of train that are counted: 32 MB for each array, about 3 s
@@ -55,13 +56,13 @@ def check_directions(
     tokens_scored: Mapping[str, int],
     trained_tokens: Mapping[str, float] | None = None,
 ) -> Finding:
-    """C8.directions: the rtl loss over the ltr loss on the same tokens. Warns below 0.995, fails below 0.97.
+    """C8.directions: the rtl loss divided by the ltr loss on the same tokens. Warns below 0.995, fails below 0.97.
 
     Args:
         nats_per_token: the loss of `ltr` and of `rtl`, from one evaluation of the same windows.
         tokens_scored: the number of tokens that the evaluation scored, for `ltr` and for `rtl`.
         trained_tokens: the number of targets scored in training, by direction. An rtl loss below the ltr loss proves nothing when
-            training scored more rtl targets; the fewer rtl targets it scored, the stranger such a loss is.
+            training scored more rtl targets; the fewer rtl targets it scored, the more suspicious the low loss is.
     """
     missing = [name for name in ("ltr", "rtl") if name not in nats_per_token]
     if missing:
@@ -210,9 +211,10 @@ def _interpolate(
 
 
 def _keys(tokens: Tokens, order: int, token_bits: int) -> Hashes:
-    """One 64-bit key for each n-gram: the hash of its context above the id of its last token. One sort then groups both.
+    """One 64-bit key for each n-gram: the hash of its context above the id of its last token. One sort then groups equal contexts
+    and equal n-grams.
 
-    With 17 bits for the token, two of 4 million contexts share a 47-bit hash in .06 cases, so no count of any weight is wrong.
+    With 17 bits for the token, the expected number of pairs among 4 million contexts with the same 47-bit hash is .06.
     """
     contexts = ngram_hashes(tokens[: len(tokens) - 1], order - 1)[: len(tokens) - order + 1]
     last = tokens[order - 1 :].astype(np.uint64)

@@ -1,7 +1,7 @@
-"""C1.provenance and C1.identity, two checks without a model: an Example names the true source of every id.
+"""C1.provenance and C1.identity, two checks that need no model: an Example names the true source of every id.
 
 The method rebuilds 8 windows with the same Draw after it replaced token s in each. Only the inputs and targets whose source is s
-may change; all other values of the Example must stay. Every id that names a source is the id at that source.
+may change; all other values of the Example must stay. Every id that has a source equals the id at its source in the window.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Hashes of every n-gram of a token array, in numpy, in time and memory linear in its length.
 
 The hash is a polynomial modulo 2^64 over mixed symbols: one cumulative sum gives the hash at every offset for every n. Two
-different n-grams share a hash with probability about 2^-64. So counts of hashes are used as they are; single matches are compared
-by token.
+different n-grams share a hash with probability about 2^-64. So the checks trust counts of hashes, but compare the tokens of each
+single match.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Hashes = NDArray[np.uint64]
 BASE = 0x9E3779B97F4A7C15  # an odd number has an inverse modulo 2^64
 INVERSE = pow(BASE, -1, 1 << 64)
 BLOCK_TOKENS = 1 << 20  # 8 MiB for each of the five arrays that a block needs
-FILTER_BITS = 24  # 16 MiB of booleans drop nearly every other hash before the binary search
+FILTER_BITS = 24  # a table of 16 MiB of booleans excludes nearly all wrong hashes before the binary search
 
 
 def mixed(values: Tokens) -> Hashes:
@@ -30,7 +30,7 @@ def mixed(values: Tokens) -> Hashes:
 
 
 def ngram_hashes(tokens: Tokens, n: int) -> Hashes:
-    """The hash of tokens[i : i + n] for every i: shape (max(0, length - n + 1),). n = 0 gives zeros, one for each gap."""
+    """The hash of tokens[i : i + n] for every i: shape (max(0, length - n + 1),). n = 0 gives length + 1 zeros."""
     offsets = len(tokens) - n + 1
     if offsets <= 0:
         return np.zeros(0, np.uint64)

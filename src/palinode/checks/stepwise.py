@@ -1,9 +1,9 @@
 """C6: a model that generates token by token gives the same logits as one pass over the finished text.
 
 Four prompts of unequal lengths (one of a single token) are continued, each alone; then one pass reads all four texts. Three kinds
-of models give two answers: a model that looks ahead, a model whose padding or positions depend on the length, and a model with a
-wrong cache. An rtl text grows to the left. A model that keeps a state is continued from it, and C6.state also reads in chunks.
-Legend: B rows, T slots, V vocabulary.
+of faulty models give different logits in the two ways: a model that looks ahead, a model whose padding or positions depend on the
+length, and a model with a wrong cache. An rtl text grows to the left. A model that keeps a state generates from its state, and
+C6.state also feeds the text in chunks. Legend: B rows, T slots, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from palinode.checks.laws import LARGEST, finding, outcome_of
 from palinode.checks.subject import StateReader, Subject
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
-NATS_TOLERANCE = 1e-5  # mean nats per token of 8 windows, by both ways of reading, in float32
+NATS_TOLERANCE = 1e-5  # the allowed difference of the mean nats per token of 8 windows, in float32
 WINDOWS, STATE_WINDOWS = 8, 4
-SHORT_TOTAL_TOKENS = 41  # up to this length texts are read token by token; without a cache, longer ones at some lengths
+SHORT_TOTAL_TOKENS = 41  # up to this length, every length is compared; beyond it, without a cache, only some lengths
 
 Step = Callable[[nn.Module, Tensor, str], Tensor]
 """(module, (B, n) prefix ids in window order, pass) -> (B, V) logits of the next token in reading order (rtl: the one before).
@@ -44,21 +44,22 @@ a shorter prefix starts anew.
 class StepwiseSettings(Config):
     """The options of C6: the lengths of the prompts, and the length to which the first prompt is continued.
 
-    `total_tokens`: the final length; default: 41 tokens, or one more than the longest used length, because faults of a cache begin
-    where the cache is full.
+    `total_tokens`: the final length; default: 41 tokens, or one more than the longest used length, because a cache often fails when
+    it is full.
     """
 
     prompt_tokens: tuple[int, ...] = (1, 2, 5, 9)
     total_tokens: int | None = Field(default=None, ge=2)
 
     def total_for(self, subject: Subject) -> int:
-        """The final length in tokens, before the model has refused any length."""
+        """The wanted final length in tokens. A model may refuse this length."""
         return self.total_tokens or max(SHORT_TOTAL_TOKENS, *(length + 1 for length in subject.used_lengths))
 
 
 @dataclass(frozen=True)
 class OneWay:
-    """A one-way pass with its decisions, on windows of `total_tokens`. Its contract is exactly that of ltr or of rtl (`reads`).
+    """A pass in one direction with its decisions, on windows of `total_tokens`. Its contract is exactly that of ltr or rtl
+    (`reads`).
 
     Windows and prefixes are (B, tokens) in window order; for rtl the reading order is the reverse of the window order.
     """
@@ -71,12 +72,12 @@ class OneWay:
     coarse: bool = False
 
     def tolerance(self, dtype: torch.dtype) -> float:
-        """The largest difference between two ways to the same logits, in standard deviations of the logits."""
+        """The largest allowed difference between logits computed in two ways, in standard deviations of the logits."""
         exact = TOLERANCES.get(dtype, TOLERANCES[torch.float16])
         return max(exact, TOLERANCES[torch.float32]) if self.coarse else exact
 
     def example(self, windows: Tensor) -> Example:
-        """The rows of this pass alone, from the Example of these windows."""
+        """Only the rows of this pass, from the Example of these windows."""
         return only_pass(self.subject.example(windows, joined_draw([self.entry] * len(windows))), self.group)
 
     def in_reading_order(self, by_token: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class OneWay:
     def finding(
         self, check: str, wrong: bool, message: str, numbers: Mapping[str, float | int], threshold: float
     ) -> Finding:
-        """A finding about this pass. C6 needs no positive control, because it compares two answers."""
+        """A finding about this pass. C6 needs no positive control, because it compares two computations of the same logits."""
         reproduce = {"pass": self.group, "seed": self.subject.seed, "total_tokens": self.total_tokens}
         outcome = outcome_of(wrong=wrong, can_tell=True)
         return finding(check, outcome, f"{self.group}: {message}", numbers, threshold, reproduce=reproduce)
@@ -118,7 +119,10 @@ class OneWay:
 
 @dataclass(frozen=True)
 class Route:
-    """A one-way pass, read by one module in one pass or step by step. Without `step`, each step reads all earlier tokens again."""
+    """Two ways to compute the logits of a text with one module: in one pass, or step by step.
+
+    Without `step`, each step reads all earlier tokens again.
+    """
 
     one_way: OneWay
     module: nn.Module
@@ -143,10 +147,10 @@ class Route:
 def check_stepwise(
     subject: Subject, settings: StepwiseSettings | None = None, step: Step | None = None
 ) -> tuple[Finding, ...]:
-    """Run C6 on every one-way pass: C6.generation (opened weights, float64) and C6.nats (the weights as they are).
+    """Run C6 on every pass in one direction: C6.generation (random weights, float64) and C6.nats (the model's own weights).
 
-    Without `step`, a model that keeps a state is continued from this state and also gets C6.state; other models read everything
-    again.
+    Without `step`, a model that keeps a state continues from its state and is also checked by C6.state; any other model reads the
+    whole text again at each step.
     """
     settings = settings or StepwiseSettings()
     wanted = settings.total_for(subject)
@@ -181,7 +185,7 @@ def check_stepwise(
 
 
 def _as_it_is(one_way: OneWay) -> nn.Module:
-    """A copy with the weights as they are. The copy is in float32 where the module does not run in its own precision."""
+    """A copy with the model's own weights. The copy is in float32 if the module cannot run in its own precision."""
     own = copy.deepcopy(one_way.subject.module).eval()
     example = one_way.example(torch.zeros(1, one_way.total_tokens, dtype=torch.long))
     try:
@@ -230,8 +234,8 @@ def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> F
 def _checked_prefixes(route: Route, prompt: int, to_the_end: bool) -> list[int]:
     """The lengths of the prefixes after which the next logits are compared.
 
-    Up to 41 tokens, these are all lengths. Beyond, a model with a cache reads the first prompt token by token. A model without a
-    cache reads everything again, so only the length matters: its lengths are the neighbours of powers of two, and the last lengths.
+    Up to 41 tokens, these are all lengths. Beyond 41 tokens only the first prompt is compared: with a cache, at all lengths;
+    without a cache, at the last lengths and next to powers of two, because only the length of the text matters.
     """
     total = route.one_way.total_tokens
     near = range(prompt, min(total, max(SHORT_TOTAL_TOKENS, prompt + 2)))
@@ -260,7 +264,7 @@ def _continued(route: Route, checked: Sequence[int], rng: Generator) -> tuple[Te
 
 
 def _teacher_forced(route: Route, rng: Generator) -> Finding:
-    """C6.nats: read fixed windows with the weights as they are, token by token and in one pass; compare logits and mean nats."""
+    """C6.nats: read fixed windows with the model's own weights, token by token and in one pass; compare logits and mean nats."""
     one_way, total = route.one_way, route.one_way.total_tokens
     windows = torch.randint(one_way.subject.content_tokens, (WINDOWS, total), generator=rng)
     reading = one_way.in_reading_order(windows)
@@ -284,7 +288,9 @@ def _teacher_forced(route: Route, rng: Generator) -> Finding:
 
 
 def _difference(stepped: Tensor, whole: Tensor, tolerance: float) -> tuple[Tensor, int]:
-    """(steps,) the largest change in standard deviations of the logits, and how often a clear first choice differs."""
+    """(steps,) the largest change in standard deviations of the logits, and how often the most probable token differs where it is
+    clear.
+    """
     stepped, whole = stepped.double(), whole.double()
     best = whole.topk(2, -1).values
     clear = (best[..., 0] - best[..., 1]) / spread(whole) > 2 * tolerance
@@ -295,8 +301,8 @@ def _difference(stepped: Tensor, whole: Tensor, tolerance: float) -> tuple[Tenso
 def _state_reader(one_way: OneWay) -> StateReader | None:
     """The reader that reads this pass in pieces; None where there is no such reader.
 
-    There is none where the model keeps no state, or the pass is not one causal row per window, or some next token is not scored
-    (label masks and hidden prompts leave some tokens out).
+    There is no reader if the model keeps no state, if the pass is not one causal row per window, or if some next token is not
+    scored (label masks and hidden prompts leave some tokens out).
     """
     subject, total = one_way.subject, one_way.total_tokens
     if subject.state is None or not subject.state.keeps_state(subject.module):
@@ -310,7 +316,7 @@ def _state_reader(one_way: OneWay) -> StateReader | None:
 
 @dataclass
 class OwnStep:
-    """A `Step` from the model's own state. A call whose tokens continue those of the previous call reads only the new tokens."""
+    """A `Step` that uses the model's own state. A call that continues the previous tokens reads only the new tokens."""
 
     one_way: OneWay
     reader: StateReader
@@ -340,7 +346,9 @@ class OwnStep:
 
 
 def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generator) -> Finding:
-    """C6.state: read four windows at once in chunks of several sizes, up to the last slot that has room, and one slot beyond."""
+    """C6.state: read four windows at once in chunks of several sizes, up to the last slot that the state has room for, and one
+    beyond.
+    """
     subject, tolerance = one_way.subject, one_way.tolerance(torch.float64)
     windows = torch.randint(subject.content_tokens, (STATE_WINDOWS, one_way.total_tokens), generator=rng)
     example = one_way.example(windows)
@@ -359,7 +367,7 @@ def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generat
 
 
 def _ways(reader: StateReader, module: nn.Module, tokens: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The (B, T, V) logits of each way to read the rows. There are fewer slots where the model refused slots for lack of room."""
+    """The (B, T, V) logits of each way to read the rows. Fewer than T slots if the model refused some for lack of room."""
     slots = tokens.shape[1]
     half = slots // 2
     growing = [size for size in range(1, slots) if size * (size + 1) // 2 <= slots]

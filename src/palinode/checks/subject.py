@@ -1,4 +1,4 @@
-"""The subject of an audit: a module, the way it reads an Example, its objective, and the lengths that it is used at.
+"""The subject of an audit: a module, the way it reads an Example, its objective, and its training and evaluation lengths.
 
 The checks learn everything about a model from `forward(module, example)`. So any torch module can be audited: a model of Palinode,
 a plain module that maps (B, T) ids to (B, T, V) logits, or a Hugging Face model that returns an object with `.logits`.
@@ -28,7 +28,7 @@ Reach = Callable[[nn.Module, Group], int | None]
 
 
 MARKERS = ("bos", "eos", "pad", "mask", "unk", "sep", "cls", "decoder_start")
-LONGEST_DOUBLED = 128  # tokens: twice a longer window costs more time than it is worth
+LONGEST_DOUBLED = 128  # in tokens: twice the length of a longer window would take too much time
 # The example of a `forward` that a hint shows.
 FORWARD = "CheckOptions(forward=lambda model, example: model(example.inputs))"
 
@@ -83,10 +83,10 @@ class Subject:
         reach_tokens: the number of tokens that the model is built to see. None: as many as `reach` says, else the whole window.
         reach: the function that says how many tokens a module of this kind is built to see.
         state: the reader of a module of this kind in pieces; None: the module keeps no state.
-        rebuild: the function that makes the same kind of model for another vocabulary and length. With it C1 also runs at lengths
-            that the tables of `module` are too short for, and C2 runs at its own small size. Without it C1 and C2 use copies of
-            `module`.
-        rebuild_small: the same function with at most 2 blocks of width 32, for canary training; default: `rebuild`.
+        rebuild: the function that makes the same kind of model for another vocabulary and length. With `rebuild`, C1 also runs at
+            lengths that are too long for the tables of `module`, and C2 trains a small model. Without `rebuild`, C1 and C2 use
+            copies of `module`.
+        rebuild_small: a function like `rebuild` that makes at most 2 blocks of width 32, for canary training; default: `rebuild`.
         trigger_ids: the ids that may change how a row is read, such as the id that ends a document; C1 always tries them.
         seed: the seed of every random number in the audit.
     """
@@ -119,10 +119,10 @@ class Subject:
 
     @property
     def lengths_beyond(self) -> tuple[int, ...]:
-        """The lengths in tokens beyond the longest used one: two tokens more, because a row may have one slot fewer than tokens;
-        and twice.
+        """The lengths in tokens beyond the longest used length: one token more, two tokens more (a row may have one slot fewer than
+        tokens), and twice as many tokens if the longest length has at most 128.
 
-        There are none on a GPU, where a position beyond a table ends the process.
+        The result is empty on a GPU, where a position beyond the end of a table would end the process.
         """
         longest = max(self.used_lengths)
         twice = (2 * longest,) if longest <= LONGEST_DOUBLED else ()

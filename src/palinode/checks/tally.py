@@ -1,9 +1,9 @@
 """The judgement of influence: pairs that were seen but are forbidden (the law), and allowed pairs that were not seen (the control).
 
 The law: the influence of a pair (source, target) that the objective's definition forbids, and of a target on itself, stays below
-1e-12 of the logits' standard deviation. The control: the nearest allowed source changes its target by more than 1e-3 of it; without
-this control a dead or wrongly shifted network would pass. A model may be built to see its nearest tokens only: the message then
-says to declare `reach_tokens`.
+1e-12 of the logits' standard deviation. The control: the nearest allowed source changes its target by more than 1e-3 of this
+standard deviation; without this control a dead or wrongly shifted network would pass. If a model sees only near tokens, the message
+asks the user to declare `reach_tokens`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from palinode.checks.laws import LARGEST, finding
 NOISE_FACTOR = 100.0
 FINEST_NOISE = 1e-11  # a larger difference between two identical rows means coarse arithmetic
 SEEN = 1e-9
-# An influence that decays takes every size on its way down; a window ends the influence at once. Mamba2 and RWKV lose a factor of 2
-# to 200 a token.
+# The influence in a recurrence decays step by step with distance; the influence in a model with a fixed window ends at once. In
+# Mamba2 and RWKV, the influence falls by a factor of 2 to 200 per token.
 STEEPEST_DECAY = 1e-4
-DECAYED = 1e-5  # as a share of typical influence: in a recurrence that decays, a pair this far apart may be below SEEN
-NEAREST_SEEN = 1e-3  # the smallest influences measured at gain 1 are 1e-3 to 6e-2
+DECAYED = 1e-5  # at a distance with a smaller median influence, some pairs of a decaying influence may be below SEEN
+NEAREST_SEEN = 1e-3  # at gain 1, the smallest measured influences of nearest tokens are 1e-3 to 6e-2
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Leak:
-    """The leaks of one run, and the pair to show in the message: a target that sees itself where there is one."""
+    """The leaks of one run, and the pair that the message shows: if possible, a target that sees itself."""
 
     shown: Pair
     tolerance: float
@@ -152,7 +152,7 @@ class Tally:
             }
 
     def law(self, seed: int) -> Finding:
-        """C1.perturbation: the finding about forbidden pairs."""
+        """The finding of C1.perturbation: no target may be influenced by a forbidden source."""
         outcome, message = self._law_verdict()
         first = self._headline()
         gains = [leak.shown.setting.gain for leak in self.leaks if leak.shown.setting.gain is not None]
@@ -174,7 +174,7 @@ class Tally:
         )
 
     def control(self, seed: int) -> Finding:
-        """C1.two-sided, the positive control: the finding about allowed pairs that the model should see."""
+        """The finding of C1.two-sided, the positive control: the model must react to the sources that a target may depend on."""
         outcome, message, pair = self._control_verdict()
         return finding(
             "C1.two-sided",
@@ -218,13 +218,13 @@ class Tally:
         if inside.any() and len(measured.sources) == inside.shape[1]:
             far = distance.masked_fill(~inside, inside.shape[1])
             nearest = inside & (far == far.min(0).values)
-            # Of two equally near tokens, one that is seen is enough.
+            # If two allowed tokens are equally near, it is enough that the model sees one of them.
             strongest = nearest & (measured.matrix == measured.matrix.masked_fill(~nearest, -1.0).max(0).values)
             pair = Pair.extreme(measured, strongest, setting, largest=False)
             self.weakest_nearest = pair.weaker(self.weakest_nearest)
 
     def _decay(self) -> str | None:
-        """A sentence on how influence decays with distance; None when it ends at once, or when a near token is not seen."""
+        """A sentence on how influence decays with distance; None if the influence ends at once, or if a near token is not seen."""
         if self.reach_tokens is not None:
             return None
         typical = {step: median_low(self.by_distance[step]) for step in sorted(self.by_distance)}

@@ -1,4 +1,4 @@
-"""An audit as text: the verdict, each failed check and its place, and a small picture of which target sees which source.
+"""An audit as text: the outcome, each failed check and its place, and a small picture of which target sees which source.
 
     0123        columns: sources
 0
@@ -51,7 +51,7 @@ def picture_lines(seen: Matrix, allowed: Matrix) -> list[str]:
 
 
 def sight_sentence(seen: Matrix, allowed: Matrix) -> str:
-    """A sentence about targets that see themselves, targets that see forbidden tokens, and targets that do not see all they may."""
+    """A sentence about targets that see themselves, targets that see forbidden tokens, and targets that miss allowed tokens."""
     count = len(seen)
     themselves = [t for t in range(count) if seen[t][t] > SEEN and not allowed[t][t]]
     leaking = [t for t in range(count) if any(v > SEEN and not may for v, may in zip(seen[t], allowed[t], strict=True))]

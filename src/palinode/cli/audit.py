@@ -1,4 +1,4 @@
-"""`palinode audit`: the audit of every arm of a file, or of one model, as text with a map of what is seen; exit 3 on a failure."""
+"""`palinode audit`: audit every arm of a file, or one model; print text and maps of which target sees which token."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
 
 @contextmanager
 def _errors_of_the_model(target: str) -> Iterator[None]:
-    """Turn an error in the model's own forward into a BadInput that names the model. An error in Palinode's code is not changed.
+    """Turn an error in the model's own forward into a BadInput that names the model. An error in Palinode's own code stays as it
+    is.
 
     Raises:
         BadInput: the error was raised inside a module's forward, and the forward had called no code of Palinode.

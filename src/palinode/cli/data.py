@@ -49,7 +49,7 @@ def add(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Keep the text of a file or folder under a name.
+    """Store the text of a file or folder under a name.
 
     The options are the settings of the same names in a run's data.
     """
@@ -78,9 +78,9 @@ def get(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Fetch a known data set and keep it.
+    """Download a known data set and store it.
 
-    The known ones are wikitext-2, wikitext-103, tinystories and fineweb-edu.
+    The known data sets are wikitext-2, wikitext-103, tinystories and fineweb-edu.
     """
     from palinode.data import catalogue
 
@@ -91,7 +91,7 @@ def get(
 
 @app.command(epilog=examples("data ls"))
 def ls(json: options.Json = False) -> None:
-    """List the corpora with a name, kept or to be fetched."""
+    """List the named corpora: stored here, or ready to download."""
     from palinode.data import catalogue
 
     entries = catalogue.entries()

@@ -33,7 +33,7 @@ def doctor(store: options.StorePath = options.DEFAULT_STORE, json: options.Json 
 
 
 def versions() -> str:
-    """Palinode, torch and Python, without importing torch."""
+    """The versions of Palinode, torch and Python, found without importing torch."""
     torch = _version("torch") or "missing"
     return f"palinode {_version('palinode') or '?'}, torch {torch}, Python {platform.python_version()}"
 

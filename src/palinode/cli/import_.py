@@ -1,4 +1,4 @@
-"""`palinode import mask FILE`: write published results into the store, as records that every command reads."""
+"""`palinode import mask FILE`: write published results into the store, as records that every command can read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def mask(
 ) -> None:
     """Read the published results of the mask system.
 
-    Each row becomes a run, and all of them one experiment. Nothing is trained. The same file again changes nothing.
+    Each row becomes a run, and all runs together one experiment. Nothing is trained. A second import of the same file changes
+    nothing.
     """
     place = writable_store(store)
     from palinode.published.import_mask import import_mask, leak_lines

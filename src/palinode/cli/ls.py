@@ -1,4 +1,4 @@
-"""`palinode ls`: what the store holds; `palinode show NAME`: one run or one experiment of it, in full."""
+"""`palinode ls`: what the store holds; `palinode show NAME`: one run or one experiment of the store, in full."""
 
 from __future__ import annotations
 

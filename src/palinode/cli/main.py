@@ -1,4 +1,5 @@
-"""The `palinode` program. Each command parses its options, calls other rooms and prints; torch is imported only when needed.
+"""The `palinode` program. Each command parses its options, calls other packages of Palinode and prints; torch is imported only when
+needed.
 
 `entry` turns every error into one line on standard error and an exit code: 0 ok, 1 finished but some runs failed or
 diverged, 2 bad input, 3 audit failed, 4 damaged data, 5 environment, 70 internal bug, 130 SIGINT, 143 SIGTERM.
@@ -129,7 +130,7 @@ def _say_refusal(error: PalinodeError) -> int:
 
 
 def _refusal(error: Exception) -> PalinodeError | None:
-    """The error about the input or the machine that an exception of another library means; None for a bug of this program."""
+    """The error about the input or the machine that an exception of another library stands for; None for a bug of this program."""
     if hasattr(error, "format_message"):  # the parser found a mistake in the command line
         message = " ".join(str(error.format_message()).split()).replace(" Value error, ", " ")
         return BadInput(message, field=getattr(getattr(error, "ctx", None), "command_path", "palinode"))

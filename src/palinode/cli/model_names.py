@@ -1,7 +1,7 @@
 """Models that a user names on the command line: a type or a folder of transformers, or a class in an importable module.
 
 hf:llama                 a model type of the installed transformers, at a small size, with random weights
-hf:path/to/folder        a folder that transformers saved: its config, and its weights where they are there
+hf:path/to/folder        a folder that transformers saved: its config, and its weights if it has weights
 package.module:Class     a class that is called without arguments and gives a torch module: (B, T) ids -> (B, T, V) logits
 """
 
@@ -33,7 +33,7 @@ def target_of(text: str, vocab_size: int | None = None) -> tuple[nn.Module, int]
     """The model that a user named, in evaluation mode, and V, the number of ids that it takes.
 
     Args:
-        vocab_size: V; default: from the config, or from the first embedding of the module.
+        vocab_size: V; default: the number in the config, or in the first embedding of the module.
 
     Raises:
         BadInput: the model does not exist, or the model cannot be made.

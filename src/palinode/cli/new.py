@@ -1,4 +1,4 @@
-"""`palinode new FILE`: write an experiment that runs as it is, as a start for your own: a template, or a shipped one."""
+"""`palinode new FILE`: write an experiment file that runs as it is: a template, or a copy of a shipped experiment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def new(
 ) -> None:
     """Write an experiment file that runs as it is.
 
-    It is a commented one with an objective of your own, or with --from a shipped one.
+    The file is a template with comments and an objective of your own, or with --from a copy of a shipped experiment.
     """
     if file.suffix != ".py":
         stem = Path(file.name.strip(".")).stem or "my_idea"  # `.`, `..` and `/` give no name
@@ -85,7 +85,7 @@ def _from_template(file: Path, name: str) -> str:
 
 
 def _from_shipped(file: Path, name: str, start: str) -> dict[Path, str]:
-    """The text of the shipped experiment under the new name, and of the files beside it that it imports.
+    """The text of the shipped experiment under the new name, and of the files in its folder that it imports.
 
     Raises:
         BadInput: the shipped experiment does not exist, or another file has the path of a file that it imports.
@@ -115,7 +115,7 @@ def _imported(source: Path, others: dict[str, Path]) -> Iterator[str]:
 
 
 def _renamed(text: str, name: str) -> str:
-    """The text of the file with a new name for the experiment, so that its runs do not mix with those of the shipped experiment."""
+    """The text of the file with a new name for its experiment, which keeps its runs apart from those of the shipped experiment."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Experiment":
             (value,) = (keyword.value for keyword in node.keywords if keyword.arg == "name")

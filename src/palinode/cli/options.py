@@ -101,7 +101,7 @@ def of_file(file: Path) -> Iterator[None]:
 
 @contextmanager
 def audits_are_kept(then: str) -> Iterator[None]:
-    """When Ctrl-C ends a command during the audits, print what the next start of the command will do."""
+    """If Ctrl-C ends a command during the audits, print what the same command will do when it is started again."""
     try:
         yield
     except KeyboardInterrupt:

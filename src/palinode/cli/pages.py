@@ -30,7 +30,8 @@ def report(
 ) -> None:
     """Write the report of an experiment: one HTML page.
 
-    The page needs no network and no other file. Figures as SVG and PDF, and all numbers as CSV and parquet, lie beside it.
+    The page needs no network and no other file. The same folder gets the figures as SVG and PDF, and all numbers as CSV and
+    parquet.
     """
     results = open_store(store)
     share = share_of_training(window)
@@ -58,8 +59,9 @@ def findings(
 
     Writes NAME.md and NAME.json from the finished runs.
 
-    Each claim holds, does not hold, or cannot be told, with its effect, its interval, the published number and the reason. The
-    claims are those in the experiment's file when it was last run: `palinode run` again updates them and trains nothing twice.
+    The page says of each claim whether it holds, does not hold, or cannot be decided, with its effect, its interval, the published
+    number and the reason. The claims are those that the experiment's file had at its last run. To update them, call `palinode run`
+    again; it trains no finished run again.
     """
     results = open_store(store)
     _check_directory(out)

@@ -1,4 +1,4 @@
-"""`palinode sample RUN` and `palinode cut RUN`: use a trained model, to continue a text or with only its first blocks."""
+"""`palinode sample RUN` continues a text with a trained model; `palinode cut RUN` scores the model with only its first blocks."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def cut(
 ) -> None:
     """Score a run's model with only its first blocks.
 
-    Scores that the run recorded are shown; those it did not are measured now, on the validation split.
+    Scores that the run recorded are shown. If it recorded none, they are measured now, on the validation split.
     """
     place = open_store(store)
     run_id = run_named(place, run)

@@ -1,6 +1,6 @@
 """The store that a command reads or writes, and the run or the experiment in it that the user named.
 
-An error says if the name of a run stands where an experiment is needed, or the reverse, or if the name is that of a file.
+If the user names a run where an experiment is needed, or an experiment where a run is needed, or a file, the error says so.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def experiment_named(store: Store, name: str, command: str) -> ExperimentEntry:
 
 
 def _hint_for_run(store: Store, prefix: str, command: str) -> str:
-    """A hint for a run's id: the command for its experiment, or `palinode show` where it belongs to none."""
+    """A hint for a run's id: the command for the run's experiment, or `palinode show` if the run belongs to no experiment."""
     for entry in store.experiments():
         if any(run.run_id.startswith(prefix) for run in entry.runs):
             return f"its experiment: `palinode {command} {shlex.quote(entry.full_name)}`"

@@ -49,7 +49,7 @@ def terminal_characters() -> int | None:
 
 
 def shown(text: str, limit_characters: int = 200) -> str:
-    """A name or message from a file, safe for a terminal, with plain spaces where a page groups digits by narrow ones."""
+    """A name or message from a file, safe for a terminal; the narrow spaces in large numbers become plain spaces."""
     return printable(text.translate(dict.fromkeys((0x2009, 0x202F), " ")), limit_characters)
 
 

@@ -3,7 +3,7 @@
     changed(settings, {"objective": Rtl(), "recipe.steps": 100, "model": {"kind": "decoder", "width": 64, "layers": 2}})
 
 A change of a whole part is made before changes of its fields. A table without `kind` changes the fields that it names and
-keeps the others. A text in the place of a part chooses the part of that kind, with its defaults.
+keeps the others. If a part is replaced by a text, the text is the `kind` of the new part, which has its default options.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ Changes = Mapping[str, Any]
 
 
 def changed(config: C, changes: Changes) -> C:
-    """A validated copy of `config` with the values at these dotted paths replaced.
+    """A validated copy of `config` in which the values at these dotted paths are replaced.
 
     Raises:
-        BadInput: an unknown path (with the nearest name), or a value its field refuses; `field` is the dotted path.
+        BadInput: an unknown path (with the nearest name), or a value that its field refuses; the error's `field` is the dotted
+            path.
     """
     return _changed(config, changes, "")
 

@@ -1,7 +1,7 @@
 """The user's own Python files: experiment files, and the code file that a stored spec with `user:` parts needs.
 
-Palinode runs a file that the user names on the command line. Palinode runs code that only a stored spec names if the user gives
-`--allow-code`, and never otherwise. The folder of the code makes no difference, because the current directory may hold an unpacked
+Palinode runs a file that the user names on the command line. Palinode runs code that is named only by a stored spec if the user
+gives `--allow-code`, and never otherwise. This rule holds for every folder, because even the current directory may hold an unpacked
 archive from a stranger.
 """
 
@@ -27,7 +27,7 @@ from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.spec.text import read_text
 
 USER_MODULE = "palinode_user_"  # the beginning of the name of each module that is made from a user's file
-RECORD_FILE = "code.json"  # next to spec.json: the path and the hash of the code, and the names each part needs
+RECORD_FILE = "code.json"  # next to spec.json: the path and the hash of the code, and the names that each part needs
 COPY_FILE = "code.py"  # next to spec.json: a copy of the code
 # The errors that a mistake in the user's file can raise.
 MISTAKES = (
@@ -44,7 +44,7 @@ class Code:
         path: the absolute path of the file.
         content: the bytes of the file when it was run; a run's directory keeps these bytes, even if the file is edited soon after.
         names: top-level name of the file -> its value.
-        user_parts: kind (`user:ClassName`) -> class, for decoding specs that name them.
+        user_parts: kind (`user:ClassName`) -> class, for decoding specs that contain these kinds.
     """
 
     path: Path

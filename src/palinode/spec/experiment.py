@@ -26,7 +26,8 @@ class Arm(Config):
     """A named change to the base.
 
     Attributes:
-        change: dotted path -> value; a value may be a part object, a table with a `kind`, or a table of further names.
+        change: dotted path -> value; a value may be a part object, a table with a `kind`, or a table of field names and their
+            values.
         at: name of a scale -> further changes at this scale only, for an arm whose shape differs from the base.
         expect_leak: whether the arm is meant to leak. Such an arm is run and compared, and every page marks the arm LEAK.
         expect_collapse: whether an auxiliary term of the arm is meant to collapse. Every page marks such an arm COLLAPSE.
@@ -63,10 +64,10 @@ class Experiment(Config):
     Attributes:
         name: the name of files and pages; it consists of letters, digits, `.`, `_` and `-`.
         base: the settings that arms and scales change.
-        tuning: the field whose value trials choose for every arm before the runs, with equally many trials for each arm; None: no
-            tuning.
-        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale; such a run is refused if
-            each size has its own scales.
+        tuning: the search before the runs that chooses the value of one field for every arm, with equally many trials for each arm;
+            None: no search.
+        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale; this is refused if each
+            size has its own scales.
         claims: the sentences that the runs are judged on (`palinode findings`). Claims are no part of the settings of a run.
 
     Order of changes: a change of a whole part is applied first, then changes of fields inside it. For the same path, `--set` wins
@@ -121,7 +122,7 @@ class Experiment(Config):
         *,
         runs_limit: int | None = None,
     ) -> ResolvedExperiment:
-        """The run specs of all arms x scales x seeds, after all checks between arms. No data is read.
+        """The run specs of all arms x scales x seeds, after all checks that compare the arms. No data is read.
 
         Args:
             size: a name in `sizes`; None runs the base.
@@ -171,7 +172,7 @@ class ResolvedRun(Config):
 
 
 class ResolvedExperiment(Config):
-    """An experiment at one size. The runs are in the order in which they start: first all arms of the first seed.
+    """An experiment at one size. The runs are in the order in which they start: first all runs with the first seed.
 
     With `tuning`, the runs have the values of the experiment file; `spec.tuning.with_chosen` puts in the values of the best trials.
     """

@@ -1,4 +1,4 @@
-"""Make the run specs of arms x scales x seeds, and check the arms: arms must differ, but have the same evaluation and data."""
+"""Make the run specs of arms x scales x seeds, and check the arms: they must differ, but have the same evaluation and data."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mappi
 
 
 def _size(experiment: Experiment, name: str | None) -> Size:
-    """A size by its name. No name means all scales; this is refused if each size has its own scales: it would cost too much."""
+    """A size by its name.
+
+    Without a name, all scales are run; this is refused if each size has its own scales, because it would cost too much.
+    """
     sizes = experiment.sizes
     if name is not None:
         check_known(name, sizes, what="size", field="--size", none="the experiment defines no sizes")
@@ -121,7 +124,7 @@ def _size(experiment: Experiment, name: str | None) -> Size:
 
 
 def _all_settings(changes: _Changes, arms: Sequence[Arm], scales: Sequence[Scale]) -> dict[Cell, RunSettings]:
-    """The settings of every arm at every scale. If only some cells refuse a change, the error names the first such cell."""
+    """The settings of every arm at every scale. If only some arms or scales refuse a change, the error names the first of them."""
     settings: dict[Cell, RunSettings] = {}
     refused: dict[Cell, BadInput] = {}
     for scale in scales:
@@ -143,7 +146,10 @@ def _all_settings(changes: _Changes, arms: Sequence[Arm], scales: Sequence[Scale
 def _arm_entries(
     changes: _Changes, arms: Sequence[Arm], scale: Scale, settings: Mapping[Cell, RunSettings]
 ) -> tuple[ArmEntry, ...]:
-    """The entries of the arms. An entry holds the differences between the arm and the base with all changes but those of arms."""
+    """The entries of the arms.
+
+    An entry holds the differences between the settings of the arm and the settings without any change by an arm.
+    """
     try:
         plain = changes.settings(scale, None)
     except BadInput as refusal:
@@ -201,7 +207,8 @@ def _at(base: RunSettings, path: str) -> Any:
 def _written_at(layers: Layers, field: str | None, message: str) -> str | None:
     """The place of the strongest change that sets a field, such as `arms.both.change.objective.p`.
 
-    If a part refuses a combination of its fields, the place names the fields in the change: those in the message, or else all.
+    If a part refuses a combination of its fields, the place names those fields of the change that the message names, or else all
+    fields of the change.
     """
     for origin, change in reversed(layers.items()):
         if field is None or not (paths := [path for path in change if _inside(path, field) or _inside(field, path)]):

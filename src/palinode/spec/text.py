@@ -105,7 +105,7 @@ def _decoded(content: bytes, file: str) -> str:
 
 
 def _problem(error: ValueError, language: str) -> str:
-    """The message for an error of a parser, with the line. A number or a date that Python cannot hold gives no line."""
+    """The message for an error of a parser, with the line. For a number or a date that Python cannot represent, it has no line."""
     if isinstance(error, json.JSONDecodeError):
         return f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
     if not (match := TOML_PLACE.match(str(error))):

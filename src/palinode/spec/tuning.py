@@ -42,7 +42,7 @@ class Tuning(Config):
     Attributes:
         field: the dotted path of a number in the settings.
         values: the trial values.
-        factors: the factors that, times the value of an arm, give the trial values of the arm.
+        factors: the numbers by which an arm's own value is multiplied; the products are the trial values of the arm.
         seeds: the seeds of the trials.
         change: a change to the settings of the trials only, such as fewer steps.
     """
