@@ -62,7 +62,7 @@ class DirectionScores(Config):
 
 @dataclass(frozen=True)
 class TokenHits:
-    """All scored tokens of a pass. Each field has shape (tokens,): the number of the window, the index in it, whether the guess was right."""
+    """All scored tokens of a pass. Each field has shape (tokens,): window number, index in the window, 1 for a right guess."""
 
     window: Tensor
     index: Tensor
@@ -109,14 +109,14 @@ class Scoring:
         return table
 
     def example(self, objective: Objective, windows: Windows, draw: Draw) -> Example:
-        """The Example that the objective makes from windows and the decisions in `draw`. Targets that are not labels get the weight 0."""
+        """The objective's Example of windows for the decisions in `draw`. Targets that are not labels get the weight 0."""
         example = objective.example(windows.tokens, windows.decisions(draw), self.specials)
         return masked(example, windows, self.labels)
 
     def examples(
         self, windows: Iterable[Windows], passes: Mapping[str, Objective], numbers: Sequence[int] | None = None
     ) -> Iterator[tuple[str, Example]]:
-        """(pass name, Example) for every batch and every pass, except Examples without slots. The arguments are those of `evaluate`."""
+        """(pass name, Example) for every batch and pass, except Examples without slots. Arguments: those of `evaluate`."""
         first = 0
         for batch in windows:
             last = first + len(batch)

@@ -36,7 +36,7 @@ SEED = 0  # the seed of the sequences that baselines are fitted on, the same for
 
 
 def own_reading(objective: Objective, scored_ltr: int, scored_rtl: int) -> Reading:
-    """The tokens that a run's own pass (`results.record.Result.own_pass`) sees, from the tokens that training scored ltr and rtl."""
+    """The tokens that a run's own pass (`results.record.Result.own_pass`) sees, from the tokens that it was trained on."""
     if scored_ltr or scored_rtl:
         ltr: Reading = "ltr_prompt" if getattr(objective, "hide_answers", False) else "ltr"
         return ltr if scored_ltr >= scored_rtl else "rtl"

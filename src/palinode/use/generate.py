@@ -190,7 +190,7 @@ def _check(specials: SpecialTokens, prompt_ids: Sequence[int], new_tokens: int, 
 
 
 def _inference(model: LanguageModel) -> AbstractContextManager[None]:
-    """torch's inference mode, which is a tenth faster. It is off for a model without a state, because the model may keep tensors."""
+    """torch's inference mode, which is a tenth faster. It is off for a model without a state, which may keep tensors."""
     return torch.inference_mode() if model.can_step() else nullcontext()
 
 

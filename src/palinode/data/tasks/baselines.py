@@ -116,7 +116,7 @@ def most_recent_value(task: Task, sample: Sample, sees: Sees = "before") -> floa
 
 
 def in_context_mode(task: Task, sample: Sample, sees: Sees = "before") -> float:
-    """The level of a guesser that guesses the most frequent legal answer among the seen tokens (the lowest id if several are equally frequent)."""
+    """The level of a guesser that guesses the most frequent legal answer among the seen tokens, the lowest id in a tie."""
     legal = _legal(task)
 
     def guess(queries: _Queries) -> Tensor:

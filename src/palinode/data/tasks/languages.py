@@ -78,7 +78,7 @@ class MarkovLanguage(ShapedTask, Language):
         return _chain(self.states, self.sharpness, self.chain_seed, self.symmetric)
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """P(next token | k tokens), (V^k, V), and P(k tokens), (V^k,). In an index below V^k, the oldest token is the highest digit."""
+        """(V^k, V) P(next token | k tokens), and (V^k,) P(k tokens). In the index of k tokens, the oldest is the highest digit."""
         if self.order == 1:
             return self.chain().transition, self.chain().stationary
         return _order_table(self.states, self.order, self.sharpness, self.chain_seed)
