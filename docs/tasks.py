@@ -96,8 +96,8 @@ is a legal answer; `cache n`, the token that last followed the same n tokens in 
 of a guesser that uses the very skill that the task tests (`solved_by`); a model need not beat this level. A model that is only
 as good as another guesser shows no sign of this skill. `floor ltr` and `floor rtl` are the least possible mean loss over all
 tokens except the token that is read first, in nats per token; `best` is the best possible accuracy of an ltr model over all
-tokens except the first; `again` is the expected share of {fresh} new draws that repeat an earlier prompt (if some prompts are likelier than
-others, the true share is higher). A cell is empty if the number is not known.
+tokens except the first; `again` is the expected share of {fresh} new draws that repeat an earlier prompt (the true
+share is higher if some prompts are likelier than others). A cell is empty if the number is not known.
 """
 PUBLISHED = """
 ## Published inputs

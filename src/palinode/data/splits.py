@@ -20,7 +20,7 @@ from palinode.base.errors import BadInput
 from palinode.data.config import SPLITS, TEST, TRAIN, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Document, Piece
 
-KEY_BYTES = 16  # bytes of SHA-256 that are kept; among 10^9 different documents, two have equal keys with probability 10^-21
+KEY_BYTES = 16  # bytes of SHA-256; among 10^9 different documents, two have equal keys with probability 10^-21
 KNOWN_MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>")
 DROPPED = -1
 NO_SPLIT = -1

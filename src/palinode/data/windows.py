@@ -22,7 +22,7 @@ from palinode.base.example import Windows
 from palinode.base.seeds import derive
 
 STREAM = "data"
-ROUNDS = 8  # four are enough for a pseudorandom permutation of a large domain (Luby and Rackoff 1988), not of a small one
+ROUNDS = 8  # four are enough for a pseudorandom permutation of a large domain (Luby and Rackoff 1988)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 EVALUATION_BATCH_WINDOWS = 32
 
