@@ -45,17 +45,18 @@ FRESH = 100_000  # of draws, for repeats
 MOST_ANSWERS = 60_000
 HEAD = """# Synthetic tasks
 
-Made by `python docs/tasks.py`: no number on this page is typed by hand. A task is chosen by its kind, or in Python by its class:
-`from palinode.data.tasks import AssociativeRecall`. The class describes every option. [adding.md](adding.md#a-task) shows how to
-write a task of your own.
+`python docs/tasks.py` writes this page: no number is typed by hand. A task is chosen by its kind, or in Python by its class:
+`from palinode.data.tasks import AssociativeRecall`. The class describes every option. [adding.md](adding.md#a-task) shows how
+to write a task of your own.
 
-A sequence contains its answers; `^` marks them below. The labels of a run say which tokens it is trained on, and its objective
-says what the model may read: a task is the same for all of them. A hash of the prompt decides the split, so train, tuning,
-validation and test share no prompt. Training reads fresh draws, or epochs over a fixed number of sequences (`train_sequences`).
-Fresh draws are independent: a task with few prompts repeats some of them (`again` below). `with_length(2)` is the task twice as
-long; everything else stays. `Reversed(of=task)` is its mirror image: ltr on it is rtl on the original.
+A sequence contains its answers; `^` marks each answer in the examples below. The labels of a run say which tokens the run is
+trained on, and its objective says what the model may read; neither of them changes the task. A hash of the prompt decides the
+split, so train, tuning, validation and test share no prompt. Training reads newly drawn sequences, or reads a fixed number of
+sequences (`train_sequences`) in epochs. New draws are independent, so a task with few prompts draws some prompts more than once
+(the column `again` below). `task.with_length(2)` is the same task with sequences twice as long. `Reversed(of=task)` is the task
+with the order of its tokens reversed: an ltr pass over it is an rtl pass over the original task.
 
-A task as the data of an experiment, here with the answers alone trained and scored:
+A task as the data of an experiment, in which only the answers are trained and scored:
 
 ```python
 from palinode import EvaluationConfig, LtrObjective, RunSettings, Speedrun, TaskData, modern
@@ -72,37 +73,38 @@ settings = RunSettings(
 ```
 
 Charts of an accuracy on answers show chance, the best level that needs no learning (dashed), and the best possible accuracy. They
-also show the levels of the simplest guessers, unigram, bigram, copy last and most recent value, as thin lines; levels within 0.01
-of one another share a line. For longer sequences only chance is known. A guesser sees what the run's model sees: the tokens that
-its own pass reads before an answer, or the whole prompt if there is no direction. A guesser is fitted on at most
-`train_sequences` sequences.
+also show the levels of the simplest guessers, unigram, bigram, copy last and most recent value, as thin lines; levels that
+differ by at most 0.01 share a line. For sequences longer than those of training, only chance is known. A guesser sees what the
+run's model sees: the tokens that the model's own pass reads before an answer, or the whole prompt if this pass has no
+direction. A guesser is fitted on at most `train_sequences` sequences.
 
-Labels and objectives combine freely: labels change what is scored, never what is hidden or read. A masked language model
-(`hide_answers=False`) scores a labelled token where chance has hidden it. A batch in which nothing is scored is a step that
-changes nothing, counted in `empty_steps`. Combinations that could never score anything are refused, such as `answer` where the
-answer is the token read first and no direction token comes before it.
+Labels and objectives are independent: labels change what is scored, never what is hidden or read. A masked language model
+(`hide_answers=False`) scores a labelled token only if the random mask hides this token. If nothing in a batch is scored, the
+step changes nothing and is counted in `empty_steps`. Palinode refuses a combination that could never score anything: for
+example, the labels `answer` for a task whose only answer is read first, if no direction token comes before this answer.
 
-Accuracies are also given by slice: by `gap`, the distance from an answer back to where it was shown; by `pairs`, the number of
-different keys in a sequence; and by other numbers that a task has.
+Accuracies are also given by slice: by `gap`, the distance from an answer back to the place where the answer was shown before;
+by `pairs`, the number of different keys in a sequence; and by other numbers that a task has.
 """
 LEVELS = """## Levels
 
-The default config of each task. Chance is a uniform guess among the legal answers. The other accuracies are measured on
-{sequences} sequences (fewer where there are many answers), so the third digit is noise. The guessers: `unigram`, the most
-frequent answer; `bigram`, the most frequent answer after the token before; `position`, a copy from the best fixed place;
-`recent`, the last token that is a legal answer; `mode`, the most frequent such token; `cache n`, the token that last followed the
-same n tokens in the sequence. A number in brackets is the very skill that the task tests (`solved_by`), not a level to beat. A
-model at the level of any other guesser shows no sign of that skill. `floor` is the least mean loss over all tokens but the first,
-read ltr or rtl, in nats a token; `best` is the highest accuracy over them, read ltr; `again` is the expected share of {fresh}
-fresh draws that repeat an earlier prompt, or more where some prompts are likelier than others. A cell is empty where the number
-is not known.
+Each row shows the default config of a task. Chance is the accuracy of a uniform guess among the legal answers. The other
+accuracies are measured on {sequences} sequences (on fewer if a sequence has many answers), so the third digit is noise. The
+guessers: `unigram`, the most frequent answer; `bigram`, the answer that most often follows the token before it; `position`, a
+copy of the token at the best fixed place; `recent`, the last token that is a legal answer; `mode`, the most frequent token that
+is a legal answer; `cache n`, the token that last followed the same n tokens in the sequence. A number in brackets is the level
+of a guesser that uses the very skill that the task tests (`solved_by`); a model need not beat this level. A model that is only
+as good as another guesser shows no sign of this skill. `floor ltr` and `floor rtl` are the least possible mean loss over all
+tokens except the token that is read first, in nats per token; `best` is the best possible accuracy of an ltr model over all
+tokens except the first; `again` is the expected share of {fresh} new draws that repeat an earlier prompt (the true
+share is higher if some prompts are likelier than others). A cell is empty if the number is not known.
 """
 PUBLISHED = """
 ## Published inputs
 
 In their published form, the inputs of `mqar`, `mad-selective-copy` and `mad-memorisation` do not contain the answers: an answer is
-only a target. Here a sequence contains its answers. So an ltr or rtl pass reads the answers before it, and it can look up a key
-that comes twice.
+only a target. Here a sequence contains its answers. So an ltr or rtl pass reads earlier answers, and if a key comes twice, the
+pass can copy its value from the first time.
 
 | objective | the model reads | comparable with published numbers |
 |---|---|---|
@@ -111,13 +113,15 @@ that comes twice.
 | `MaskedObjective()` | `[MASK]` in place of every answer, from both sides | yes, for a model without a direction |
 
 Set `labels = "answer"` in the run and in its evaluation as well: the published loss and accuracy are those of the answers alone.
-Two differences stay. Where the published tasks show an insert token, a blank or filler, `[MASK]` stands here. And the causal form
-predicts an answer from the slot of the token before it, as `mqar` does; the two MAD tasks predict it from the slot of the hidden
-answer itself. `mad-selective-copy` draws its blanks as published with `as_published = true`.
+Two differences remain. First, Palinode has `[MASK]` in the places where the published tasks have an insert token, a blank or
+filler. Second, the causal form predicts an answer from the slot of the token before the answer, as the published `mqar` does;
+the two published MAD tasks predict an answer from the slot of the hidden answer itself. With `as_published = true`,
+`mad-selective-copy` draws its blanks as the published task does.
 
-The levels of both forms, on {sequences} sequences (fewer where there are many answers), with the names of the columns as below.
-`best` is the best possible accuracy on answers of a model that has seen {few} training sequences. In `shown` it counts the keys
-that stand earlier in the row, and `cache 1` is the level of a guesser that reads them off.
+The table shows the levels of both forms, measured on {sequences} sequences (on fewer if a sequence has many answers); the
+section Levels explains the columns. `best` is the best possible accuracy on answers of a model that has seen {few} training
+sequences. In a row with `shown`, a model can also copy the value of a key that came earlier in the sequence, and `cache 1` is
+the level of a guesser that only copies in this way.
 """
 FEW = 256  # training sequences of the ceilings: the fewest of the published runs
 HIDING: tuple[tuple[str, Task], ...] = (  # options as a reader would write them, and the task

@@ -1,4 +1,4 @@
-"""A stand-in for text that is not on this machine. A plan can use it if the name of the tokenizer states the number of ids."""
+"""A replacement, in plans, for a text that is not on this machine; the tokenizer's name must state the number of ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GPT2_IDS = 50_257
 def known_vocabulary(config: DataConfig) -> int | None:
     """The number of ids that the name of the tokenizer states; None if the name states no number.
 
-    A tokenizer `bpe:N` has at most N ids; a very short text gives fewer ids.
+    A tokenizer `bpe:N` has N ids, or fewer if it is trained on a very short text.
     """
     kind, _, size = config.tokenizer.partition(":")
     if kind in ("bpe", "ids"):
@@ -28,7 +28,7 @@ def known_vocabulary(config: DataConfig) -> int | None:
 
 
 class AbsentText:
-    """A `data.source.Source` in place of a text, for counts before a run: every id is 0, and no split has tokens."""
+    """A `data.source.Source` that replaces an absent text when a plan counts costs: every id is 0, and no split has tokens."""
 
     sha256 = ""
 
@@ -63,7 +63,7 @@ class Zeros:
         self.window_tokens = window_tokens
 
     def read(self, first: int, count: int) -> Windows:
-        """The `count` windows of the stream from index `first` on, all zeros."""
+        """`count` windows in which every token id is 0."""
         return Windows(torch.zeros(count, self.window_tokens, dtype=torch.long))
 
     def of_length(self, window_tokens: int) -> Zeros:

@@ -1,6 +1,6 @@
-"""The folders of stores on disk, and the manifest of each store. A manifest is written last and used to check the other files.
+"""The folders where data is stored, and the manifest of each store: it is written last and used to check the other files.
 
-Token stores can be built again; corpora that a user added by name cannot be built again.
+Palinode can build a token store again, but it cannot build a corpus again that a user added by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DATA_PREFIX = "data:"
 
 
 def cache_directory(cache: Path | None = None) -> Path:
-    """The folder of token stores: `cache`, $PALINODE_CACHE, or the user's XDG cache folder.
+    """The folder of token stores: `cache` if it is given, else $PALINODE_CACHE if it is set, else the user's XDG cache folder.
 
     Token stores can be deleted at any time, because they can be built again. The whole folder may be deleted only if it is the XDG
     cache folder: any other folder also contains `corpora_directory`, which cannot be built again.
@@ -32,7 +32,7 @@ def cache_directory(cache: Path | None = None) -> Path:
 
 
 def corpora_directory(cache: Path | None = None) -> Path:
-    """The folder of corpora added or fetched by name: `corpora` in `cache`, $PALINODE_CACHE or the user's XDG data folder."""
+    """The folder of corpora that users add or fetch by name: `corpora` in `cache`, in $PALINODE_CACHE or in the XDG data folder."""
     import platformdirs
 
     return (_from_user(cache) or Path(platformdirs.user_data_dir("palinode"))) / "corpora"
@@ -44,7 +44,7 @@ def data_path(name: str, field: str) -> Path | None:
     A name that begins with `data:` is a path below $PALINODE_DATA.
 
     Raises:
-        BadInput: the path after `data:` leads out of the folder.
+        BadInput: the path after `data:` leads out of the folder $PALINODE_DATA.
         EnvironmentProblem: the name begins with `data:` and $PALINODE_DATA is not set.
     """
     if name.startswith(DATA_PREFIX):
@@ -70,11 +70,11 @@ def _from_user(cache: Path | None) -> Path | None:
 
 
 def read_manifest(directory: Path, store: str, version: int, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """The manifest in a directory.
+    """Read the manifest of a store.
 
     Args:
         directory: the folder of the store.
-        store: the kind of the store, for the message.
+        store: the kind of the store, which the error message names.
         version: the version that the manifest must have.
         keys: the entries that the manifest must have.
 
@@ -89,7 +89,7 @@ def read_manifest(directory: Path, store: str, version: int, keys: Iterable[str]
 
 
 def check_size(path: Path, size_bytes: int) -> None:
-    """Check that a file has the size that was written.
+    """Check that a file has the size that it had when it was written.
 
     Raises:
         Damaged: the file is missing, or has another size.
@@ -100,10 +100,10 @@ def check_size(path: Path, size_bytes: int) -> None:
 
 
 def check_sha256(path: Path, sha256: str) -> None:
-    """Check every byte of a file.
+    """Check that the SHA-256 of a file is `sha256`, so that every byte is as it was written.
 
     Raises:
-        Damaged: the file cannot be read, or its content is not what was written.
+        Damaged: the file cannot be read, or its content differs from what was written.
     """
     try:
         same = file_sha256(path) == sha256

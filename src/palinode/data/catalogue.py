@@ -1,4 +1,4 @@
-"""Finds every corpus by name: the embedded corpus, corpora from files or from the Hugging Face hub, and paths."""
+"""Finds a corpus by its name: the embedded corpus, a corpus that a user added or fetched, or the path of a file or folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def find_corpus(name: str, cache: Path | None = None, reading: Reading | None = 
     """The corpus that a config names: the embedded corpus, a corpus that was added or fetched by name, or the files of a path.
 
     Raises:
-        BadInput: there is no such corpus, or its files cannot be read; the error names file and line.
-        Damaged: the stored text is not what was written.
-        EnvironmentProblem: a Hugging Face set was not fetched yet, or a name begins with `data:` and $PALINODE_DATA is not set.
+        BadInput: no corpus has this name, or its files cannot be read; the error names file and line.
+        Damaged: the stored text differs from what was written.
+        EnvironmentProblem: a Hugging Face data set was not fetched yet, or a name begins with `data:` and $PALINODE_DATA is not
+            set.
     """
     is_here = bool(NAME.fullmatch(name)) and _is_here(corpora_directory(cache) / name)
     if (name == PYTHON_DOCS or is_here) and reading and reading.options:
@@ -39,7 +40,7 @@ def find_corpus(name: str, cache: Path | None = None, reading: Reading | None = 
     if path := data_path(name, "data.corpus"):
         return local_corpus(path, name, reading)
     if name in HUB_SETS:
-        # Only the user fetches a set: a run must not need a network, and a sweep would fetch it once for each process.
+        # Only a user's command fetches a set: a run must not need a network, and each process of a sweep would fetch the set.
         raise EnvironmentProblem(
             f"{name} is not on this machine", field="data.corpus", hint=f"`palinode data get {name}`"
         )
@@ -55,8 +56,8 @@ class Entry:
     Attributes:
         name: the name of the corpus, which is a value of `data.corpus`.
         state: the state of the corpus: "embedded", "here", "can be fetched" or "damaged".
-        source: a description of the source, for people.
-        licence: the licence of the text, for people.
+        source: a description of the source in words.
+        licence: the name of the licence of the text.
         documents, characters: the numbers of documents and characters; None if the corpus is not on this machine.
         directory: the folder of the corpus; None if there is none.
     """
@@ -71,7 +72,7 @@ class Entry:
 
 
 def add(path: Path | str, name: str, cache: Path | None = None, reading: Reading | None = None) -> Entry:
-    """Store the text of a file or folder under a name. To add the same text again changes nothing.
+    """Store the text of a file or folder under a name. If the same text already has this name, nothing changes.
 
     Args:
         path: the file or folder.
@@ -80,7 +81,7 @@ def add(path: Path | str, name: str, cache: Path | None = None, reading: Reading
         reading: the options for reading the files.
 
     Raises:
-        BadInput: the name is not allowed or means another text, or the files cannot be read.
+        BadInput: the name is not allowed or belongs to another text, or the files cannot be read.
     """
     _check_name(name)
     corpus = local_corpus(Path(path).expanduser(), str(path), reading)
@@ -104,16 +105,16 @@ def add(path: Path | str, name: str, cache: Path | None = None, reading: Reading
 
 
 def get(name: str, cache: Path | None = None, source: Path | None = None, max_characters: int | None = None) -> Entry:
-    """Fetch a Hugging Face set once, as a stream, at its fixed revision. A set that is on this machine already stays as it is.
+    """Download a Hugging Face data set as a stream, at its fixed revision. If the data set is on this machine, nothing changes.
 
     Args:
-        name: the short name of the set.
+        name: the short name of the data set.
         cache: the folder of stores; None for the default folder.
         source: the folder of a local copy of the hub repository; None to use the network.
-        max_characters: the number of characters after which the train documents end; None for no limit.
+        max_characters: the train split ends with the document that reaches this number of characters; None for no limit.
 
     Raises:
-        BadInput: the name is unknown, or the local copy does not hold the set.
+        BadInput: the name is unknown, or the local copy does not contain the data set.
         EnvironmentProblem: `datasets` is not installed, or there is no network.
     """
     if name not in HUB_SETS:
@@ -153,7 +154,7 @@ def show(name: str, cache: Path | None = None, verify: bool = False) -> dict[str
 
     Raises:
         BadInput: this machine has no corpus of that name.
-        Damaged: the corpus is not what was written.
+        Damaged: the stored corpus differs from what was written.
     """
     directory = corpora_directory(cache) / name
     if name == PYTHON_DOCS:

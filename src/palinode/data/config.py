@@ -15,7 +15,7 @@ TRAIN: Split = "train"
 VALIDATION: Split = "validation"
 TEST: Split = "test"
 TUNING: Split = "tuning"  # the end of the train text, if a share of the text is reserved for the choice of settings
-SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)  # the splits that a store has, in its order
+SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)  # the splits that a token store has, in this order
 
 BYTE_VALUES = 256
 MOST_TOKEN_IDS = 2**24  # far above any vocabulary in use; this limit refuses a typing error such as bpe:1000000000
@@ -32,19 +32,23 @@ class DataConfig(Config):
         tokenizer: the name of the tokenizer: `byte`, `char`, `bpe:<vocabulary size>` (trained on the train split), `gpt2`, the path
             of a tokenizer.json or of a folder that holds one, or `ids:<vocabulary size>` for token ids whose tokenizer is unknown.
         window_tokens: the number of tokens of a window.
-        split: the rule of the splits: `documents` (each document is whole in one split, by the hash of its content), `contiguous`
-            (train is the first part of the text, then validation, then test, as in nanoGPT), or `given` (the corpus has splits).
-        validation_fraction, test_fraction: the shares of the documents in these splits, or of the text for a contiguous split.
+        split: the rule of the splits: `documents` (each document is whole in one split, which depends on the hash of the
+            document's content), `contiguous` (train is the first part of the text, then validation, then test, as in nanoGPT),
+            or `given` (the corpus has splits).
+        validation_fraction, test_fraction: the share of the documents that each of these splits gets; with the rule
+            `contiguous`, the share of the text.
         corpus_sha256, tokenizer_sha256: the hashes that the resolution of a spec fills in; a run with these hashes refuses other
             data under the same name.
-        max_train_tokens: the largest number of train tokens, counted from the first token; None for all.
+        max_train_tokens: the number of train tokens that runs may use, from the first train token on; None for all train
+            tokens.
         text_field: the name of the column or key that holds a document; the texts of several names are joined with an empty line.
         encoding: the encoding of text files, by its Python name (`cp1252`, `utf-16`).
         document_separator: the marker between the documents of one text file, such as <|endoftext|>; empty for no marker.
-        files: the rule for the files of a folder: `documents` leaves cards and licences out and reads names such as A.TXT; `all` is
-            the rule of specs that were resolved by older versions. A config without `corpus_sha256` is read by `documents`.
-        tuning_fraction: the share of the train tokens, at their end, that no run trains on; settings are chosen by the loss on
-            these tokens.
+        files: the rule for the files of a folder: `documents` leaves dataset cards and licences out, and reads names such as
+            A.TXT too; `all` is the rule of older versions, for the specs that they resolved. A config without `corpus_sha256`
+            always uses the rule `documents`.
+        tuning_fraction: the share of the train tokens that is kept apart, at the end of the train split: no run trains on these
+            tokens, and settings are chosen by the loss on them.
     """
 
     corpus: Annotated[str, Field(min_length=1)] = "python-docs"

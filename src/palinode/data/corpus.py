@@ -25,7 +25,7 @@ class Document:
 
     Attributes:
         name: the name of the document in messages: a file, `file:line`, or a title.
-        pieces: a function that returns a new stream of the pieces, which join to the document.
+        pieces: a function that returns a new stream of the pieces; joined in order, the pieces are the document.
         split: the split in which the corpus puts the document; None if the corpus has no splits.
     """
 
@@ -35,12 +35,12 @@ class Document:
 
     @classmethod
     def of(cls, name: str, text: str, split: Split | None = None) -> Document:
-        """A document of one piece, small enough to be one string."""
+        """A document with one piece; its text must be small enough for one string."""
         return cls(name, lambda: iter((text,)), split)
 
     @property
     def text(self) -> str:
-        """The whole text of the document, for tests and small documents."""
+        """The whole text of the document as one string; only tests and small documents use this property."""
         return "".join(piece for piece in self.pieces() if isinstance(piece, str))
 
 
@@ -49,18 +49,18 @@ class Corpus:
     """A source of documents.
 
     Attributes:
-        name: the name as the user wrote it.
+        name: the name of the corpus, as the user wrote it.
         fingerprint: a hash that changes whenever the bytes of the source, or the rules of reading, may have changed; the hash is
             part of the name of the cached store.
         documents: a function that returns a new stream of the documents, always in the same order.
         separator: the text between two documents of a split.
         holds: the kind of the pieces: "text", or "ids" for token ids.
         has_splits: whether the corpus puts every document in a split.
-        source: a description of the source, for people.
-        licence: the licence of the text, for people.
-        notes: the notes, one line each, about files that were read in a way a user may not expect.
+        source: a description of the source in words.
+        licence: the name of the licence of the text.
+        notes: notes of one line each, about files that Palinode reads in a way that a user may not expect.
         id_bytes: the smallest number of bytes of a token id in the .bin files of the corpus; None for text and .npy files.
-        leaves_out: whether the choice of files differs from that of the rule `files = "all"`.
+        leaves_out: whether the rule `files = "all"` would choose other files for this corpus.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub, by short name. A data set is streamed once, at a fixed revision, and stored as text.
+"""Data sets of the Hugging Face hub with short names. A data set is streamed once, at a fixed revision, and stored as text.
 
-The first use of a data set needs the extra `hf` and a network; later runs read the stored text. A local copy of a hub repository
-works too. Only data files are read (`datasets` >= 4 runs no code of a repository).
+The first use of a data set needs the extra `hf` and a network; later runs read the stored text. Palinode can read a local copy
+of a hub repository instead. Only data files are read (`datasets` >= 4 runs no code of a repository).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class HubSet:
 
     Attributes:
         repository: the name of the repository on the hub.
-        configuration: the name of the part of the repository that is loaded; None for its only part.
+        configuration: the name of the part of the repository that is loaded; None if the repository has only one part.
         revision: the commit of the repository that is loaded; the content of a commit cannot change.
         splits: the splits of the data set that are read; a data set with only one split is split by Palinode's rule.
         licence: the licence that the card of the data set states.
-        size: the approximate size of the text of the whole data set, for people.
+        size: the approximate size of the text of the whole data set, in words.
         rows_are_lines: whether a row is a line of an article (WikiText); if false, a row is a document.
     """
 
@@ -82,7 +82,7 @@ def hub_documents(name: str, hub_set: HubSet, source: Path | None, max_character
         name: the short name of the data set.
         hub_set: the place of the data set.
         source: the folder of a local copy of the repository; None to read from the hub.
-        max_characters: the number of characters after which the train split ends, at the end of a document; None for no limit.
+        max_characters: the train split ends with the document that reaches this number of characters; None for no limit.
 
     Raises:
         BadInput: the local copy does not hold the data set.
@@ -106,7 +106,7 @@ def hub_documents(name: str, hub_set: HubSet, source: Path | None, max_character
 
 
 def _rows(library: ModuleType, name: str, hub_set: HubSet, source: Path | None, split: Split) -> Iterator[str]:
-    """The texts of one split, row by row; every failure of the library becomes an error of one line."""
+    """The texts of one split, row by row; every exception of the library becomes an error message of one line."""
     place = str(source) if source else hub_set.repository
     revision = None if source else hub_set.revision
     try:
@@ -149,7 +149,7 @@ def _datasets() -> ModuleType:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A context in which the client of the hub logs nothing. The client logs every retry; the final error names the cause."""
+    """A context in which the hub's client logs nothing: it would log every retry, and the final error names the cause anyway."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

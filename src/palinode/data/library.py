@@ -1,8 +1,9 @@
-"""Reads a tokenizer.json of any kind through `tokenizers` of Hugging Face: SentencePiece-like, Unigram, WordPiece.
+"""Reads a tokenizer.json of any kind, such as Unigram or WordPiece, through the library `tokenizers` of Hugging Face.
 
-The module `bpe` reads a lossless byte-level BPE. In the other kinds, a normaliser may rewrite the text, and an unknown word may be
-one id. So the bytes of an id are a guess from the name of the id, and the token store checks the guess on the text. If the ids do
-not spell the text byte for byte, the number of bytes of an id is not known, and bits per byte are not reported.
+The module `bpe` reads a lossless byte-level BPE. A tokenizer of another kind may change the text with a normaliser, and may
+turn a whole unknown word into one id. So this module guesses the bytes of an id from the id's name, and the token store checks
+these guesses on the text. If the ids do not spell the text byte for byte, the number of bytes of an id is not known, and bits
+per byte are not reported.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ from palinode.data.tokenizer import Tokenizer
 SPACE = "\u2581"  # the character that stands for a space in the tokens of SentencePiece
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # the name of a token that is one byte, in a model with byte fallback
 SHOWN_BYTES = 24
-# The steps that put a space before a text, and the options that switch the space off. `Prepend` has no option: it is left out.
+# The steps that put a space before a text, and the options that switch the space off. `Prepend` has no such option: the step is
+# removed.
 NO_SPACE: dict[str, dict[str, Any]] = {
     "Prepend": {},
     "Metaspace": {"prepend_scheme": "never", "add_prefix_space": False},
     "ByteLevel": {"add_prefix_space": False},
 }
-UNBOUNDED = "*+{"  # the signs of a repetition in a regular expression
+UNBOUNDED = "*+{"  # the signs of an unlimited repetition in a regular expression
 CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
 BOUNDED_GROUP = re.compile(r"\(\?(?:i:|:|!|=)[^()*+{]*\)(?![*+{])\??")
 ALTERNATIVE = re.compile(rf"(?:{CLASS.pattern}|\((?:{CLASS.pattern}|\\.|[^()\\])*\)|\\.|[^|\\])+")
 
 
 class LibraryTokenizer(Tokenizer):
-    """The tokenizer that `tokenizers` makes from a tokenizer.json.
+    """The tokenizer that the library `tokenizers` makes from a tokenizer.json.
 
     This class adds no special tokens at the ends of a text, and encodes text that spells a special token as ordinary text.
     """
@@ -99,10 +101,10 @@ def load(path: Path) -> Tokenizer:
 
 
 def parse(text: str, file: str) -> Tokenizer:
-    """Read the text of a tokenizer.json as a lossless byte-level BPE, or through the library if it is of another kind.
+    """Make a tokenizer from the text of a tokenizer.json: a lossless byte-level BPE or, for another kind, one of the library.
 
     Raises:
-        BadInput: neither can read the text; the error names the field.
+        BadInput: neither of these two ways can read the text; the error names the field.
     """
     try:
         return bpe.parse(text, file)
@@ -118,7 +120,7 @@ def parse(text: str, file: str) -> Tokenizer:
 
 
 def _read(fields: dict[str, Any], file: str) -> tokenizers.Tokenizer:
-    """The tokenizer of the library. This function catches every exception, because the library raises plain `Exception`."""
+    """The library's tokenizer with these fields. Every exception is caught, because the library raises plain `Exception`."""
     try:
         inner = tokenizers.Tokenizer.from_str(json.dumps(fields))
         inner.encode_special_tokens = True
@@ -130,9 +132,9 @@ def _read(fields: dict[str, Any], file: str) -> tokenizers.Tokenizer:
 
 
 def _without_first_space(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the same tokenizer without the step that puts a space before a text.
+    """The fields of a tokenizer, changed so that no step puts a space before the whole text.
 
-    A tokenizer that puts a space before every word stays as it is.
+    A step that puts a space before every word is not changed.
     """
     fields = copy.copy(fields)
     for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
@@ -147,7 +149,7 @@ def _without_first_space(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _contents(fields: dict[str, Any], names: dict[str, int]) -> dict[int, bytes]:
-    """The bytes that the name of each id stands for. A special token has no bytes."""
+    """The bytes of text that each id means, guessed from the name of the id. A special token has no bytes."""
     specials = {each["id"] for each in fields.get("added_tokens") or [] if each.get("special")}
     added = {each["id"] for each in fields.get("added_tokens") or []}
     steps = json.dumps([fields.get("normalizer"), fields.get("pre_tokenizer")], ensure_ascii=False)
@@ -171,7 +173,7 @@ def _contents(fields: dict[str, Any], names: dict[str, int]) -> dict[int, bytes]
 
 
 def _is_of_another_kind(fields: dict[str, Any]) -> bool:
-    """Whether a file is well-formed and has a feature that a byte-level BPE does not have."""
+    """Whether the fields are well-formed and have a feature that a byte-level BPE does not have."""
     model = fields.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list) or model.get("dropout"):
         return False
@@ -182,7 +184,8 @@ def _is_of_another_kind(fields: dict[str, Any]) -> bool:
         return model["type"] in ("Unigram", "WordPiece", "WordLevel")
     if not isinstance(model.get("merges"), list) or not isinstance(model["vocab"], dict):
         return False
-    # The library cuts the prefix off each right half without a check, and a right half without it ends the process.
+    # The library cuts this prefix off the right half of each merge without a check; a right half without the prefix ends the
+    # process.
     if model.get("continuing_subword_prefix"):
         return False
     numbers = model["vocab"].values()
@@ -216,7 +219,7 @@ def _patterns(value: Any) -> Iterator[str]:
 
 
 def _is_linear(pattern: str) -> bool:
-    """Whether a pattern surely ends in linear time.
+    """Whether a search with this regular expression is certain to end in linear time.
 
     Each alternative must be an alternative of a known pattern, or must have no repeated group and at most one repetition.
     """

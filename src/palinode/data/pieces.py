@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Iterator
 
 # A safe cut is between a letter or digit and a single space that starts a word. The pre-tokenizer of GPT-2 and its successors
-# always cut at such a place too, so the ids of the parts are the ids of the whole text.
+# always cut at such a place too, so the ids of the parts, joined, are the ids of the whole text.
 SAFE_CUT = re.compile(r"(?<=\w)(?= \w)")
 SEARCHED_CHARACTERS = 4096
 LOOK_AHEAD_CHARACTERS = 2  # the number of characters after a cut that the pattern must see
 
 
 class Chunks:
-    """A buffer that takes pieces of a text and gives chunks of about `characters` characters that end at safe places."""
+    """A buffer that takes pieces of a text and yields chunks of about `characters` characters that end at safe places."""
 
     def __init__(self, characters: int):
         self.characters = characters
@@ -21,7 +21,7 @@ class Chunks:
         self._length = 0
 
     def feed(self, piece: str) -> Iterator[str]:
-        """Take the next piece and give the chunks that are complete now."""
+        """Add the next piece to the buffer, and yield the chunks that are complete now."""
         self._waiting.append(piece)
         self._length += len(piece)
         if self._length <= self.characters + LOOK_AHEAD_CHARACTERS:
@@ -31,14 +31,14 @@ class Chunks:
         yield from chunks
 
     def rest(self) -> str:
-        """Give the text after the last chunk, and empty the buffer."""
+        """Return the text after the last chunk, and empty the buffer."""
         text = "".join(self._waiting)
         self._waiting, self._length = [], 0
         return text
 
 
 def in_chunks(pieces: Iterable[str], characters: int) -> Iterator[str]:
-    """The text of the pieces, in chunks of about `characters` characters; the ends of the pieces do not matter."""
+    """The text of the pieces, in chunks of about `characters` characters; a chunk may begin and end inside a piece."""
     chunks = Chunks(characters)
     for piece in pieces:
         yield from chunks.feed(piece)
@@ -47,9 +47,9 @@ def in_chunks(pieces: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def cut(text: str, most_characters: int, look_ahead_characters: int = 0) -> Iterator[str]:
-    """Consecutive parts of a text, each at most `most_characters` long. A part ends at a safe place where there is one.
+    """Consecutive parts of a text, each at most `most_characters` long. A part ends at a safe place if `safe_end` finds one.
 
-    The last part may be longer by `look_ahead_characters`.
+    The last part may have up to `look_ahead_characters` more characters.
     """
     start = 0
     while len(text) - start > most_characters + look_ahead_characters:

@@ -1,11 +1,12 @@
 """The embedded corpus: English prose that is on every machine with CPython. Python source files are parsed, never imported.
 
 The corpus has one document for each topic of `pydoc_data.topics` (the language reference that `help()` shows), then one document
-for each module of the standard library: the docstrings of the module in the order of the file. Doctests and tables are left out. A
-paragraph that mostly repeats an earlier paragraph is left out too: topics quote each other and modules copy docstrings, so a split
-by document would put the same paragraph into train and validation. The overlap was counted on CPython 3.11, in runs of at least 50
-characters. If repeated paragraphs stay, 0.8 % of the validation text is in train too (the longest run has 236 characters). If they
-are left out, 0.03 % of the validation text is in train too (longest run 64), as much as repeats within train itself.
+for each module of the standard library: the docstrings of the module in the order of the file. Doctests and tables are left
+out. A paragraph that repeats parts of earlier paragraphs is left out too: topics quote each other and modules copy docstrings,
+so a split by document would put the same paragraph into train and validation. The overlap was measured on CPython 3.11: equal
+passages of at least 50 characters. If repeated paragraphs stay, 0.8 % of the validation text is in train too (the longest
+passage has 236 characters). If they are left out, 0.03 % of the validation text is in train too (the longest passage has 64
+characters); the train text repeats the same share of itself.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ from palinode.data.text_store import read_text_store, text_manifest, write_text_
 
 BUILDER_VERSION = 3
 TOPICS = Path("pydoc_data") / "topics.py"
-# Tests and optional packages are left out: Linux distributions ship them apart from the interpreter, so the corpus would depend on
-# the distribution.
+# Tests and optional packages are left out: Linux distributions put them into other packages than the interpreter, so with them
+# the corpus would depend on the distribution.
 LEFT_OUT = {
     *("test", "tests", "idlelib", "lib2to3", "turtledemo", "tkinter", "distutils", "ensurepip", "pydoc_data"),
     *("site-packages", "dist-packages", "__pycache__"),
 }
-SHORTEST_DOCUMENT = 200  # characters; 100 codec modules have one sentence each
-# The share of letters among characters that are not white space; tables, rules and grammar lines have fewer letters.
+SHORTEST_DOCUMENT = 200  # characters; 100 modules for codecs have only one sentence each
+# The smallest share of letters among the characters of a paragraph that are not white space; tables and lines of grammar have
+# less.
 LEAST_LETTERS = 0.5
 SHINGLE_WORDS = 8  # a shingle is this many consecutive words
-# The share of a paragraph's shingles; this share is low, so that a paragraph with small edits counts as repeated too.
+# The largest share of a paragraph's shingles that may have occurred before. The share is low, so that a paragraph with small
+# edits counts as repeated too.
 MOST_REPEATED = 0.1
 SHORTEST_TO_COMPARE = 20  # characters; shorter paragraphs ("Returns:") often repeat by chance
 # A doctest goes to the end of its paragraph.
@@ -134,7 +137,7 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _fresh_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
-    """The paragraphs of prose that do not mostly repeat the shingles in `seen`, in order; adds the new shingles to `seen`."""
+    """The paragraphs of prose that repeat few of the shingles in `seen` (MOST_REPEATED); adds the new shingles to `seen`."""
     text = text.encode("utf-8", "replace").decode()  # a docstring may contain half a surrogate pair
     for paragraph in re.split(r"\n\s*\n", text):
         prose = DOCTEST.sub("", paragraph).rstrip()

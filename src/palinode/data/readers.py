@@ -1,8 +1,8 @@
 """Reads local files and folders as corpora, in bounded memory: txt, md, jsonl, csv, parquet, WikiText folders, files of token ids.
 
-A folder with `wiki.{train,valid,test}.tokens` (or .raw), or with `{train,val,test}.bin`, has its own splits. If several of these
-layouts fit, the first one is used. The corpus of any other folder is all readable files below the folder, in the order of their
-paths. Every error names the file and the line.
+A folder with `wiki.{train,valid,test}.tokens` (or .raw), or with `{train,val,test}.bin`, has its own splits. If a folder has
+several of these layouts, the first one in `SPLIT_LAYOUTS` is used. The corpus of any other folder is all readable files below
+the folder, in the order of their paths. Every error names the file and the line.
 
 Files of token ids are the .bin files of nanoGPT (no header), the .bin files of llm.c and modded-nanogpt (with a header), and .npy
 files. A .bin file holds little-endian uint16 ids, or uint32 ids if its name ends in `.u32.bin`. A file of ids does not name its
@@ -33,7 +33,7 @@ from palinode.data.cache import file_sha256
 from palinode.data.config import TEST, TRAIN, VALIDATION, DataConfig, Split
 from palinode.data.corpus import TEXT_SEPARATOR, Corpus, Document
 
-READER_VERSION = 1  # raise this version when a change of the readers makes other documents of the same files
+READER_VERSION = 1  # add 1 when a change of the readers turns the same files into other documents
 SPLIT_WORDS: dict[str, Split] = {"train": TRAIN, "valid": VALIDATION, "val": VALIDATION, "test": TEST}
 SPLIT_NAMES = SPLIT_WORDS | {"training": TRAIN, "validation": VALIDATION, "dev": VALIDATION, "testing": TEST}
 CARD = re.compile(r"(readme|licen[cs]e|copying|notice|citation|dataset_?card|contributing)([._-].*)?", re.IGNORECASE)
@@ -55,7 +55,7 @@ BYTE_ORDER_MARKS = (
 )
 WESTERN = ("cp1252", "mac_roman", "cp850")
 # Guesses for text in which most letters are not ASCII: the language, the encoding, the letters of the script (lower case if the
-# script has lower case), and the smallest share of such letters.
+# script has lower case), and the smallest share of these letters among the letters that are not ASCII.
 SCRIPTS = (
     ("Japanese", "shift_jis", "[\u3041-\u30ff]", 0.2),
     ("Japanese", "euc_jp", "[\u3041-\u30ff]", 0.2),
@@ -75,12 +75,13 @@ LONGEST_CSV_FIELD_CHARACTERS = 1 << 28  # the default limit of the csv module, 1
 WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # titles of sections have two or more equals signs
 TOKEN_SUFFIXES = (".bin", ".npy")
 READ_TOKENS = 1 << 20
-# The magic number of llm.c and modded-nanogpt: 256 int32 with magic, version, count; then uint16 ids.
+# The magic number of the .bin files of llm.c and modded-nanogpt. Their header is 256 int32 numbers: magic number, version,
+# count of ids, unused numbers. Then uint16 ids follow.
 HEADER_MAGIC = 20240520
 # The id type of each known header (magic, version): the files of llm.c for GPT-2 and for Llama 3.
 HEADER_KINDS = {(HEADER_MAGIC, 1): "<u2", (20240801, 7): "<u4"}
-FEWEST_GUESSED_IDS = 64  # the smallest number of ids for a guess of their layout
-MOST_HALVES = 4  # the largest number of different upper halves of 4-byte ids, for a vocabulary up to 262,144
+FEWEST_GUESSED_IDS = 64  # with fewer ids than this, the layout of a file is not guessed
+MOST_HALVES = 4  # up to 262,144 ids, the upper 2 bytes of a 4-byte id have at most 4 values
 HEADER_BYTES = 256 * 4
 
 
@@ -93,7 +94,7 @@ class Reading:
         encoding: the encoding of text files.
         document_separator: the marker between the documents of one text file; empty for no marker.
         own_splits: whether a file whose name contains train, validation or test puts its documents in this split.
-        documents_only: whether cards and licences in a folder are left out, and .TXT is read as .txt.
+        documents_only: whether dataset cards and licences in a folder are left out, and .TXT is read as .txt.
     """
 
     text_fields: tuple[str, ...] = (TEXT_FIELD,)
@@ -104,7 +105,7 @@ class Reading:
 
     @classmethod
     def of(cls, config: DataConfig) -> Reading:
-        """The reading options of a config. A config with a hash of the corpus is read by the rules that it was resolved with."""
+        """The reading options of a config. A config that has `corpus_sha256` keeps the rules with which it was resolved."""
         is_new, fields = config.corpus_sha256 is None, config.text_field
         return cls(
             (fields,) if isinstance(fields, str) else fields,
@@ -116,7 +117,7 @@ class Reading:
 
     @property
     def options(self) -> list[Any]:
-        """The options of text files if the user changed one of them; empty if all have their defaults."""
+        """The three options for text files; an empty list if all three have their defaults."""
         options: list[Any] = [self.text_fields, self.encoding, self.document_separator]
         return [] if options == [(TEXT_FIELD,), UTF8, ""] else options
 
@@ -177,7 +178,7 @@ def _folder(folder: Path, name: str, reading: Reading) -> Corpus:
 
 
 def _without_strays(folder: Path, files: list[Path], reading: Reading, notes: list[str]) -> list[Path]:
-    """The files without cards, empty files and token files among text. Each kind that is left out adds a line to `notes`."""
+    """The files, except dataset cards, empty files, and token files in a folder of text. Each kind left out adds a note."""
 
     def leave_out(kept: list[Path], strays: list[Path], why: str) -> list[Path]:
         if not strays or len(strays) == len(kept):
@@ -201,7 +202,7 @@ def _splits_by_name(folder: Path, files: list[Path], notes: list[str]) -> dict[P
     """The split of each file whose name or folder names a split.
 
     The result is empty unless at least half of the files name a split, one of them names train, and there are two different splits.
-    The file name counts before the folder, and the inner folder counts before the outer folder.
+    The name of the file decides first, then the name of its folder, then the names of the outer folders.
     """
     splits: dict[Path, Split] = {}
     for path in files:
@@ -242,7 +243,7 @@ def _suffix(path: Path) -> str:
 
 
 def _reader(path: Path, reading: Reading, split: Split | None) -> Callable[[], Iterator[Document]]:
-    """A function that reads the documents of a file and puts each document in the split."""
+    """A function that reads the documents of a file and puts each document in `split`, if `split` is not None."""
     suffix = _suffix(path)
     if suffix == ".model":
         hint = "a tokenizer: convert it to a tokenizer.json and name that in data.tokenizer"
@@ -288,7 +289,7 @@ def _corpus(
 
 
 def _sha256(path: Path) -> str:
-    """The hash of the content of a file. The content alone identifies a corpus; the date of a file does not matter.
+    """The SHA-256 of the content of a file; the date of the file does not change this hash.
 
     Raises:
         BadInput: the file is empty, is not a regular file, or cannot be read.
@@ -336,8 +337,8 @@ def json_lines(path: Path, reading: Reading) -> Iterator[Document]:
 def comma_separated(path: Path, reading: Reading) -> Iterator[Document]:
     """The documents of a CSV file: the text column of each row. The first row names the columns.
 
-    The separator is the first of `,`, `;`, tab and `|` that gives the first row a text column. A line such as `sep=;` before the
-    first row sets another separator.
+    The separator is the first of `,`, `;`, tab and `|` with which the first row has every text column. A line such as `sep=;`
+    before the first row sets another separator.
     """
     csv.field_size_limit(LONGEST_CSV_FIELD_CHARACTERS)
     lines = _rows_of_csv(path, reading)
@@ -387,7 +388,7 @@ def _rows_of_csv(path: Path, reading: Reading) -> Iterator[str]:
 
 
 def parquet(path: Path, reading: Reading) -> Iterator[Document]:
-    """The documents of a parquet file: the text column of each row. A null gives an empty document."""
+    """The documents of a parquet file: the text column of each row. A null counts as an empty text."""
     import polars
 
     names = list(reading.text_fields)
@@ -408,12 +409,12 @@ def parquet(path: Path, reading: Reading) -> Iterator[Document]:
 
 
 def _joined(texts: list[str]) -> str:
-    """The text of one row: the texts of its columns that are not empty, with an empty line between them."""
+    """The text of one row: the non-empty texts of its text columns, joined by empty lines."""
     return texts[0] if len(texts) == 1 else TEXT_SEPARATOR.join(text for text in texts if text)
 
 
 def wikitext(path: Path, split: Split | None = None) -> Iterator[Document]:
-    """The documents of a `wiki.*.tokens` or `.raw` file, one for each article. The documents join to the text of the file."""
+    """The documents of a `wiki.*.tokens` or `.raw` file, one for each article. Joined, they are the text of the file."""
     return articles(_lines(path), str(path), split)
 
 
@@ -482,7 +483,7 @@ def _likely_encoding(path: Path) -> str | None:
 
 
 def _likely_language(start: bytes) -> tuple[str, str]:
-    """The likely language and encoding of text without NULs: the first of SCRIPTS whose letters it has, else a Western one."""
+    """The likely language and encoding of text without NULs: the first entry of SCRIPTS that fits, or else a Western one."""
     for language, encoding, script, share in SCRIPTS:
         try:
             text = codecs.getincrementaldecoder(encoding)().decode(start)
@@ -606,10 +607,11 @@ def _layout(path: Path, size: int) -> tuple[int, np.dtype[Any]]:
 
 
 def _refuse_other_layouts(path: Path, ids: NDArray[np.integer]) -> None:
-    """Refuse 2-byte ids that look like 4-byte ids, or like big-endian ones.
+    """Refuse a file that was read as 2-byte ids but looks like 4-byte ids, or like big-endian ids.
 
     Raises:
-        BadInput: every second id has few values while the other ids vary, or the low bytes vary less than the high bytes.
+        BadInput: every second id has few different values and the other ids have many, or the low bytes have fewer values than
+            the high bytes.
     """
     even, odd = ids[: len(ids) // 2 * 2 : 2], ids[1::2]
     for high, low, order in ((odd, even, "little"), (even, odd, "big")):
@@ -643,8 +645,8 @@ READERS: dict[str, Callable[[Path, Reading], Iterator[Document]]] = {
     ".parquet": parquet,
     **dict.fromkeys(TOKEN_SUFFIXES, lambda path, _: token_file(path)),
 }
-# The layouts of folders that have splits: the beginning and the end of a file name, the reader, and the kind of content. WikiText
-# comes at word level with <unk> (.tokens) or as raw text (.raw); a folder may have both.
+# The layouts of folders that have splits: the beginning and the end of a file name, the reader, and the kind of content.
+# WikiText is published as words, with <unk> for rare words (.tokens), and as raw text (.raw); a folder may have both.
 SPLIT_LAYOUTS: tuple[tuple[str, str, Callable[[Path, Split], Iterator[Document]], str], ...] = (
     *(("wiki.", ending, wikitext, "text") for ending in (".tokens", ".raw")),
     *(("", ending, token_file, "ids") for ending in (".u32.bin", *TOKEN_SUFFIXES)),

@@ -45,20 +45,20 @@ class Source(Protocol):
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches that cover a split, or the first `max_tokens` tokens of the split."""
+        """The batches of windows to score, the same on every call: they cover a split, or its first `max_tokens` tokens."""
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
         """The number of tokens that an evaluation of a split reads."""
 
 
 def _text_or_task(value: Any, info: ValidationInfo) -> Any:
-    """Make a task of a table that has the key `task`, and text data of any other table, so that error messages fit the kind."""
+    """Read a table with the key `task` as a task and any other table as text data, so that error messages fit the kind."""
     if not isinstance(value, Mapping):
         return value
     kind: type[DataConfig] | type[TaskData] = TaskData if "task" in value else DataConfig
     try:
         return kind.model_validate(dict(value), context=info.context)
-    except BadInput as refusal:  # pydantic adds the path of a field only to errors of pydantic
+    except BadInput as refusal:  # pydantic adds the path of a field only to its own errors
         raise refusal.inside(info.field_name) from None
 
 
@@ -66,7 +66,7 @@ DATA = BeforeValidator(_text_or_task)  # for a field that holds text data or a t
 
 
 def prepare(config: Data, cache: Path | None = None) -> Source:
-    """The data of a config, ready to be read; the first call tokenises a text.
+    """The data of a config, ready to be read. The first call for a text tokenises this text.
 
     Raises:
         BadInput, EnvironmentProblem: see `data.store.prepare`.

@@ -1,9 +1,9 @@
 """Chooses the split of each document by its content alone; no document is in two splits.
 
-A survey streams the corpus once and stores a few numbers for each document. Documents that are equal up to case and white space
-count as one document: the first document stays, the others are dropped. A corpus with its own splits keeps its splits, but train
-loses the documents that validation or test has too, and validation loses the documents that test has too.
-Shapes: n documents.
+A survey reads the corpus once and keeps a few numbers for each document. Documents that differ only in case and white space
+count as one document: the first document stays, the others are dropped. A corpus with its own splits keeps its splits, but a
+train document that is also in validation or test is dropped, and so is a validation document that is also in test. Shapes: n
+documents.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from palinode.base.errors import BadInput
 from palinode.data.config import SPLITS, TEST, TRAIN, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Document, Piece
 
-KEY_BYTES = 16  # the bytes of SHA-256 in a key: two different documents among 10^9 share a key with probability 10^-21
+KEY_BYTES = 16  # bytes of SHA-256; among 10^9 different documents, two have equal keys with probability 10^-21
 KNOWN_MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>")
 DROPPED = -1
 NO_SPLIT = -1
@@ -37,7 +37,7 @@ class Survey:
         blank: (n,) true for each document that has only white space.
         sha256: the hash of the content of all documents, in order.
         characters: every character of the corpus, sorted; empty if the survey does not collect characters.
-        markers: the known markers of a document's end or start (KNOWN_MARKERS) that stand in the text.
+        markers: the known markers of a document's end or start (KNOWN_MARKERS) that occur in the text.
     """
 
     keys: NDArray[np.uint8]
@@ -54,9 +54,11 @@ class Plan:
     """The split of every document.
 
     Attributes:
-        split_of: (n,) the index into SPLITS of each document; DROPPED for blanks and duplicates. A contiguous split has only train.
+        split_of: (n,) the index into SPLITS of each document; DROPPED for a blank document or a duplicate. With contiguous
+            splits, all other documents have the index of train.
         ends: the places in the joined text where the splits end, for a contiguous split; None for other splits.
-        duplicates: the number of documents that are dropped because another document is the same up to case and white space.
+        duplicates: the number of documents that are dropped because another document differs from them only in case and white
+            space.
     """
 
     split_of: NDArray[np.int8]
@@ -108,7 +110,8 @@ def plan(facts: Survey, corpus: Corpus, config: DataConfig) -> Plan:
     """Assign each document to a split.
 
     Raises:
-        BadInput: the split rule would ignore the corpus' own splits, the corpus has none, or it has too few documents.
+        BadInput: the corpus has its own splits and the rule is not `given`; it has none and the rule is `given`; or train has
+            too few documents for a validation split.
     """
     if corpus.has_splits != (config.split == "given"):
         verb, hint = ("has", "split = 'given'") if corpus.has_splits else ("has no", "'documents' or 'contiguous'")
@@ -127,7 +130,7 @@ def plan(facts: Survey, corpus: Corpus, config: DataConfig) -> Plan:
 
 
 def stream(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piece]]:
-    """The content of all splits in pieces. The pieces of a split join to the documents of this split, with separators between."""
+    """The content of all splits in pieces. The pieces of a split, joined, are its documents with separators between them."""
     pieces = _by_document(corpus, assignment)
     return pieces if assignment.ends is None else _by_position(pieces, assignment.ends)
 
@@ -144,13 +147,13 @@ def _hashable(piece: Piece, document: Document) -> tuple[bytes, bytes]:
 
 
 def _without_copies(facts: Survey) -> NDArray[np.bool_]:
-    """(n,) true for each document that stays: the first of equal documents; in a corpus with splits, those of the last split."""
+    """(n,) true for each document that is kept: of equal documents the first or, with own splits, all those in the last split."""
     _, first, group = np.unique(facts.keys, axis=0, return_index=True, return_inverse=True)
     if (facts.own_split == NO_SPLIT).any():
         is_first = np.zeros(len(facts.lengths), dtype=np.bool_)
         is_first[first] = True
         return is_first
-    group = group.reshape(-1)  # numpy 2.0 gives a column
+    group = group.reshape(-1)  # numpy 2.0 returns a column here
     last_split = np.full(len(first), NO_SPLIT, dtype=np.int8)
     np.maximum.at(last_split, group, facts.own_split)
     in_last: NDArray[np.bool_] = facts.own_split == last_split[group]
@@ -161,7 +164,7 @@ def _by_hash(facts: Survey, stays: NDArray[np.bool_], config: DataConfig) -> NDA
     """(n,) the split of each document. In the order of hashes, the first documents are test, the next validation, the rest train.
 
     The order of hashes does not depend on the place, the length or the name of a document, so the split is random and depends on
-    content alone. A cut by rank gives exact fractions and no empty split.
+    content alone. The cut counts documents in this order, so the splits have exact fractions, and none is empty.
     """
     index = np.flatnonzero(stays)
     ranked = index[np.lexsort(facts.keys[index].T[::-1])]
@@ -174,7 +177,7 @@ def _by_hash(facts: Survey, stays: NDArray[np.bool_], config: DataConfig) -> NDA
 
 
 def _too_few(documents: int, config: DataConfig) -> bool:
-    """Whether a split by document would leave no document for train; in this case the joined text is cut."""
+    """Whether a split by document would leave no document for train; then the joined text is cut instead."""
     return _count(config.test_fraction, documents) + _count(config.validation_fraction, documents) >= documents
 
 
@@ -201,7 +204,7 @@ def _count(fraction: float, documents: int) -> int:
 
 
 def _contiguous_ends(length: int, config: DataConfig) -> tuple[int, int, int]:
-    """The places where train, validation and test end. Decimals are exact: .1 of 1,115,394 leaves 1,003,854, as in nanoGPT."""
+    """The places where train, validation and test end. Without rounding errors: 0.9 of 1,115,394 is 1,003,854, as in nanoGPT."""
     test, validation = Fraction(str(config.test_fraction)), Fraction(str(config.validation_fraction))
     return int(length * (1 - test - validation)), int(length * (1 - test)), length
 

@@ -2,8 +2,8 @@
 
 A store is built once for each (corpus content, tokenizer, split rule) and cached. The build has four steps, through which the text
 streams: the survey (hashes, duplicates), the plan (the split of each document), the tokenizer (trained on the train split if
-necessary), and the tokens on disk. The manifest is written last; a directory without a manifest is not a store. Memory holds at
-most a chunk of text, also for a large corpus.
+necessary), and the tokens on disk. The manifest is written last; a directory without a manifest is not a store. Even for a
+large corpus, memory holds at most one chunk of the text.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:  # these modules need torch, but the build of a store does not
 LOG = logging.getLogger("palinode")
 STORE_VERSION = 1
 TOKENIZER = "tokenizer.json"
-DIFFERENCE = "difference"  # the manifest entry with the first place where a tokenizer does not keep the text
+DIFFERENCE = "difference"  # the manifest entry with the first place where the ids do not spell the text
 MANIFEST_HASH = "manifest_sha256"  # the manifest entry with the hash of all other entries
 LARGEST_UINT16_VOCAB = 1 << 16
-# The characters that are encoded at a time; a BPE tokenizer needs some 50 MB of memory for them.
+# The number of characters that are encoded at once; a BPE tokenizer needs about 50 MB of memory for them.
 CHUNK_CHARACTERS = 1 << 20
 FEWEST_SCORED_TOKENS = 100  # a split with fewer tokens gives a warning
-HASHED_ON_OPENING_BYTES = 64 * 2**20  # on opening, every byte of a store up to this size is checked (about 0.1 s)
+HASHED_ON_OPENING_BYTES = 64 * 2**20  # a store up to this size is checked byte by byte when it is opened (about 0.1 s)
 
 
 def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
@@ -54,7 +54,7 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
         cache: the folder of stores; by default $PALINODE_CACHE or the XDG cache folder.
 
     Raises:
-        BadInput: the corpus, tokenizer or split cannot be used, or is not the one that the config was resolved with.
+        BadInput: the corpus, tokenizer or split cannot be used, or differs from the data with which the config was resolved.
         EnvironmentProblem: the disk refuses a write, or a data set is not on this machine.
     """
     return _opened(config, cache)[2]
@@ -83,9 +83,9 @@ def _opened(config: DataConfig, cache: Path | None) -> tuple[Corpus, DataConfig,
 
 
 def read_corpus(config: DataConfig, cache: Path | None = None) -> tuple[Corpus, DataConfig]:
-    """The corpus of a config, and the config with `split` and `files` filled in as the corpus is read.
+    """The corpus of a config, and the config with the values of `split` and `files` that the corpus needs.
 
-    A config with a hash of the corpus was resolved before. Such a config is read by the rules that it was resolved with.
+    A config that has `corpus_sha256` was resolved before, so it keeps the rules with which it was resolved.
     """
     corpus = find_corpus(config.corpus, cache, Reading.of(config))
     is_new = config.corpus_sha256 is None
@@ -136,7 +136,7 @@ class TokenStore:
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches that cover a split, or its first `max_tokens` tokens; see `data.windows.evaluation_windows`."""
+        """The batches to score, which cover a split or its first `max_tokens` tokens; see `data.windows.evaluation_windows`."""
         from palinode.data.windows import evaluation_windows
 
         return evaluation_windows(self.tokens(split), window_tokens, max_tokens, batch_windows)
@@ -147,7 +147,7 @@ class TokenStore:
         return total if max_tokens is None else min(total, max_tokens)
 
     def tokens(self, split: Split) -> NDArray[np.integer]:
-        """The 1-D ids of a split, memory-mapped; of the train split at most `max_train_tokens`. Empty if the split has no tokens.
+        """The 1-D memory map of the ids of a split, or an empty array. Train has at most its first `max_train_tokens` tokens.
 
         The tuning split is the end of the train text; the train split ends before it.
         """
@@ -268,7 +268,7 @@ class _SplitWriter:
         self.chunks = Chunks(CHUNK_CHARACTERS)
 
     def feed(self, piece: Piece) -> None:
-        """Take the next piece. Text waits until there is a full chunk, which is then encoded."""
+        """Add the next piece. Text is collected until it fills a chunk; then the chunk is encoded."""
         if not isinstance(piece, str):
             self._write(self._checked(piece))
             return

@@ -39,8 +39,8 @@ class TaskData(Config):
 
     Attributes:
         task: the task with its options.
-        train_sequences: the number of draws that training reads again in every epoch; None if every sequence is a fresh draw (a
-            fresh draw may repeat an earlier draw by chance, see `tasks.splits.repeated_share`).
+        train_sequences: the number of training sequences, which every epoch reads again; None if every training sequence is a
+            new draw (a new draw may repeat an earlier prompt by chance, see `tasks.splits.repeated_share`).
         validation_sequences, test_sequences, tuning_sequences: the number of sequences of each split that are scored.
     """
 
@@ -60,10 +60,10 @@ class TaskData(Config):
         return True
 
     def longer(self, factor: int) -> TaskData:
-        """The settings with sequences of the task `factor` times as long; everything else stays.
+        """These settings with sequences that are `factor` times as long; nothing else changes.
 
         Raises:
-            BadInput: the task has no length, or cannot be that long.
+            BadInput: the length of the task cannot be changed, or cannot be so large.
         """
         return self.with_(task=self.task.with_length(factor))
 
@@ -83,7 +83,7 @@ class TaskStream:
         task: the task.
         seed: the seed of the run.
         sequences: the number of sequences that every epoch reads in its own order, as for published training sets of a fixed size;
-            None if every sequence is a fresh, independent draw.
+            None if every sequence is a new, independent draw.
     """
 
     def __init__(self, task: Task, seed: int, sequences: int | None = None):
@@ -96,7 +96,7 @@ class TaskStream:
         self._fixed: Sample | None = None
 
     def batch(self, first: int, count: int) -> Sample:
-        """The `count` sequences of the stream from index `first` on."""
+        """The sequences of the stream with the indices `first` to `first + count - 1`."""
         if self.sequences is None:
             return self._drawn(first, count)
         if self._fixed is None:
@@ -143,7 +143,7 @@ class TaskStore:
     """The sequences of a task, which are drawn when they are read. See `data.source.Source`.
 
     Raises:
-        BadInput: the held-out splits together would show more than a twentieth of all prompts.
+        BadInput: the held-out splits together would contain more than a twentieth of all prompts.
     """
 
     def __init__(self, config: TaskData):
@@ -166,7 +166,7 @@ class TaskStore:
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches of the sequences of a split: as many sequences as fit into `max_tokens` tokens, but at least one."""
+        """The batches to score: as many sequences of a split as fit into `max_tokens` tokens, but at least one."""
         sample = self.held_out(split)
         count = self.scored_tokens(split, max_tokens) // self.config.window_tokens
         for first in range(0, count, batch_windows):

@@ -33,7 +33,7 @@ def write_text_store(
     Args:
         directory: the folder of the store.
         documents: the documents, in their order.
-        facts: more entries of the manifest, such as `source` and `licence`.
+        facts: further entries of the manifest, such as `source` and `licence`.
         separator: the text between two documents of a split.
 
     Raises:
@@ -89,7 +89,7 @@ def text_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a text store.
 
     Raises:
-        Damaged: the manifest or the text is missing, or the text has another size than was written.
+        Damaged: the manifest or the text is missing, or the text does not have the size that was written.
     """
     keys = ("documents", "file_bytes", "sha256", "has_splits", "separator")
     manifest = read_manifest(directory, "text", TEXT_STORE_VERSION, keys)
@@ -101,7 +101,7 @@ def verify_text_store(directory: Path) -> dict[str, Any]:
     """Check every byte of a text store against its manifest, and return the manifest.
 
     Raises:
-        Damaged: the content of the store is not what was written.
+        Damaged: the content of the store differs from what was written.
     """
     manifest = text_manifest(directory)
     check_sha256(directory / DOCUMENTS, manifest["sha256"])

@@ -59,7 +59,7 @@ class Tokenizer(Protocol):
         """The text of these ids; bytes that are not UTF-8 become U+FFFD."""
 
     def difference(self, ids: NDArray[np.integer], text: str) -> str | None:
-        """The first place where the ids of a text do not spell the text, in words; None if there is no such place."""
+        """A description of the first place where the ids of a text do not spell the text; None if there is no such place."""
         return None
 
     def bytes_per_token(self) -> NDArray[np.int64]:
@@ -124,7 +124,7 @@ class CharTokenizer(Tokenizer):
 
 
 class IdsTokenizer(Tokenizer):
-    """The tokenizer for token ids without text: it has only a vocabulary size, writes ids as numbers and gives no bits per byte."""
+    """The tokenizer for ids whose text is not known: it has only a vocabulary size, and writes ids as numbers."""
 
     kind = "ids"
 
@@ -178,7 +178,7 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
 
 
 def tokenizer_identity(name: str) -> str:
-    """The part of a cache key that stands for a tokenizer: the name of the tokenizer, or the hash of its file.
+    """The part of a cache key that identifies a tokenizer: the name of the tokenizer, or the hash of its file.
 
     Raises:
         BadInput: the name is unknown, or the file is missing.

@@ -1,10 +1,10 @@
-"""The windows of the tokens and the order in which a run reads them: both are pure functions of (seed, window index).
+"""The windows of a token array, and the order in which a run reads them: pure functions of (seed, window index).
 
-Training: window i of the stream belongs to epoch i // n. An epoch shifts the tiling of the train split by its own random
-offset and visits its n windows in the order of a keyed permutation. The permutation is computed and never stored. The computation
-is a Feistel network over the next power of four, which is applied again until the result is below n (Black and Rogaway 2002, cycle
-walking). So the stream is the same for any batch size and micro-batching, and reading can start at any window.
-Shapes: B windows; a window has `window_tokens` tokens.
+Training: an epoch reads n windows, so window i of the stream belongs to epoch i // n. Each epoch cuts the train split into
+windows from its own random offset on, and reads them in the order of a keyed permutation. The permutation is computed for each
+index and never stored: a Feistel network permutes the numbers below the next power of four, and it is applied again until the
+result is below n (Black and Rogaway 2002, cycle walking). So the stream is the same for any batch size and micro-batching, and
+reading can start at any window. Shapes: B windows; a window has `window_tokens` tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from palinode.base.example import Windows
 from palinode.base.seeds import derive
 
 STREAM = "data"
-ROUNDS = 8  # four rounds give a pseudorandom permutation of large halves (Luby and Rackoff 1988); small domains need more rounds
+ROUNDS = 8  # four are enough for a pseudorandom permutation of a large domain (Luby and Rackoff 1988)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 EVALUATION_BATCH_WINDOWS = 32
 
@@ -33,7 +33,7 @@ class Stream(Protocol):
     window_tokens: int
 
     def read(self, first: int, count: int) -> Windows:
-        """The `count` windows of the stream from index `first` on."""
+        """The windows of the stream with the indices `first` to `first + count - 1`."""
 
     def of_length(self, window_tokens: int) -> Stream:
         """The stream over the same data whose windows have `window_tokens` tokens."""
@@ -59,7 +59,8 @@ class TrainWindows:
         self.tokens = tokens
         self.window_tokens = window_tokens
         self.seed = seed
-        # An epoch may have one window fewer than fit, so that the tiling can shift by any offset below `window_tokens`.
+        # An epoch may have one window fewer than the tokens have room for, so that its first window can start at any offset
+        # below `window_tokens`.
         self.windows_per_epoch = max(1, (total - window_tokens + 1) // window_tokens)
 
     def of_length(self, window_tokens: int) -> TrainWindows:
@@ -67,7 +68,7 @@ class TrainWindows:
         return self if window_tokens == self.window_tokens else TrainWindows(self.tokens, window_tokens, self.seed)
 
     def read(self, first: int, count: int) -> Windows:
-        """The `count` windows of the stream from index `first` on."""
+        """The windows of the stream with the indices `first` to `first + count - 1`."""
         return Windows(self.batch(first, count))
 
     def batch(self, first: int, count: int) -> Tensor:
@@ -80,7 +81,7 @@ class TrainWindows:
         return torch.from_numpy(self.tokens[places].astype(np.int64))
 
     def starts(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B,): the place in the tokens where each window with one of these indices begins."""
+        """(B,): the place in the token array where each of the windows with these indices begins."""
         epochs, places = np.divmod(index, self.windows_per_epoch)
         starts = np.empty_like(index)
         for epoch in np.unique(epochs):
@@ -90,7 +91,7 @@ class TrainWindows:
         return starts
 
     def offset(self, epoch: int) -> int:
-        """The number of tokens by which this epoch shifts the tiling: from 0 up to the number of tokens that no window covers."""
+        """The number of tokens before the first window of this epoch: from 0 to the number of tokens that no window covers."""
         left_over = len(self.tokens) - self.windows_per_epoch * self.window_tokens
         return derive(self.seed, STREAM, epoch, "offset") % (left_over + 1)
 
@@ -103,7 +104,7 @@ def permuted(places: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> 
     """The image of each place (0 .. size - 1) under the permutation of 0 .. size - 1 that these keys define."""
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     images = _feistel(places.astype(np.uint64), half_bits, keys)
-    while (outside := images >= size).any():  # the domain has at most 4 times `size` numbers, so a few rounds suffice
+    while (outside := images >= size).any():  # at most 3 in 4 numbers are outside, so few repetitions suffice
         images[outside] = _feistel(images[outside], half_bits, keys)
     return images.astype(np.int64)
 
@@ -133,7 +134,7 @@ def evaluation_windows(
 
 
 def _feistel(values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A permutation of 0 .. 4^half_bits - 1: each round adds a keyed hash of one half to the other and swaps them."""
+    """A permutation of 0 .. 4^half_bits - 1: each round XORs one half with a hash of the other and swaps them."""
     shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> shift, values & mask
     for key in keys:

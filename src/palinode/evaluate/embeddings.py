@@ -1,8 +1,8 @@
-"""The geometry of a trained model's tables of tokens and positions: the lengths of rows, their angles and shared directions.
+"""The geometry of a trained model's embedding tables (tokens, positions): the lengths of their rows and the angles between rows.
 
-Only the weights are read. A number that a random table also gives is stored with its value by chance: random directions of D
-dimensions have a mean |cosine| of Gamma(D/2) / (sqrt(pi) Gamma((D+1)/2)), about sqrt(2 / (pi D)).
-Legend: D width.
+Only the weights are read. If the mean of a number over random tables is known, this mean is stored too, as the value by chance.
+For example, the mean |cosine| of two random directions of D dimensions is Gamma(D/2) / (sqrt(pi) Gamma((D+1)/2)), about sqrt(2
+/ (pi D)). Legend: D width.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ TOP_SHARE = 0.25  # the share of the D directions that counts as the directions 
 
 
 def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
-    """Numbers that describe the table of tokens and, when the model learns positions, the table of positions.
+    """Numbers that describe the embedding table of tokens and, if the model learns positions, the table of positions.
 
     token_norm, position_norm: the mean length of a row. position_norm_about_mean: the mean length of a position after the mean of
-    all positions is subtracted. token_position_cosine, token_position_absolute_cosine: the mean over all pairs of a token and a
-    position. position_share: the share of the positions' variance in the quarter of the directions in which tokens vary most (a
-    quarter by chance). position_cosine_by_distance: the mean cosine of two positions at the distances 1, 2, 4, .. (by chance
-    -1 / (positions - 1)). The share and the cosines of positions are computed after their mean is subtracted, because a vector that
-    all positions share carries no position.
+    all positions is subtracted. token_position_cosine, token_position_absolute_cosine: the mean cosine and the mean |cosine|
+    over all pairs of a token and a position. position_share: the share of the positions' variance in the quarter of the
+    directions in which tokens vary most (a quarter by chance). position_cosine_by_distance: the mean cosine of two positions at
+    the distances 1, 2, 4, .. (by chance -1 / (positions - 1)). The share and the cosines of two positions are computed after
+    the mean of all positions is subtracted, because a vector that all positions share does not tell positions apart.
 
     Raises:
         BadInput: the model has no table of tokens.
@@ -57,7 +57,7 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
 
 
 def check_has_embeddings(model: LanguageModel) -> None:
-    """Refuse a model without a table of tokens. This function reads only names, so a model on the meta device is enough.
+    """Refuse a model without a table of tokens. It reads only parameter names, so a model on the meta device is enough.
 
     Raises:
         BadInput: the model has no such table. The error names the setting that needs the table.
@@ -67,7 +67,7 @@ def check_has_embeddings(model: LanguageModel) -> None:
 
 
 def _tables(model: LanguageModel, group: str) -> list[Tensor]:
-    """The tables of this group that the model reads. A table that the model only subtracts from states is left out."""
+    """The tables of a parameter group, without a table that the model only subtracts from its states."""
     named = model.parameter_groups().get(group, [])
     return [table for name, table in named if not name.startswith("next_position.")]
 

@@ -1,13 +1,14 @@
 """The scores of a model that keeps only its first k blocks, for every k = 1 .. L, from one reading of the split.
 
 The state after block k does not depend on the blocks above block k, so one pass of the stack gives the states of every shorter
-model. The final norm and the head are applied to each state in pieces, so that the logits of all depths never exist at once.
+model. The final norm and the head are applied to each state in pieces, so that memory never holds the logits of all depths at
+once.
 
-A low score after k blocks can have two reasons: the state lacks information, or a head trained for L blocks cannot read the state.
-`refit` separates the two reasons. It trains a final norm and a head for each number of blocks and each pass, on windows of the
-train split, while the blocks stay unchanged. `refit` starts from the trained norm and head and takes a few hundred steps of AdamW.
-It changes neither the model's own weights nor the random streams of its training.
-Legend: B rows, T slots, D width, V vocabulary, L blocks.
+A bad score after k blocks can have two reasons: the state lacks information, or a head trained for L blocks cannot read the
+state. `refit` separates the two reasons. It trains a final norm and a head for each number of blocks and each pass, on windows
+of the train split, while the blocks stay unchanged. `refit` starts from the trained norm and head and takes a few hundred steps
+of AdamW. It changes neither the model's own weights nor the random streams of its training. Legend: B rows, T slots, D width, V
+vocabulary, L blocks.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ STREAM = "layer cut refit"
 REFIT_TOKENS = 2048  # the number of tokens in one step of `refit`
 LEARNING_RATE = 2e-3  # the first rate; the rate falls linearly to 0
 BETAS = (0.9, 0.99)
-# The limit of the memory for readouts, their gradients and AdamW's two moments. Depths are trained in groups that fit.
+# The most memory for readouts (a norm and a head each), their gradients and AdamW's two moments. Readouts are trained in groups
+# that fit into it.
 BYTES_AT_ONCE = 2**30
 BYTES_PER_PARAMETER = 16
 
@@ -71,11 +73,12 @@ def cut_layers(
     scoring: Scoring,
     refits: Refits | None = None,
 ) -> LayerCut:
-    """Score every window for every pass and every number of blocks. The scores with L blocks are the scores of `evaluate`.
+    """Score every window for every pass and every number of blocks. With all L blocks, the scores are those of `evaluate`.
 
     Args:
         windows, passes, scoring: the arguments of `evaluate` with these names.
-        refits: pass -> a readout for each number of blocks, from `refit`. Each readout is scored next to the trained one.
+        refits: pass -> a readout for each number of blocks, from `refit`. Each of these readouts is scored in addition to the
+            model's own norm and head.
 
     Raises:
         BadInput: the model cannot be cut.
@@ -137,7 +140,7 @@ def refit(
 
     Args:
         windows_at: a function that gives, for a step, windows of the train split with about `REFIT_TOKENS` tokens in all. Every
-            depth and pass gets the same windows.
+            number of blocks and every pass is trained on the same windows.
         scoring: the labels to train on, and the seed of the objectives' decisions.
     """
     device = device_of(model)
@@ -176,7 +179,7 @@ def _train(
     example_at: Callable[[int], Example],
     steps: int,
 ) -> None:
-    """Train readouts of consecutive depths together. Each step runs the blocks once, up to the last of these depths."""
+    """Train readouts of consecutive depths together. Each step runs the blocks once, up to the largest of these depths."""
     owned = [parameter for readout in readouts for parameter in readout.parameters.values()]
     optimizer = torch.optim.AdamW(owned, lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0)
     for step in range(steps):

@@ -1,8 +1,8 @@
 """Losses on a split: every token is scored, in fixed windows. Parameters do not change, and no global random stream is used.
 
 nats/token = sum of nats / number of scored tokens. bits/byte = sum of nats / (ln 2 * bytes of the scored targets), which is one
-division of two sums. perplexity = exp(nats/token). Auxiliary terms cannot enter, because this code gets only logits and Examples.
-Legend: B rows, T slots, D width, V vocabulary.
+division of two sums. perplexity = exp(nats/token). Auxiliary terms cannot be part of these losses, because this code gets only
+logits and Examples. Legend: B rows, T slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class DirectionScores(Config):
         return math.exp(self.nats_per_token) if self.nats_per_token < LARGEST_EXPONENT else None
 
     def as_row(self) -> dict[str, float | int | None]:
-        """The sums and the ratios in the form that records hold."""
+        """The sums and the ratios by name, as the records of runs store them."""
         return {**self.model_dump(), **{name: getattr(self, name) for name in MEASURES}}
 
 
 @dataclass(frozen=True)
 class TokenHits:
-    """All scored tokens of a pass. Each field has shape (tokens,): window number, index in the window, whether it was a hit."""
+    """All scored tokens of a pass. Each field has shape (tokens,): window number, index in the window, 1 for a right guess."""
 
     window: Tensor
     index: Tensor
@@ -83,7 +83,7 @@ class Evaluation:
     token_hits: dict[str, TokenHits] = field(default_factory=dict)
 
     def as_rows(self) -> dict[str, dict[str, float | int | None]]:
-        """The scores of each pass in the form that records hold."""
+        """The scores of each pass by name, as the records of runs store them."""
         return {name: scores.as_row() for name, scores in self.scores.items()}
 
 
@@ -109,14 +109,14 @@ class Scoring:
         return table
 
     def example(self, objective: Objective, windows: Windows, draw: Draw) -> Example:
-        """The Example of some windows for the decisions in `draw`. Targets that are not labels get the weight 0."""
+        """The objective's Example of windows for the decisions in `draw`. Targets that are not labels get the weight 0."""
         example = objective.example(windows.tokens, windows.decisions(draw), self.specials)
         return masked(example, windows, self.labels)
 
     def examples(
         self, windows: Iterable[Windows], passes: Mapping[str, Objective], numbers: Sequence[int] | None = None
     ) -> Iterator[tuple[str, Example]]:
-        """(pass name, Example) of every batch and pass, without Examples that have no slots. Arguments: those of `evaluate`."""
+        """(pass name, Example) for every batch and pass, except Examples without slots. Arguments: those of `evaluate`."""
         first = 0
         for batch in windows:
             last = first + len(batch)
@@ -132,8 +132,9 @@ class Scoring:
 def evaluation_passes(objective: Objective, directions: Iterable[str]) -> dict[str, Objective]:
     """The passes of an evaluation, by name.
 
-    The passes are the given directions as the objective defines them (none for an objective without directions). When the objective
-    makes passes that are neither ltr nor rtl, the objective itself is one more pass.
+    The passes are the given directions as the objective defines them (none for an objective without directions). The passes
+    that `objective.evaluation()` adds to ltr and rtl are included. If training uses a pass other than all of these, the
+    objective itself is one more pass, named `own`.
     """
     defined = {"ltr": LtrObjective(), "rtl": RtlObjective()} | objective.evaluation()
     passes = {name: defined[name] for name in directions if objective.reads_in_a_direction}
@@ -161,7 +162,8 @@ def evaluate(
         windows: batches of (B, window_tokens) windows. The last batch may be smaller in both dimensions.
         passes: name -> the objective whose Examples are scored.
         numbers: the number of each window, in the order of `windows`. The default is 0, 1, 2, ..
-        keep_tokens: whether the hit of every scored token is kept, 24 bytes each. This is meant for tasks, which have few answers.
+        keep_tokens: whether the result keeps, for every scored token, whether it was a hit (24 bytes per token). This is meant
+            for tasks, which have few answers.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -257,7 +259,7 @@ class Sums:
         return TokenHits(window, index, hit.bool())
 
     def scores(self) -> DirectionScores:
-        """The sums in the form that records hold.
+        """The sums as the records of runs store them.
 
         Raises:
             FloatingPointError: the loss is not finite.

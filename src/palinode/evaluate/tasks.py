@@ -1,4 +1,4 @@
-"""The numbers that an accuracy on a task is compared with: chance, the best possible, baselines, exact matches, and slices.
+"""The numbers next to an accuracy on a task: chance, the best possible accuracy, baselines, exact matches, and hits by slice.
 
 Legend: B sequences, T tokens of a sequence.
 """
@@ -22,7 +22,7 @@ from palinode.evaluate.losses import Evaluation, TokenHits
 from palinode.objectives import Objective
 
 FITTED_SEQUENCES = 2000  # the largest number of train sequences that baselines are fitted on
-MOST_SLICES = 32  # the largest number of rows of a slice; more values are put into bins of equal counts
+MOST_SLICES = 32  # the largest number of rows of a slice; if there are more values, bins of equal counts are the rows
 Rows = list[dict[str, int]]
 Reading = Literal["ltr", "rtl", "ltr_prompt", "prompt", "others"]
 SEES: Mapping[Reading, Sees] = {
@@ -36,7 +36,7 @@ SEED = 0  # the seed of the sequences that baselines are fitted on, the same for
 
 
 def own_reading(objective: Objective, scored_ltr: int, scored_rtl: int) -> Reading:
-    """The tokens that a run's own pass (`results.record.Result.own_pass`) sees, from the numbers of tokens trained on."""
+    """The tokens that a run's own pass (`results.record.Result.own_pass`) sees, from the tokens that it was trained on."""
     if scored_ltr or scored_rtl:
         ltr: Reading = "ltr_prompt" if getattr(objective, "hide_answers", False) else "ltr"
         return ltr if scored_ltr >= scored_rtl else "rtl"
@@ -52,10 +52,10 @@ def levels(
         reading: the tokens that a baseline sees. `ltr` and `rtl`: the tokens read before an answer. `ltr_prompt`: the
             tokens before an answer that are no answers. `prompt`: the prompt on both sides of an answer. `others`: all other
             tokens, answers included.
-        length_factors: the factors of the sequence length for which the result also has the level of chance.
+        length_factors: the factors of the sequence length for which the result also contains the chance level.
     """
     task, seen = data.task, data.train_sequences
-    count = FITTED_SEQUENCES if seen is None else min(FITTED_SEQUENCES, seen)  # not more than the run reads
+    count = FITTED_SEQUENCES if seen is None else min(FITTED_SEQUENCES, seen)  # at most as many as the run reads
     fitted_on = draw(task, "train", count, generator(SEED, "task levels"))
     if reading == "rtl":
         task, fitted_on, held_out = mirrored(task), fitted_on.flipped(), held_out.flipped()
@@ -121,7 +121,7 @@ def _sums(values: Tensor, sequences: Tensor, scored: Tensor, hits: Tensor) -> Ro
 
 
 def _binned(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The values. When there are more than MOST_SLICES different values, each is replaced by the smallest value of its bin."""
+    """The values; if more than MOST_SLICES of them are different, each value becomes the smallest value of its bin."""
     if len(np.unique(values)) <= MOST_SLICES:
         return values
     ordered = np.sort(values)

@@ -1,7 +1,7 @@
-"""The import of published results: each row of the file becomes a run, and all runs become an experiment for every command.
+"""The import of published results: each row of the file becomes a run, and all these runs form one experiment.
 
 The published models were not trained by this program, so they were not audited. One check (C8) needs only the losses of a model
-and is made at import: an rtl loss far below the ltr loss counts as a leak, and the report marks the arm of this model.
+and is made at import: an rtl loss far below the ltr loss counts as a leak, and the report marks the arm of the model.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from palinode.results.store import Store
 
 NAME, SIZE = "mask-published", "imported"
 QUESTION = "Published: a window is also read right to left with probability p: does that help the left-to-right task?"
-# The likely number of tokens in a published evaluation: two in three published accuracies, times this number, are whole numbers.
+# The likely number of tokens in a published evaluation: if it is multiplied by this number, two in three published accuracies
+# become whole numbers.
 EVALUATION_TOKENS = 153_600
 RUN_ID_CHARACTERS = 16
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The experiment that an import made, and the check of its losses.
+    """The experiment that an import made, and the findings of the check of its losses.
 
     Attributes:
         findings: (arm, scale, seed) -> the finding of the check that compares the ltr loss of this run with its rtl loss.
-        written: the number of runs that were new in the store.
+        written: the number of runs that the import added to the store.
     """
 
     entry: ExperimentEntry
@@ -50,7 +51,7 @@ class Imported:
 
 
 def import_mask(file: Path, store: Store, name: str = NAME) -> Imported:
-    """Read the published CSV of the mask system into the store. A second import of the same file changes nothing.
+    """Store the runs of the mask system's published CSV file. A second import of the same file changes nothing.
 
     Args:
         name: the name of the experiment; its size is `imported`.
@@ -163,7 +164,7 @@ def _diff(row: MaskRow) -> tuple[tuple[str, Any, Any], ...]:
 
 
 def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None:
-    """The entry of an earlier import of the same bytes; None if there was no such import.
+    """The entry of an earlier import of a file with the same bytes; None if there was no such import.
 
     Raises:
         BadInput: another experiment has this name.
@@ -179,7 +180,7 @@ def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None
 
 
 def _write_run(store: Store, table: MaskFile, row: MaskRow) -> bool:
-    """Write one run, its result last. The return value is False if the store has this run already."""
+    """Write one run; its result is written last. The return value is False if the store has this run already."""
     run_id = _run_id(table, row)
     directory = store.run_directory(run_id)
     if (directory / RESULT_FILE).exists():
@@ -192,7 +193,7 @@ def _write_run(store: Store, table: MaskFile, row: MaskRow) -> bool:
 
 
 def _metrics(row: MaskRow) -> Iterable[dict[str, Any]]:
-    """The metrics rows of a run. The published training loss is the loss of a step's last pass, in whichever direction."""
+    """The metrics rows of a run. The published training loss of a step is the loss of its last pass, ltr or rtl."""
     lists, last_step = row.lists, int(row.lists[EVAL["steps"]][-1])
     for step, tokens_read, epochs, nats, accuracy in zip(*(lists[column] for column in TRAIN.values()), strict=True):
         yield {

@@ -1,7 +1,8 @@
-"""The reader of the published results of the mask system: a CSV file with one trained model per row and its curves as lists.
+"""The reader of the published results of the mask system: a CSV file with one trained model in each row, whose curves are lists.
 
-The file is not trusted: no cell is evaluated as code, every number must be finite, and the lists of a group must be equally
-long. An error names file, line and column. The file says forward and backward (fw, bw); this module returns ltr and rtl.
+The file is not trusted: no cell is evaluated as code, every number must be finite, and the lists of one group of columns must
+be equally long. An error names file, line and column. The file says forward and backward (fw, bw); this module returns ltr and
+rtl.
 
 Not all of the author's tables have the same columns. The oldest table lacks the columns of the layer cut and the column
 `use_extra_tokens`; its models got no direction token. One table has the column `num_heads`; in the other tables every model has
@@ -74,8 +75,9 @@ class MaskRow:
     Attributes:
         line: the line of the file where its row begins.
         mask: the directions of training: `bidirectional` means both directions, `forward` and `backward` mean one direction.
-        probability: the probability, at the start of training, that a window is also read rtl; with `adjusted` it changes later.
-        direction_tokens: whether a token gave the model the direction of reading.
+        probability: the probability, at the start of training, that a window is also read rtl; if `adjusted` is true, it
+            changes during training.
+        direction_tokens: whether a token in the input told the model the direction of reading.
         lists: the lists of numbers in the cells of the row: column -> numbers.
     """
 
@@ -111,9 +113,9 @@ class MaskRow:
         return {name: self.lists[place.format(DIRECTIONS[direction])][index] for name, place in EVAL_SCORES.items()}
 
     def cuts(self, direction: str) -> list[dict[str, float | int]]:
-        """The scores of the model with its first 1, 2, .. blocks kept; None in a table without layer cuts.
+        """The scores of the model that keeps only its first 1, 2, .. blocks; an empty list for a table without layer cuts.
 
-        The scores with all blocks kept are the scores of the last evaluation.
+        The scores of the model with all blocks are the scores of its last evaluation.
         """
         if REMOVED not in self.lists:
             return []
@@ -237,7 +239,7 @@ def _cells(text: str, file: str) -> Iterator[_Cells]:
 
 def _header(names: Sequence[str], file: str) -> list[str]:
     given = [name.strip() for name in names]
-    cuts = CUTS if set(CUTS) & set(given) else ()  # a table has all columns of the layer cut or none
+    cuts = CUTS if set(CUTS) & set(given) else ()  # a table has all columns of the layer cut or none of them
     optional = [name for name in (DIRECTION_TOKENS, HEADS) if name in given]
     for name in (*COLUMNS, *cuts, *optional):
         if given.count(name) != 1:
@@ -280,7 +282,7 @@ def _row(cells: _Cells) -> MaskRow:
 def _check_lists(
     cells: _Cells, lists: Mapping[str, tuple[float, ...]], groups: Sequence[tuple[str, ...]], depth: int
 ) -> None:
-    """Check that the lists of a group are equally long, steps grow, a cut keeps a block, and shares lie between 0 and 1."""
+    """Check that lists of a group are equally long, steps grow, layer cuts keep a block, and shares are between 0 and 1."""
     for first, *others in groups:
         for name in others:
             if len(lists[name]) != len(lists[first]):

@@ -1,9 +1,8 @@
-"""Generation: sample new tokens left to right, or right to left. With right to left, the text grows at its left end.
+"""Generation: sample new tokens left to right (the text grows at its right end) or right to left (it grows at its left end).
 
 Every random number comes from the stream (`sample`, row, index) of the given seed. So the same call gives the same text, and row 3
-of 4 rows equals row 3 of 10 rows. The prompt is read once. Each new token costs one slot, as long as the text fits into the model's
-longest row.
-Legend: B rows, T slots of a row, P prompt tokens, V vocabulary.
+of 4 rows equals row 3 of 10 rows. The prompt is read once. As long as the text fits into the model's longest row, a new token
+costs the computation of only one slot. Legend: B rows, T slots of a row, P prompt tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ class Sampling(Config):
     Attributes:
         temperature: the number that divides the logits; 0 always takes the most probable token.
         top_k: the number k of most probable tokens that may be drawn.
-        top_p: the probability that the drawable tokens together must reach; they are the smallest set of most probable tokens.
+        top_p: a probability: only the smallest set of most probable tokens whose probabilities sum to at least this number may
+            be drawn.
     """
 
     temperature: float = Field(default=1.0, ge=0.0)
@@ -72,7 +72,7 @@ def generate(
 ) -> Tensor:
     """(B, P + new_tokens) token ids in text order: the prompt, with new tokens after it (ltr) or before it (rtl).
 
-    A reading starts with `[L]` or `[R]` when the rows in training did (the objective's `direction_token`).
+    Each row starts with `[L]` or `[R]` if the rows in training did (the option `direction_token` of the objective).
 
     Args:
         prompt_ids: P token ids of text, without special tokens.
@@ -102,11 +102,11 @@ def generate(
 
 
 class Reader:
-    """Reads the (B, T) rows while generation fills them, each token once.
+    """Reads each token of the (B, T) rows once, while generation fills the rows.
 
-    When the model's longest row is full, the oldest token is dropped for each new one. Then every other token moves one position
-    to the front, and the state that the blocks keep of each token still depends on dropped tokens. The state can no longer be used,
-    so each further token costs a whole pass.
+    When a row is as long as the model's longest row, each new token drops the oldest token. Then every other token moves one
+    position forward, and the state that the blocks keep of these tokens still depends on the dropped tokens. So the state can
+    no longer be used, and each further token costs a pass over the whole row.
     """
 
     def __init__(self, model: LanguageModel, row: Tensor, start_tokens: int):
@@ -114,7 +114,7 @@ class Reader:
         self.state = begin(model, len(row), min(model.max_length, row.shape[1]))
 
     def next_logits(self, tokens: int) -> Tensor:
-        """(B, V) logits of the token after the first `tokens` ones of the row."""
+        """(B, V) logits of the token that follows the first `tokens` tokens of each row."""
         if tokens > self.state.slots:
             start = int(self.row[0, 0]) if self.start_tokens else None
             return next_logits(self.model, self.row[:, self.start_tokens : tokens], start)
@@ -126,7 +126,7 @@ def next_logits(model: LanguageModel, read: Tensor, start: int | None) -> Tensor
     """(B, V) logits of the token after (B, P) tokens in reading order, from a pass over all of them.
 
     Args:
-        read: the tokens in reading order; if they are more than the model's longest row can hold, the oldest tokens are dropped.
+        read: the tokens in reading order; if the model's longest row cannot hold all of them, the oldest tokens are dropped.
         start: the id of the direction token before the tokens, or None.
     """
     room = model.max_length - (start is not None)
@@ -152,7 +152,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         kept[:, sampling.top_k :] = False
     if sampling.top_p is not None:
         chances = (chances * kept) / (chances * kept).sum(dim=-1, keepdim=True)
-        # A token stays when the more probable ones together do not reach top_p.
+        # A token is kept if the tokens that are more probable than this token do not reach top_p together.
         kept &= chances.cumsum(dim=-1) - chances < sampling.top_p
     chances = chances * kept
     chances = chances / chances.sum(dim=-1, keepdim=True)
@@ -160,7 +160,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _uniform(seed: int, rows: int, indices: range) -> Tensor:
-    """(tokens, B, 1) uniform numbers, each from its own stream."""
+    """(tokens, B, 1) uniform numbers, each from its own random stream."""
     drawn = [
         torch.rand(1, generator=generator(seed, "sample", row, index), dtype=torch.float64)
         for index in indices
@@ -174,7 +174,7 @@ def _drawn(chances: Tensor, uniform: Tensor) -> Tensor:
     cumulative = chances.cumsum(dim=-1)
     total = cumulative[:, -1:].contiguous()
     drawn = torch.searchsorted(cumulative, uniform * total, right=True)
-    last = torch.searchsorted(cumulative, total)  # rounding must not give an id after the last possible one
+    last = torch.searchsorted(cumulative, total)  # rounding must not give an id after the last id with a chance above 0
     return torch.minimum(drawn, last).flatten()
 
 
@@ -190,7 +190,7 @@ def _check(specials: SpecialTokens, prompt_ids: Sequence[int], new_tokens: int, 
 
 
 def _inference(model: LanguageModel) -> AbstractContextManager[None]:
-    """Inference mode, which is a tenth faster. The mode is off for a model without a state, which may keep tensors."""
+    """torch's inference mode, which is a tenth faster. It is off for a model without a state, which may keep tensors."""
     return torch.inference_mode() if model.can_step() else nullcontext()
 
 
@@ -198,8 +198,8 @@ def _inference(model: LanguageModel) -> AbstractContextManager[None]:
 def _for_single_slots(model: LanguageModel) -> Iterator[None]:
     """Switch oneDNN off for a model that reads one slot at a time on the CPU.
 
-    torch computes GELU with oneDNN. For one slot its start takes longer than the arithmetic; for whole rows it is faster.
-    `benchmarks/generation.py` measures the difference.
+    torch computes GELU with oneDNN. For one slot, starting oneDNN takes longer than the arithmetic; for whole rows, oneDNN is
+    faster. `benchmarks/generation.py` measures the difference.
     """
     before = torch.backends.mkldnn.enabled
     if model.can_step():

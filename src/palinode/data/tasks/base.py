@@ -1,9 +1,9 @@
 """The base of synthetic tasks. A task draws sequences that include their answers, by a pure function of a config and a generator.
 
-A task knows its chance level and, where there is a closed form, the entropy of its sequences. So a model can be compared with the
+A task knows its chance level and, if there is a formula, the entropy of its sequences. So a model can be compared with the
 optimum, and not only with other models. The entropy of a whole sequence is the same in both reading directions; the directions
-differ only in the share of each position.
-Shapes: B sequences, T tokens of a sequence. Entropies are in nats (natural logarithm).
+differ only in the part of the entropy that each position has. Shapes: B sequences, T tokens of a sequence. Entropies are in
+nats (natural logarithm).
 """
 
 from __future__ import annotations
@@ -42,32 +42,33 @@ class Sample(Windows):
 
     @classmethod
     def answered_from(cls, tokens: Tensor, place: int, **slices: Tensor) -> Sample:
-        """The sample of sequences whose answers are all tokens from this place on."""
+        """The sample of sequences in which the token at index `place` and every token after it are answers."""
         answers = (torch.arange(tokens.shape[1]) >= place).expand(tokens.shape).clone()
         return cls(tokens, answers, slices)
 
     @classmethod
     def of_pairs(cls, questions: Tensor, replies: Tensor, **slices: Tensor) -> Sample:
-        """The sequences q1 r1 q2 r2 ... of two (B, T / 2) tensors; every reply is an answer."""
+        """The sample of sequences q1 r1 q2 r2 ... from (B, T / 2) questions q and replies r; every reply is an answer."""
         tokens = torch.stack([questions, replies], 2).view(len(questions), -1)
         return cls(tokens, torch.arange(tokens.shape[1]).remainder(2).bool().expand(tokens.shape).clone(), slices)
 
     @classmethod
     def with_gaps(cls, tokens: Tensor, gap: Tensor, **slices: Tensor) -> Sample:
-        """The sample of sequences whose answers are the tokens with a gap.
+        """The sample of sequences in which every token that has a gap is an answer.
 
         Args:
-            gap: (B, T) the number of tokens from each answer back to the place where the answer was shown; NO_VALUE for no answer.
+            gap: (B, T) the number of tokens from each answer back to the place where the answer was shown; NO_VALUE for a token
+                that is not an answer.
         """
         return cls(tokens, gap != NO_VALUE, {"gap": gap, **slices})
 
     def rows(self, chosen: Tensor | slice) -> Sample:
-        """The sequences at these indices, or where this mask is true."""
+        """The sequences at the chosen indices, or those for which the chosen mask is true."""
         slices = {name: values[chosen] for name, values in self.slices.items()}
         return Sample(self.tokens[chosen], self.answers[chosen], slices)
 
     def flipped(self) -> Sample:
-        """The same sequences, last token first."""
+        """The same sequences with their tokens in reversed order."""
         slices = {name: values.flip(1) if values.dim() == 2 else values for name, values in self.slices.items()}
         return Sample(self.tokens.flip(1), self.answers.flip(1), slices)
 
@@ -76,7 +77,7 @@ def check_sample(task: Task, sample: Any, count: int) -> None:
     """Check that the sample which a user's own task returned holds `count` sequences of that task.
 
     Raises:
-        BadInput: the sample does not; the message names the fault.
+        BadInput: the sample has a wrong type, shape or id; the message names the fault.
     """
     kind, shape = task.kind_name(), (count, task.length_tokens)
     if not isinstance(sample, Sample):
@@ -131,10 +132,10 @@ class Task(Part):
         return 1 / len(self.legal_answers())
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float | None:
-        """The highest possible accuracy on answers, given the tokens before each answer; None if there is no closed form.
+        """The highest possible accuracy on answers, given the tokens before each answer; None if there is no formula.
 
         Args:
-            train_sequences: the number of sequences that training showed; None for an endless stream.
+            train_sequences: the number of sequences that the model saw in training; None for an endless stream.
         """
         return 1.0
 
@@ -144,11 +145,11 @@ class Task(Part):
 
     @property
     def solved_by(self) -> tuple[str, ...]:
-        """The baselines (`baselines.py`) that use the skill which this task tests. A model need not beat the level of these."""
+        """The baselines (`baselines.py`) that use the very skill which this task tests; a model need not beat their levels."""
         return ()
 
     def sequence_nats(self) -> float | None:
-        """The entropy of a whole sequence in nats; None if there is no closed form."""
+        """The entropy of a whole sequence in nats; None if there is no formula."""
         return None
 
     def edge_nats(self, direction: Direction) -> float | None:
@@ -161,25 +162,25 @@ class Task(Part):
         return None if total is None else total / self.length_tokens
 
     def floor_nats_all_tokens(self, direction: Direction = "ltr") -> float | None:
-        """The least possible mean loss over the T - 1 tokens that follow the token read first, in nats a token."""
+        """The least possible mean loss, in nats per token, over the T - 1 tokens other than the token that is read first."""
         total, unscored = self.sequence_nats(), self.edge_nats(direction)
         if total is None or unscored is None:
             return None
         return (total - unscored) / (self.length_tokens - 1)
 
     def best_accuracy_all_tokens(self) -> float | None:
-        """The best possible accuracy over all tokens but the first, read ltr; None if it is not known."""
+        """The best possible accuracy of an ltr model over all tokens except the first; None if it is not known."""
         return None
 
     def support(self) -> float | None:
-        """The number of different prompts (infinity if a float cannot hold the number); None if there is no closed form."""
+        """The number of different prompts (infinity if a float cannot hold the number); None if there is no formula."""
         return None
 
     def with_length(self, factor: int) -> Self:
-        """The task with sequences `factor` times as long; everything else stays.
+        """The task with sequences that are `factor` times as long; nothing else changes.
 
         Raises:
-            BadInput: the task has no length, or cannot be that long.
+            BadInput: the length of the task cannot be changed, or cannot be so large.
         """
         if factor < 1:
             raise BadInput(f"a length is multiplied by 1 or more, not by {factor}", field="factor")
@@ -207,7 +208,7 @@ class Task(Part):
         return content_hash(identity(self))
 
     def require(self, holds: bool, message: str, field: str) -> None:
-        """Refuse a field of this task, in one line.
+        """Refuse the value of a field of this task if the condition `holds` is false.
 
         Raises:
             BadInput: `holds` is false.
@@ -216,7 +217,7 @@ class Task(Part):
             raise BadInput(message, field=field)
 
     def require_at_least(self, field: str, least: int, reason: str) -> None:
-        """Refuse a field below its least value; `reason` names the parts that the field must have room for."""
+        """Refuse a field whose value is below `least`; `reason` names the parts that need this size."""
         value = getattr(self, field)
         self.require(value >= least, f"{value} is too few, {least} are needed: {reason}", field)
 
@@ -228,8 +229,8 @@ class Shape(NamedTuple):
         ids: the number of token ids.
         tokens: T, the number of tokens of a sequence.
         answers: the ids that may be an answer.
-        drawn: (n, number of ids of each token) if a sequence is a one-to-one function of n independent uniform tokens and such
-            tokens stand at both ends; None for a sequence of another law.
+        drawn: (n, number of ids) if a sequence is a one-to-one function of n independent tokens that are uniform over this
+            number of ids, and its first and last token are uniform too; None for any other task.
     """
 
     ids: int
@@ -286,15 +287,16 @@ class Language(Task):
 
 
 def _tasks() -> Mapping[str, type[Part]]:
-    from palinode.data.tasks import TASKS  # imported late, because that table lists `Reversed` too
+    from palinode.data.tasks import TASKS  # imported here, because the table TASKS lists `Reversed` of this module
 
     return TASKS
 
 
 class Reversed(Task):
-    """Another task with its tokens and answers flipped. The same generator gives the same sequences, in the same splits.
+    """Another task with the order of its tokens reversed. A generator draws the same sequences as for the other task, reversed.
 
-    So an ltr pass over the reversed task is exactly an rtl pass over the original.
+    A reversed sequence is in the split of the original sequence. So an ltr pass over the reversed task is exactly an rtl pass
+    over the original task.
 
     Attributes:
         of: the original task.

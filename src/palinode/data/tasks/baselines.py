@@ -1,9 +1,9 @@
 """Baselines: accuracies that need no learning, with which every accuracy on a task is compared.
 
 Each baseline is a guesser; the level of a baseline is the share of answers that the guesser guesses right. A guesser that cannot
-make a guess counts as wrong. A guesser sees the same tokens as the model that it is compared with (`Sees`). The word "before" means
-before in the order of reading: pass flipped samples for rtl.
-Shapes: A all answers of a sample, a the answers of one part, T tokens of a sequence, V ids.
+make a guess counts as wrong. A guesser sees the same tokens as the model that it is compared with (`Sees`). The word "before"
+means earlier in the order of reading; for rtl, call these functions with flipped samples. Shapes: A all answers of a sample, a
+the answers of one part, T tokens of a sequence, V ids.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from palinode.data.tasks.base import Sample, Task
 NO_GUESS = -1
 HIDDEN = -2
 # The tokens that a guesser sees. `before`: the tokens before the answer. `prompt_before`: the tokens before the answer that are not
-# answers. `prompt`: all tokens that are not answers. `others`: all tokens but the answer.
+# answers. `prompt`: all tokens that are not answers. `others`: all tokens except the answer itself.
 Sees = Literal["before", "prompt_before", "prompt", "others"]
 HIDES_ANSWERS = ("prompt_before", "prompt")
 CACHE_ORDERS = (1, 2, 3)
-# Guessers that copy the last continuation of the same tokens.
+# The guessers that guess the token which last followed the same 1, 2 or 3 tokens.
 CACHES = tuple(f"cache_{order}" for order in CACHE_ORDERS)
 MOST_CELLS = 2**22  # the largest number of cells of a table in memory
-# The largest number of cells (answers times tokens) that are compared, which takes seconds on one core. The first answers stand for
-# all answers. For sequences of 1024 tokens, 32,768 answers are compared, which gives a share with an error of about .006.
+# The largest number of cells (answers times tokens of a sequence) that a guesser compares, which takes seconds on one core. If
+# a sample has more answers, only its first answers are guessed: for sequences of 1024 tokens 32,768 answers, so that a level
+# has an error of about 0.006.
 MOST_COMPARED = 2**25
 
 
@@ -44,7 +45,8 @@ class _Queries:
 
 
 def baselines(task: Task, fitted_on: Sample, sample: Sample, sees: Sees = "before") -> dict[str, float]:
-    """The level of every baseline on a sample, by name. If a guesser sees both sides, its level is that of the better direction.
+    """The level of every baseline on a sample, by name. If guessers see both sides of an answer, a level is the higher one of
+    ltr and rtl.
 
     Args:
         task: the task of both samples.
@@ -84,12 +86,12 @@ def unigram(fitted_on: Sample, sample: Sample) -> float:
 
 
 def bigram(fitted_on: Sample, sample: Sample, sees: Sees = "before") -> float:
-    """The level of a guesser that guesses the most frequent answer after the same token."""
+    """The level of a guesser that guesses the answer that most often follows the token before it."""
     base = int(max(fitted_on.tokens.max(), sample.tokens.max())) + 2
     both = (_token_before(fitted_on, sees) * base + fitted_on.tokens[fitted_on.answers]).numpy()
     pairs, counts = np.unique(both, return_counts=True)
     pairs = pairs[np.argsort(-counts, kind="stable")]
-    before, most = np.unique(pairs // base, return_index=True)  # the first pair of each token is the most frequent
+    before, most = np.unique(pairs // base, return_index=True)  # the first pair of each token is its most frequent pair
     guess = torch.full((base,), NO_GUESS)
     guess[torch.from_numpy(before)] = torch.from_numpy(pairs[most] % base)
     return _share(guess[_token_before(sample, sees)] == sample.tokens[sample.answers])
@@ -114,7 +116,7 @@ def most_recent_value(task: Task, sample: Sample, sees: Sees = "before") -> floa
 
 
 def in_context_mode(task: Task, sample: Sample, sees: Sees = "before") -> float:
-    """The level of a guesser that guesses the most frequent legal answer among the seen tokens; of equals, the lowest id."""
+    """The level of a guesser that guesses the most frequent legal answer among the seen tokens, the lowest id in a tie."""
     legal = _legal(task)
 
     def guess(queries: _Queries) -> Tensor:
@@ -143,10 +145,10 @@ def ngram_cache(sample: Sample, order: int, sees: Sees = "before") -> float:
 
 
 def position_only(fitted_on: Sample, sample: Sample, sees: Sees = "before") -> float:
-    """The level of a guesser that copies the token of a fixed place: the place that most often equals the answer in the fit."""
+    """The level of a guesser that copies the token at a fixed place: for each place of an answer, the best place in `fitted_on`."""
     size = fitted_on.tokens.shape[1]
     places, row_of = fitted_on.answers.any(0).nonzero().flatten(), torch.zeros(size, dtype=torch.long)
-    # The table has rows only for the places of answers: a table with rows for all places would be T x T.
+    # The table has rows only for the places of answers: a table with rows for all places would have T x T cells.
     row_of[places] = torch.arange(len(places))
     counts = torch.zeros(len(places), size, dtype=torch.long)
     for queries in _queries(fitted_on, sees):

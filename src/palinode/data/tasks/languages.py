@@ -6,7 +6,7 @@ product     p * q = pq             an ltr model multiplies, an rtl model factors
 hierarchy   a tree of 2^levels leaves; every symbol has equally likely pairs of symbols below it, and every pair has one parent
 grammar     a stream of sentences of a simple grammar; an end token closes each sentence
 
-Shapes: B sequences, T tokens, V ids, k the order of a chain; M nonterminals and R rules of each for a grammar.
+Shapes: B sequences, T tokens, V ids, k the order of a chain. A grammar has M nonterminals, and R rules for each nonterminal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from palinode.data.tasks.draws import digits_of, entropy_nats, integers
 MOST_CONTEXTS = 2**16
 TIMES, EQUALS = 10, 11
 NONE = -1
-# The largest spectral radius of the matrix of expected children of one expansion; it is below 1, so that sentences end.
+# The largest allowed spectral radius of the matrix `_expected_children`; it is below 1, so that sentences end.
 MOST_GROWTH = 0.85
 
 
@@ -40,9 +40,11 @@ class MarkovLanguage(ShapedTask, Language):
     Attributes:
         states: V, the number of ids.
         length: T, the number of tokens of a sequence.
-        symmetric: whether the chain is its own mirror image (order 1 only); if false, the tables are independent noise.
+        symmetric: whether the chain has the same law when it is read rtl (order 1 only); if false, its logits are independent
+            noise.
         order: k, the number of tokens that decide the next token.
-        sharpness: the factor of the random logits; 0 gives uniform tokens, and a larger factor gives tokens easier to predict.
+        sharpness: the factor of the random logits; 0 gives uniform tokens, and a larger factor makes the tokens easier to
+            predict.
         chain_seed: the seed that chooses the chain.
     """
 
@@ -60,7 +62,7 @@ class MarkovLanguage(ShapedTask, Language):
         self.require(self.states**self.order <= MOST_CONTEXTS, message, "order")
         self.require_at_least("length", self.order, "the first context")
         try:
-            self.table()  # computed here and cached: a chain that does not exist is a mistake in the config
+            self.table()  # computed here, so that a config without a chain is refused; the table is cached
         except ValueError as problem:
             raise BadInput(str(problem), field="sharpness", hint="a smaller one") from None
 
@@ -76,7 +78,7 @@ class MarkovLanguage(ShapedTask, Language):
         return _chain(self.states, self.sharpness, self.chain_seed, self.symmetric)
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """P(next | k tokens), (V^k, V), and the law of k tokens (V^k,). The oldest token is the highest digit of a context."""
+        """(V^k, V) P(next token | k tokens), and (V^k,) P(k tokens). In the index of k tokens, the oldest is the highest digit."""
         if self.order == 1:
             return self.chain().transition, self.chain().stationary
         return _order_table(self.states, self.order, self.sharpness, self.chain_seed)
@@ -99,7 +101,7 @@ class MarkovLanguage(ShapedTask, Language):
         return tokens
 
     def _token_nats(self) -> Tensor:
-        """(T,) float64: the entropy of each token given the tokens before it. An rtl pass has the same numbers from its end."""
+        """(T,) float64: the entropy of each token given the tokens before it. For rtl, count from the last token."""
         table, start = self.table()
         step = float(-(start[:, None] * torch.special.xlogy(table, table)).sum())
         first = start.reshape([self.states] * self.order)
@@ -147,9 +149,9 @@ class XorLanguage(ShapedTask):
 
 
 class ProductLanguage(ShapedTask):
-    """Two primes p < q of `digits` digits, uniform over such pairs, and their product, which is twice as long.
+    """Two primes p < q of `digits` digits, drawn uniformly from all such pairs, and their product with twice as many digits.
 
-    The floor holds for a model that does not know which pairs are in its split.
+    The floor is the least loss of a model that does not know which pairs are in its split.
 
     Attributes:
         digits: the number of digits of each prime.
@@ -190,11 +192,11 @@ class ProductLanguage(ShapedTask):
 
 
 class Hierarchy(ShapedTask, Language):
-    """Sentences of 2^levels tokens. All pairs of a level are different, so a sentence has one derivation.
+    """Sentences of 2^levels tokens. Each pair of symbols of a level has only one parent, so a sentence has only one derivation.
 
     Attributes:
         symbols: V, the number of different symbols of a level; the symbols of the lowest level are the tokens.
-        productions: the number of different pairs of symbols that can stand below one symbol.
+        productions: the number of different pairs of symbols that one symbol can become on the level below.
         levels: the number of levels of the tree below its root.
         rules_seed: the seed that chooses the rules. A tree with one more level keeps the rules of the levels below.
     """
@@ -254,13 +256,14 @@ class Hierarchy(ShapedTask, Language):
 class Grammar(ShapedTask, Language):
     """A stream of sentences of a random simple grammar, cut to T tokens; the first sentence starts at the first token.
 
-    Every rule is one terminal and then up to two nonterminals. The rules of a nonterminal start with different terminals, so every
-    sentence has one derivation, which its tokens show. A sequence ends after T tokens, also inside a sentence.
+    Every rule is one terminal and then up to two nonterminals. The rules of a nonterminal start with different terminals, so
+    the tokens of a sentence show its only derivation. A sequence ends after T tokens, even in the middle of a sentence.
 
     Attributes:
-        nonterminals: M, the number of nonterminals; every sentence starts from the first one.
+        nonterminals: M, the number of nonterminals; every sentence starts from the first nonterminal.
         rules: R, the number of rules of each nonterminal.
-        terminals: the number of terminals; their ids start at 0, and the id after the last one ends a sentence.
+        terminals: the number of terminals; their ids start at 0, and the id after the last terminal is the end token of a
+            sentence.
         length: T, the number of tokens of a sequence.
         rules_seed: the seed that chooses the grammar.
     """
@@ -286,7 +289,7 @@ class Grammar(ShapedTask, Language):
     def sample(self, count: int, rng: Generator) -> Sample:
         chances, terminals, children = self.table()
         bounds = chances.cumsum(1)
-        stack = torch.zeros(count, self.length + 3, dtype=torch.long)  # an expansion adds at most one
+        stack = torch.zeros(count, self.length + 3, dtype=torch.long)  # an expansion adds at most 1 to the height
         height = torch.ones(count, dtype=torch.long)
         tokens = torch.empty(count, self.length, dtype=torch.long)
         noise = torch.rand(self.length, count, 1, generator=rng, dtype=torch.float64)
@@ -298,7 +301,8 @@ class Grammar(ShapedTask, Language):
             tokens[:, t] = torch.where(inside, terminals[top, rule], self.terminals)
             first, second = children[top, rule].unbind(1)
             height = (height - 1).clamp_min(0)
-            # The first child lies on top. After an end token the next sentence starts. NONE is written but not counted.
+            # The first child is written last, so it is on top. After an end token the next sentence starts. NONE is written,
+            # but it does not add to the height.
             for child in (torch.where(inside, second, NONE), torch.where(inside, first, 0)):
                 stack[rows, height] = child
                 height = height + (child != NONE)
@@ -397,7 +401,7 @@ def _simple_grammar(nonterminals: int, rules: int, terminals: int, seed: int) ->
 
 
 def _expected_children(chances: Tensor, children: Tensor) -> Tensor:
-    """(M, M): the mean number of each nonterminal that one expansion of each nonterminal makes."""
+    """(M, M): entry [i, j] is the mean number of nonterminals j that one expansion of nonterminal i makes."""
     counts = torch.zeros(len(chances), len(chances), dtype=torch.float64)
     for child in children.unbind(2):
         counts.scatter_add_(1, child.clamp_min(0), torch.where(child != NONE, chances, 0.0))
@@ -408,8 +412,9 @@ def _expected_children(chances: Tensor, children: Tensor) -> Tensor:
 def stack_law(grammar: Grammar) -> tuple[Tensor, Tensor]:
     """P(a nonterminal is on top of the stack at token t), (T, M), and P(token t ends a sentence), (T,).
 
-    The computation is by renewal. It uses the law of the size of a nonterminal, the law of the stack top inside a nonterminal, and
-    the law of the places where sentences start.
+    The computation treats the starts of sentences as a renewal process. It uses three laws: the law of the number of tokens
+    that a nonterminal becomes, the law of the stack top while a nonterminal is expanded, and the law of the places where
+    sentences start.
     """
     chances, _, children = grammar.table()
     many, size = len(chances), grammar.length

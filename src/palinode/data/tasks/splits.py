@@ -1,4 +1,4 @@
-"""Splits that share no prompt: a hash of the prompt decides the split, so splits are disjoint for endless streams and any seed.
+"""Splits that share no prompt: a hash of the prompt decides the split of a sequence, for every seed and in endless streams.
 
 The bucket of a sequence is a 64-bit hash, mod 100, of its prompt (its tokens with blanks in place of the answers) and of the config
 of the task. Every split has its own buckets.
@@ -27,14 +27,14 @@ BUCKETS_OF: Mapping[Split, range] = {
     VALIDATION: range(90, 95),
     TEST: range(95, 100),
 }
-LEAST_PROMPTS_PER_SEQUENCE = 20  # the smallest number of prompts of a task for each held-out sequence
+LEAST_PROMPTS_PER_SEQUENCE = 20  # a task must have at least this many prompts for each held-out sequence
 MARGIN = 1.1  # a round draws this many times the expected need, so that one round mostly suffices
-# One call draws at most this many sequences, or at most this many tokens if that is more sequences. Larger temporaries (above a
-# megabyte) go back to the system and are faulted in again, at half the speed.
+# One call draws at most CALL_SEQUENCES sequences, or as many sequences as have CALL_TOKENS tokens in all if these are more.
+# Larger temporary tensors (above a megabyte) would be given back to the system after each call, which halves the speed.
 CALL_SEQUENCES = 256
 CALL_TOKENS = 2**15
 MOST_EMPTY_ROUNDS = 100
-RARE = 1e-6  # repeats are counted by pairs if there are fewer draws than this for each prompt
+RARE = 1e-6  # with fewer draws per prompt, repeats are computed from the number of pairs of draws
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -43,7 +43,8 @@ def buckets(task: Task, keys: Tensor) -> Tensor:
     start = np.uint64(derive(0, "task-split", task.split_identity()))
     columns = np.arange(1, keys.shape[1] + 1, dtype=np.uint64)
     factors = mixed(start + columns * GOLDEN) | np.uint64(1)
-    # Different rows have different sums of products with random odd factors, modulo 2^64. The finaliser mixes all bits of a sum.
+    # A row becomes the sum of its numbers times random odd factors, modulo 2^64; different rows almost never have equal sums.
+    # The finaliser mixes all bits of a sum.
     sums = (keys @ torch.from_numpy(factors.view(np.int64))).numpy().view(np.uint64)
     return torch.from_numpy((mixed(sums) % np.uint64(BUCKETS)).astype(np.int64))
 
@@ -55,7 +56,8 @@ def in_split(task: Task, sample: Sample, split: Split) -> Tensor:
 
 
 def draw(task: Task, split: Split, count: int, rng: Generator) -> Sample:
-    """Draw `count` sequences by the law of the task, conditioned on a split. Draws go on until enough sequences are in the split.
+    """Draw `count` sequences of one split: the task draws sequences, and those of other splits are dropped, until there are
+    enough.
 
     Raises:
         BadInput: no prompt falls into the split.
@@ -76,14 +78,14 @@ def draw(task: Task, split: Split, count: int, rng: Generator) -> Sample:
 
 
 def check_support(task: Task, held_out: Mapping[Split, int]) -> None:
-    """Check that the held-out splits together show at most a twentieth of all prompts, where the number of prompts is known.
+    """Check that the held-out splits together contain at most a twentieth of all prompts, if their number is known.
 
     Args:
         task: the task.
         held_out: the number of sequences that each held-out split draws.
 
     Raises:
-        BadInput: the held-out splits show more prompts; the error names the field that makes the task larger.
+        BadInput: the held-out splits contain more than a twentieth; the error names the field that makes the task larger.
     """
     support, sequences = task.support(), sum(held_out.values())
     need = LEAST_PROMPTS_PER_SEQUENCE * sequences
@@ -94,7 +96,7 @@ def check_support(task: Task, held_out: Mapping[Split, int]) -> None:
 
 
 def repeated_share(task: Task, sequences: int) -> float | None:
-    """The expected share of `sequences` fresh draws of the train split that repeat an earlier prompt; None without `support`.
+    """The expected share of `sequences` fresh draws of the train split that repeat an earlier prompt; None if `support` is None.
 
     n draws among M equally likely prompts show M (1 - (1 - 1/M)^n) different prompts. If some prompts are likelier than others,
     more draws repeat a prompt, so the share is a lower bound.
@@ -104,7 +106,7 @@ def repeated_share(task: Task, sequences: int) -> float | None:
         return None
     prompts = max(1.0, support * len(BUCKETS_OF[TRAIN]) / BUCKETS)
     if sequences < prompts * RARE:
-        # The first term of the series. The difference below would lose its digits here.
+        # Here the difference below would lose its digits; this is the first term of its series.
         return (sequences - 1) / (2 * prompts)
     different = -prompts * math.expm1(sequences * math.log1p(-1 / prompts)) if prompts > 1 else 1.0
     return 1 - different / sequences

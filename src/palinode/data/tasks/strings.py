@@ -23,11 +23,11 @@ from palinode.data.tasks.draws import binomial_law, digits_of, entropy_nats, int
 MOST_LENGTH = 2**22
 BITS = 2
 PLUS, EQUALS = 10, 11
-MOST_DIGITS = 17  # the sum of two such numbers still fits 63 bits
+MOST_DIGITS = 17  # the sum of two numbers of this many digits still fits into 63 bits
 
 
 class Copy(ShapedTask):
-    """A string, a separator, and the string again.
+    """A random string, a separator, and the same string again.
 
     Attributes:
         vocabulary: the number of ids that the string is drawn from; the separator is the next id.
@@ -56,7 +56,7 @@ class Copy(ShapedTask):
 
 
 class Reversal(Copy):
-    """A string, a separator, and the string from its end. A sequence is its own mirror image, so ltr and rtl results must agree."""
+    """A random string, a separator, and the reversed string. A sequence is its own mirror image, so ltr and rtl must agree."""
 
     kind: ClassVar[str] = "reversal"
     solved_by: ClassVar[tuple[str, ...]] = ("position_only",)
@@ -103,7 +103,7 @@ class BitTask(ShapedTask):
 
 
 class Parity(BitTask):
-    """The answer is 1 where the number of ones is odd: no statistic of fewer than all bits helps."""
+    """Random bits; the answer is 1 if the number of ones is odd, so no statistic of only some of the bits helps."""
 
     kind: ClassVar[str] = "parity"
 
@@ -112,7 +112,7 @@ class Parity(BitTask):
 
 
 class Majority(BitTask):
-    """The answer is 1 where more than half of the bits are ones; a cumulative answer is 1 where at least half so far are ones.
+    """Random bits; the answer is 1 if more than half of the bits are ones (cumulative: if at least half of the bits so far are).
 
     If the answer is not cumulative, a tie gives 0, so 0 is the better guess.
     """
@@ -166,7 +166,7 @@ class Counting(ShapedTask):
         return Sample.answered_from(tokens, self.length + 2, count=occurrences[:, 0])
 
     def with_length(self, factor: int) -> Counting:
-        """The task with a string `factor` times as long and the same ids, so that training shows the ids of larger counts too.
+        """The task with a string `factor` times as long and the same ids: the vocabulary has ids for counts up to `most` already.
 
         Raises:
             BadInput: the string would have more than `most` letters.
@@ -213,7 +213,7 @@ class Addition(ShapedTask):
         return Sample.answered_from(tokens, 2 * self.digits + 2, carries=carries)
 
     def split_key(self, sample: Sample) -> Tensor:
-        """(B, 2): the two numbers, the smaller first, because a + b and b + a are one prompt."""
+        """(B, 2): the two numbers, the smaller first, because a + b and b + a count as the same prompt."""
         size = self.digits
         places = 10 ** torch.arange(size - 1, -1, -1)
         first = (sample.tokens[:, :size] * places).sum(1)
