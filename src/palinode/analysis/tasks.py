@@ -102,7 +102,7 @@ class Levels:
 
     @property
     def asked_for(self) -> tuple[str, float] | None:
-        """The pair (name, accuracy) of the best guesser that does what the task tests; None if its accuracy is not above `to_beat`."""
+        """The pair (name, accuracy) of the best guesser that does what the task tests; None if it does not beat `to_beat`."""
         known = {name: value for name, value in self.trivial.items() if name in self.solved_by}
         best = max(known.items(), key=lambda item: item[1], default=None)
         return best if best is not None and best[1] > (self.to_beat or 0.0) else None
