@@ -32,7 +32,7 @@ experiment = Experiment(
         model=modern(layers=2, width=64, heads=2),
         objective=LtrObjective(),
         recipe=Speedrun(steps=200, batch_windows=16, evaluate_every_steps=50),
-        evaluation=EvaluationConfig(max_tokens=60_000),
+        evaluation=EvaluationConfig(max_tokens=60_000, curve_tokens=15_000),
     ),
     arms=(
         Arm(name="ltr", note="left to right only"),

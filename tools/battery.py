@@ -80,7 +80,8 @@ objective = { kind = "both", p = { kind = "constant", p = 0.5 } }
 [decision]
 baseline = "ltr"
 """
-RUN = ("run", "idea.toml", "--report", "--workers", "2")
+RUN_ALONE = ("run", "idea.toml", "--workers", "2")
+RUN = (*RUN_ALONE, "--report")
 COLUMNS = ("planned", "tried", "lost", "doubled", "silent", "traceback", "minutes")
 State = dict[str, Any]
 INTRODUCTION = """
@@ -164,6 +165,7 @@ class Place:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
         code = 1
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             code = entry(list(arguments))
         except BaseException:  # noqa: BLE001 - this copy must end here; a traceback is what the battery counts
             traceback.print_exc()
@@ -189,8 +191,9 @@ class Place:
 class Tally(Counter[str]):
     """Counts of a part: tried, lost, doubled, silent (differs without a word), traceback, and what else it counts."""
 
-    def judge(self, place: Place, reference: State, what: str) -> None:
-        """Compare what a disturbed sweep has in the end with the undisturbed one."""
+    def judge(self, place: Place, reference: State, what: str, trials: int = 1) -> None:
+        """Compare what a sweep that was disturbed so many times has in the end with the undisturbed one."""
+        self["tried"] += trials
         try:
             state = place.state()
         except PalinodeError as error:
@@ -215,10 +218,10 @@ class Tally(Counter[str]):
             print(f"  {what}: {err[-2000:]}", file=sys.stderr)
 
 
-def finish(place: Place, tally: Tally, what: str, attempts: int = 3) -> None:
+def finish(place: Place, tally: Tally, what: str, command: Sequence[str] = RUN) -> None:
     """Run the command until it is through. More than one attempt is needed only where an error was reported in between."""
-    for _ in range(attempts):
-        code, _, err = place.call(*RUN)
+    for _ in range(3):
+        code, _, err = place.call(*command)
         tally.read(err, what)
         if code == 0:
             return
@@ -240,28 +243,29 @@ def kill(folder: Path, reference: State, seconds: float, tally: Tally, count: in
     while done < count:
         is_audited = chance.random() < 0.7
         place = Place(folder / f"kill-{done}", audited.folder if is_audited else None)
+        victims: list[str] = []
         for _ in range(12):
             process = place.start(*RUN)
             time.sleep(chance.uniform(0.1, seconds_audited if is_audited else seconds))
-            if process.poll() is not None or done == count:
+            if process.poll() is not None or done + len(victims) == count:
                 process.communicate()
                 break
             victim = chance.choice(("tree", "driver", "worker"))
-            tally[f"killed: {victim}"] += 1
-            tally["tried"] += 1
-            done += 1
+            victims.append(f"killed: {victim}")
             tree = _descendants(process.pid)
             if victim == "worker" and tree:
                 _kill(chance.choice(tree))
                 _, err = process.communicate(timeout=LONGEST_SECONDS)
-                tally.read(err, f"kill {done}")
+                tally.read(err, f"kill {done + len(victims)}")
             else:
                 for pid in [process.pid, *(tree if victim == "tree" else ())]:
                     _kill(pid)
                 process.communicate()
                 _wait_for_orphans(tree)
+        done += len(victims)
         finish(place, tally, f"kill {done}")
-        tally.judge(place, reference, f"kill {done}")
+        tally.judge(place, reference, f"kill {done}", len(victims))
+        tally.update(victims)
         shutil.rmtree(place.folder)
 
 
@@ -321,8 +325,7 @@ def corrupt_resumed(
         shutil.copytree(broken_off.folder, place.folder, symlinks=True)
         path = chance.choice(_files(place.folder / ("cache" if number % 5 == 4 else "runs")))
         what = f"{path.relative_to(place.folder)} {_harm(path, chance)}"
-        tally["tried"] += 1
-        finish(place, tally, what)
+        finish(place, tally, what, RUN if number % 10 == 0 else RUN_ALONE)  # a report costs half as much as the rest
         tally.judge(place, reference, what)
 
 
@@ -332,7 +335,6 @@ def fail(folder: Path, reference: State, tally: Tally, count: int, chance: rando
         name = ("ENOSPC", "EIO", "EACCES")[number % 3]
         # Every second time the audits are measured, too: their writes fail then.
         place = Place(folder / f"fail-{number}", folder / "reference" if number % 2 else None)
-        tally["tried"] += 1
         code, _, err = place.call(*RUN, PALINODE_CRASH_POINT=f"{number}:{name}")
         tally.read(err, f"write {number} {name}")
         tally[f"exit {code}"] += 1
@@ -354,7 +356,6 @@ def full(folder: Path, reference: State, tally: Tally, count: int, chance: rando
             return
         try:
             place = Place(disk / "full")
-            tally["tried"] += 1
             code, _, err = place.call(*RUN)
             tally.read(err, f"disk of {kilobytes} kB")
             tally[f"exit {code}"] += 1
@@ -380,7 +381,6 @@ def stop(folder: Path, reference: State, seconds: float, tally: Tally, count: in
         for pid in tree:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        tally["tried"] += 1
         for process in (first, second):
             _, err = process.communicate(timeout=LONGEST_SECONDS)
             tally.read(err, f"stop {number}")
@@ -397,7 +397,6 @@ def clock(folder: Path, reference: State, tally: Tally, count: int, chance: rand
         tomorrow = time.time() + 86400
         for path in (place.folder / "runs").rglob("*"):
             os.utime(path, (tomorrow, tomorrow))
-        tally["tried"] += 1
         finish(place, tally, f"clock {number}")
         tally.judge(place, reference, f"clock {number}")
         shutil.rmtree(place.folder)
@@ -411,7 +410,6 @@ def drivers(folder: Path, reference: State, tally: Tally, count: int, chance: ra
         (place.folder / "shared.toml").write_text(shared)
         files = ("idea.toml", "shared.toml", "idea.toml", "shared.toml")
         processes = [place.start("run", file, "--workers", "1") for file in files]
-        tally["tried"] += 1
         for process in processes:
             _, err = process.communicate(timeout=LONGEST_SECONDS)
             tally.read(err, f"drivers {number}")
@@ -453,6 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--add", action="store_true", help="add to the counts of earlier trials; give another --seed then"
     )
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a part, as Ctrl-C does
     chosen = options.parts or names
     bad = _audits(options.share) if AUDIT in chosen else 0
     if stores := [name for name in chosen if name != AUDIT]:
@@ -487,7 +486,9 @@ def _stores(folder: Path, names: Sequence[str], options: argparse.Namespace) -> 
         tally, began = Tally(), time.monotonic()
         more = {"seconds": seconds} if "seconds" in part.__annotations__ else {}
         count = max(1, round(planned * options.share))
-        part(folder, reference, tally=tally, count=count, chance=random.Random(f"{name} {options.seed}"), **more)
+        chance = random.Random(f"{name} {options.seed}")
+        with contextlib.suppress(KeyboardInterrupt):  # the trials until then count
+            part(folder, reference, tally=tally, count=count, chance=chance, **more)
         before = _kept().get(name, {}) if options.add else {}
         counts = Counter({key: value for key, value in before.items() if key not in ("planned", "minutes")}) + tally
         minutes = round(before.get("minutes", 0) + _minutes_since(began), 1)

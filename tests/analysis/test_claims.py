@@ -10,7 +10,7 @@ from palinode.analysis.claims import UNDECIDED, JudgedClaim, _of_all, judge, jud
 from palinode.analysis.intervals import Interval
 from palinode.base.decision import CLAIM_MEASURES, Decision
 from palinode.base.errors import BadInput
-from palinode.spec import load
+from palinode.spec.load import load
 from synthetic_store import Synthetic, SyntheticArm, make_store
 from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
 

@@ -253,6 +253,9 @@ def test_more_looks_at_the_validation_split_are_said_of_the_pair_that_has_them(t
 def test_mixed_machines_are_said(tmp_path):
     store = make_store(tmp_path / "runs")
     result = store.experiment("demo").runs_of("both", "base")[0].result
+    how = {"memory_kept": True, "started_by": "nursery"}
+    store.write_result(result.with_(fingerprint={**result.fingerprint, **how}))
+    assert "fingerprint" not in " ".join(only(store.experiment("demo")).cautions), "how a worker ran changes no bit"
     store.write_result(result.with_(fingerprint={**result.fingerprint, "threads": 2}))
     assert "2 different execution fingerprints" in " ".join(only(store.experiment("demo")).cautions)
 

@@ -9,13 +9,14 @@ import torch
 from palinode import Store
 from palinode.audit import arms, audit_arm, audit_comparison, audit_trained, text_floor
 from palinode.audit.trainer_bench import TrainerBench
-from palinode.base.config import encode
+from palinode.base.config import content_hash, encode
+from palinode.checks.canary import CanarySettings, PassCheck, check_canary
 from palinode.data.store import prepare
 from palinode.experiment.audits import audit_ahead
 from palinode.models.decoder import Decoder
 from palinode.run.one import run_one
 from palinode.run.trained import load_trained
-from palinode.spec import load
+from palinode.spec.load import load
 from palinode.spec.run_spec import RunSpec
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
@@ -62,7 +63,7 @@ def test_the_published_mask_is_caught_by_flow_and_canary_with_the_positions_name
 
 
 def test_a_stored_audit_is_not_measured_again(demo, store, audited, monkeypatch):
-    for name in ("_model_findings", "_evaluation_findings", "_data_findings"):
+    for name in ("_model_findings", "_canary_findings", "_evaluation_findings", "_data_findings"):
         monkeypatch.setattr(arms, name, lambda *arguments: pytest.fail("measured again"))
     again = audit_arm(demo.settings("ltr", "base"), name="ltr", store=store)
     assert again == audited["ltr"]
@@ -76,11 +77,50 @@ def test_the_cache_key_follows_what_an_audit_depends_on(demo):
     assert arms._model_key(settings, data) != arms._model_key(wider, data)
     assert arms._model_key(settings, data) != arms._model_key(longer, data)
     assert arms._data_key(settings, data) == arms._data_key(wider, data)
+    assert arms._canary_key(settings) == arms._canary_key(wider) == arms._canary_key(longer), "all train one canary"
+    assert arms._canary_key(settings) != arms._canary_key(demo.settings("both", "base"))
     larger = wider.with_(model=wider.model.with_(width=512))
     assert arms._evaluation_key(wider, data) == arms._evaluation_key(larger, data), "both are checked on a small one"
     other = settings.with_(recipe=settings.recipe.with_(micro_batches=2))
     assert arms._evaluation_key(settings, data) != arms._evaluation_key(other, data)
     assert arms._data_key(settings, data) != arms._data_key(longer, data)
+
+
+def passes_of(settings) -> dict[str, str]:
+    """Pass -> the hash of all that its canaries depend on, without their training."""
+    subject = arms._subject_of_arm(settings, prepare(settings.data), "arm")
+    passes: list[PassCheck] = []
+
+    def keep(checks):
+        passes.extend(checks)
+        return []
+
+    check_canary(subject, CanarySettings(markov_steps=0), keep)
+    described = [one.depends_on() for one in passes]
+    return {one["pass"]: content_hash(one) for one in described}
+
+
+def test_arms_share_the_canaries_of_the_passes_that_they_read_in_the_same_way(demo):
+    """The ltr pass of all three arms is one training; the rtl pass through the published mask is another one than the honest."""
+    ltr, both, masked = (passes_of(demo.settings(arm.name, "base")) for arm in demo.arms)
+    assert set(both) == set(masked) == {"ltr", "rtl"}
+    assert ltr["ltr"] == both["ltr"] == masked["ltr"]
+    assert len({ltr["ltr"], both["rtl"], masked["rtl"]}) == 3
+
+
+def test_a_pass_with_another_shift_or_without_a_direction_token_is_another_training(demo):
+    settings = demo.settings("ltr", "base")
+    without = settings.with_(objective=settings.objective.with_(direction_token=False))
+    assert passes_of(settings)["ltr"] != passes_of(without)["ltr"]
+
+
+def test_the_findings_of_a_shared_pass_name_the_arm_that_measured_it(audited):
+    shared = [
+        one for one in audited["both"].report.findings if one.check == "C2.canary" and one.message.startswith("ltr")
+    ]
+    others = [one for one in audited["ltr"].report.findings if one.check == "C2.canary"]
+    assert shared == others
+    assert shared[0].reproduce["measured_for"]
 
 
 def test_an_evaluation_that_draws_from_the_global_generator_is_caught(demo, monkeypatch):

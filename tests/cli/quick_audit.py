@@ -29,11 +29,11 @@ def quick_audit_arm(settings, *, name, store=None) -> AuditedArm:
     return audited
 
 
-def no_audit_ahead(specs, store, code, *, workers) -> None:
+def no_audit_ahead(specs, store, code, *, workers, nursery=None) -> None:
     """The quick audit takes no time."""
 
 
-def quick_calibrate(cells, runs, code=None, *, workers=1, on_failure=lambda line: None) -> Predicted:
+def quick_calibrate(cells, runs, code=None, *, workers=1, on_failure=lambda line: None, nursery=None) -> Predicted:
     """A second for every run."""
     return Predicted({(cell.arm.name, cell.scale): 1.0 for cell in cells}, settings=len(cells), measured=len(cells))
 

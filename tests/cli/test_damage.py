@@ -10,7 +10,7 @@ from palinode import DataConfig, EvaluationConfig, Gpt2AdamW, LtrObjective, RunS
 from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.run.one import run_one
-from palinode.spec import load
+from palinode.spec.load import load
 from palinode.train.schedule import Cosine
 from synthetic_store import make_store
 

@@ -18,8 +18,9 @@ HOT = TOML[: TOML.index("[[arms]]")].replace("seeds = [1, 2]", "seeds = [1]") + 
 
 @pytest.fixture
 def trainer_audits(palinode, monkeypatch):
-    """`palinode` with the part of the audit that trains by the arm's own recipe, and without the other two, which take long."""
+    """`palinode` with the part of the audit that trains by the arm's own recipe, and without the others, which take long."""
     monkeypatch.setattr(arms, "_model_findings", lambda *settings: ())
+    monkeypatch.setattr(arms, "_canary_findings", lambda *settings: ())
     monkeypatch.setattr(arms, "_data_findings", lambda *settings: ())
     monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
     monkeypatch.setattr(plan, "calibrate", quick_audit.quick_calibrate)

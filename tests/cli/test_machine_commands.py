@@ -10,8 +10,15 @@ def test_doctor_finds_this_machine_fit(palinode):
     assert output.code == 0
     assert result["torch"]["state"] == "ok"
     assert result["store"]["state"] in ("ok", "note")
-    assert {"palinode", "cores", "GPU", "cache"} <= set(result)
+    assert {"palinode", "cores", "freed memory", "GPU", "cache"} <= set(result)
     assert "torch" in palinode("doctor").out
+
+
+def test_doctor_names_the_variable_that_chooses_an_allocator(palinode, monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    line = next(line for line in palinode("doctor").out.splitlines() if "freed memory" in line)
+    assert line.startswith("note")
+    assert "MALLOC_ARENA_MAX is set" in line or "no glibc" in line
 
 
 def test_doctor_names_a_store_that_cannot_be(palinode, here):

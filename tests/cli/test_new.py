@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from palinode.cli.main import app  # noqa: F401 - the program imports before the test changes directory
-from palinode.spec import load
-from palinode.spec.load import parse_overrides
+from palinode.spec.load import load, parse_overrides
 
 
 def test_it_resolves_with_an_objective_of_the_users_own(palinode):

@@ -195,7 +195,7 @@ def test_reading_writes_nothing_but_the_index(palinode, store, here):
     for arguments in (("ls",), ("show", entry.full_name), ("show", store.run_ids()[0]), ("compare", entry.full_name)):
         assert palinode(*arguments).code == 0
     after = everything_in(here)
-    assert {path for path in after if after[path] != before.get(path, b"")} <= {str(here / "runs" / "index.sqlite")}
+    assert {path for path in after if after[path] != before.get(path, b"")} <= {str(here / "runs" / "index.json")}
 
 
 def test_names_of_a_foreign_store_cannot_drive_the_terminal(palinode, store):

@@ -301,7 +301,7 @@ def test_nothing_of_a_stranger_runs(case, palinode, here):
     assert line.isprintable()
     for name in case.names:
         assert name in line
-    after = {path: content for path, content in everything_in(here).items() if "index.sqlite" not in path}
+    after = {path: content for path, content in everything_in(here).items() if "index.json" not in path}
     assert after == before
 
 

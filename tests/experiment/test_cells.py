@@ -12,12 +12,12 @@ from palinode.base.finding import AuditReport
 from palinode.experiment import audits, calibrate
 from palinode.experiment import cells as cells_module
 from palinode.experiment import run as run_module
-from palinode.experiment.cells import cells_of, expected_passes, expected_steps, refuse_what_cannot_be
+from palinode.experiment.cells import cells_of, expected_passes, expected_steps, pinned, refuse_what_cannot_be
 from palinode.experiment.plan import plan
 from palinode.experiment.run import run_experiment
 from palinode.models import MODELS
 from palinode.models.described import _described
-from palinode.spec import load, pinned
+from palinode.spec.load import load
 from palinode.sweep.local import SweepEnd
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -79,7 +79,7 @@ def test_the_plan_is_the_cells_and_asks_no_objective_again(monkeypatch, tmp_path
     refuse_what_cannot_be(cells)
     for cell in cells:
         monkeypatch.setattr(type(cell.spec.objective), "draw", None)
-    planned = plan(experiment, cells, Store(tmp_path), workers=1, measure=False)
+    planned = plan(experiment, cells, Store(tmp_path), workers=1, measure="never")
     for cell, row in zip(cells, planned.cells, strict=True):
         passes = expected_passes(cell.settings)
         assert row.tokens_read == pytest.approx(passes * row.window_tokens)

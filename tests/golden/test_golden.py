@@ -13,9 +13,9 @@ import torch
 
 from palinode import Store
 from palinode.base import fsio
+from palinode.experiment.cells import pinned
 from palinode.run.one import run_one
-from palinode.spec import load
-from palinode.spec.pin import pinned
+from palinode.spec.load import load
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("golden.json")

@@ -29,7 +29,7 @@ import pytest
 
 from palinode import Store
 from palinode.report.findings import findings
-from palinode.spec import load
+from palinode.spec.load import load
 
 ROOT = Path(__file__).parents[2]
 STORES = Path(__file__).parent / "claims" / "stores.tar.xz"

@@ -6,7 +6,7 @@ import pytest
 
 from palinode import Store
 from palinode.run.one import run_one
-from palinode.spec import load
+from palinode.spec.load import load
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))

@@ -146,7 +146,7 @@ def test_the_installed_package_is_the_wheel_and_starts_from_shipped_experiments(
 
 def test_the_demo_of_the_installed_package_is_the_one_of_make(installed, tmp_path):
     """The same run ids; the demo itself takes two minutes and is run by hand and by `make demo`."""
-    ids = "from palinode.cli.new import shipped_experiment as s; from palinode.spec import load;"
+    ids = "from palinode.cli.new import shipped_experiment as s; from palinode.spec.load import load;"
     ids += "print([run.spec.run_id for run in load(s('demo')).resolve().runs])"
     there = run_installed(installed, tmp_path, "python", "-c", ids)
     here = subprocess.run([sys.executable, "-c", ids], capture_output=True, text=True, cwd=ROOT)

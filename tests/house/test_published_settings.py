@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from palinode.base.config import diff
-from palinode.spec import load
+from palinode.spec.load import load
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 WINDOWS = {(4, 192): 63, (8, 384): 55, (16, 768): 40, (16, 1536): 24, (32, 1536): 18}

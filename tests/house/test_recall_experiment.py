@@ -13,7 +13,7 @@ from palinode.models.direction import logits_for
 from palinode.objectives import MaskedObjective, Progress
 from palinode.objectives.label_mask import masked
 from palinode.run.one import build_model
-from palinode.spec import load
+from palinode.spec.load import load
 from palinode.spec.tuning import trials
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

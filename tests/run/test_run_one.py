@@ -301,3 +301,20 @@ def test_part_of_a_checkpoint_is_written_again(corpus, tmp_path):
     assert result.outcome == "done"
     assert (newest / "manifest.json").is_file()
     assert weights_sha256(load_trained(spec, store).model) == result.weights_sha256
+
+
+def test_a_curve_of_fewer_tokens_changes_no_weight_and_no_last_score(corpus, tmp_path):
+    """Evaluations before the last one score the first tokens of the split; training and the last evaluation stay."""
+    plain = tiny_spec(corpus, steps=12, evaluate_every=6)
+    short = plain.with_(evaluation=plain.evaluation.with_(curve_tokens=100))
+    assert plain.with_(evaluation=plain.evaluation.with_(curve_tokens=None)).run_id == plain.run_id != short.run_id
+    results, scored = {}, {}
+    for spec in (plain, short):
+        store = Store(tmp_path / spec.run_id)
+        results[spec] = run_one(spec, store)
+        rows = [row for row in store.record(spec.run_id).metrics if row["event"] == "eval"]
+        scored[spec] = [row["scores"]["ltr"]["tokens_scored"] for row in rows]
+    assert results[short].weights_sha256 == results[plain].weights_sha256
+    assert results[short].scores == results[plain].scores
+    assert scored[plain][0] == scored[plain][1] == scored[short][1]
+    assert 0 < scored[short][0] <= 100

@@ -1,10 +1,12 @@
 import pytest
 
+from palinode.base.decision import Decision
 from palinode.data.config import DataConfig
 from palinode.models.decoder import DecoderConfig
 from palinode.objectives import LtrObjective
 from palinode.objectives.directional import BothObjective
-from palinode.spec import Arm, Decision, Experiment, RunSettings, Scale, Size
+from palinode.spec.experiment import Arm, Experiment, Scale, Size
+from palinode.spec.run_spec import RunSettings
 from palinode.train.recipe import Gpt2AdamW
 
 

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palinode.base.config import decode, encode
+from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
 from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall
 from palinode.objectives import OBJECTIVES
 from palinode.objectives.directional import BothObjective
-from palinode.spec import Arm, Decision, EvaluationConfig, Experiment, RunSpec, Scale, Size
 from palinode.spec.change import changed
+from palinode.spec.experiment import Arm, Experiment, Scale, Size
+from palinode.spec.run_spec import EvaluationConfig, RunSpec
 from palinode.train.recipe import Speedrun
 
 
@@ -120,7 +122,7 @@ def test_the_id_is_the_settings_and_the_seed(experiment_once, seed):
 def experiment_once():
     from palinode.data.config import DataConfig
     from palinode.models.decoder import DecoderConfig
-    from palinode.spec import RunSettings
+    from palinode.spec.run_spec import RunSettings
     from palinode.train.recipe import Gpt2AdamW
 
     return RunSettings(data=DataConfig(), model=DecoderConfig(), objective=OBJECTIVES["ltr"](), recipe=Gpt2AdamW())

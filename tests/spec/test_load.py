@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput, Damaged
+from palinode.experiment.cells import pinned
 from palinode.results.store import Store
-from palinode.spec import Experiment, load
 from palinode.spec.code import changed_parts, keep_code
-from palinode.spec.load import load_run, parse_overrides, parse_seeds
-from palinode.spec.pin import pinned
+from palinode.spec.experiment import Experiment
+from palinode.spec.load import load, load_run, parse_overrides, parse_seeds
 from palinode.spec.text import parse_json, parse_toml, read_text
 
 TOML = """
@@ -399,7 +399,7 @@ def test_data_is_pinned_once_per_config_and_changes_the_id(experiment, monkeypat
         return config.with_(corpus_sha256="0" * 64)
 
     resolved = experiment.resolve()
-    monkeypatch.setattr("palinode.data.source.resolve", resolve_data)
+    monkeypatch.setattr("palinode.experiment.cells.resolve", resolve_data)
     done = pinned(resolved)
     assert len(configs) == 1
     assert all(run.spec.data.corpus_sha256 == "0" * 64 for run in done.runs)

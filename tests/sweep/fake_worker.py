@@ -9,7 +9,7 @@ from pathlib import Path
 from palinode.base import fsio
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.sweep.worker import main
+from palinode.sweep import worker
 
 
 def work(directories, emit, should_stop, holds) -> list[Result]:
@@ -48,5 +48,9 @@ def sleep(spec, should_stop):
     return "done"
 
 
+def main() -> int:
+    return worker.main(work=work)
+
+
 if __name__ == "__main__":
-    sys.exit(main(work=work))
+    sys.exit(main())

@@ -4,10 +4,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from palinode.base.seeds import generator
+from palinode.models.decoder import gpt2, modern
+from palinode.models.described import described
+from palinode.models.encoder_decoder import EncoderDecoderConfig
+from palinode.models.latent import hlb
 from palinode.train import muon
 from palinode.train.muon import Muon, orthogonalised
+from palinode.train.optim import AdamW, MuonAdamW, optimizer_flops
 
 JORDAN = (3.4445, -4.7750, 2.0315)
 CONVERGENT = (2.0, -1.5, 0.5)
@@ -104,3 +110,31 @@ def test_what_is_not_a_matrix_is_refused_and_so_is_a_closure():
         Muon([torch.nn.Parameter(torch.ones(3))])
     with pytest.raises(ValueError, match="closure"):
         Muon([torch.nn.Parameter(torch.ones(3, 3))]).step(lambda: 0.0)
+
+
+SHIPPED = {
+    "2x64": modern(layers=2, width=64, heads=2),
+    "4x128": modern(layers=4, width=128, heads=4),
+    "6x256": modern(layers=6, width=256, heads=8),
+    "gpt2 4x128": gpt2(layers=4, width=128, heads=4),
+    "latent": hlb(),
+    "encoder-decoder": EncoderDecoderConfig(),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_counted_flops_are_those_of_pytorchs_counter(name):
+    """On the meta device: its tensors have shapes and no numbers, so a step of any size takes milliseconds."""
+    roles = described(SHIPPED[name], 259, 128).model.parameter_groups()
+    matrices = [torch.nn.Parameter(torch.empty(one.shape, device="meta")) for _, one in roles["matrix"]]
+    optimizer = Muon(matrices, lr=0.02)
+    assert optimizer.flops_per_step() == 0, "a matrix without a gradient is not moved"
+    for matrix in matrices:
+        matrix.grad = torch.empty_like(matrix)
+    counted = optimizer.flops_per_step()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    assert counted == counter.get_total_flops() == MuonAdamW().flops_per_step(roles) > 0
+    assert AdamW().flops_per_step(roles) == optimizer_flops([torch.optim.SGD(matrices, lr=0.1)]) == 0
+    if name == "2x64":
+        assert counted == 2 * 300 * 64**3

@@ -13,9 +13,8 @@ from palinode.results.record import ExperimentRecord, FinishedRun
 
 TOKEN_NORM, POSITION_NORM = "token_norm", "position_norm"
 ABSOLUTE_COSINE, SHARE = "token_position_absolute_cosine", "position_share"
-POSITION_COSINE = (
-    "position_cosine"  # the cosine of the vectors of two positions; the column `distance` holds their distance
-)
+# The cosine of the vectors of two positions; the column `distance` holds their distance.
+POSITION_COSINE = "position_cosine"
 ABOUT_MEAN, COSINE = "position_norm_about_mean", "token_position_cosine"
 NUMBERS = (TOKEN_NORM, POSITION_NORM, ABOUT_MEAN, COSINE, ABSOLUTE_COSINE, SHARE)
 CHANCE = {

@@ -18,9 +18,8 @@ from scipy import special
 POWER = 0.8  # the probability with which `seeds_needed` seeds show the effect; the usual choice
 MOST_SEEDS = 10_000  # the largest number of seeds that is reported; nobody can train more
 MOST_EXACT = 40  # the most pairs of an exact test: its two halves of 2^20 sums take 16 MB and a second
-TIE_TOLERANCE = (
-    1e-12  # a share of the sum of |differences|: two sums that differ by less than this share differ only by rounding
-)
+# A share of the sum of |differences|: two sums that differ by less than this share differ only by rounding.
+TIE_TOLERANCE = 1e-12
 # Below 6 pairs, unrelated pairs give an interval above 0 more often than the confidence allows: 1 time in 6 for three pairs.
 # Above 10 pairs, there are too many resamples to count one by one: 10 pairs have 92,378 resamples.
 LEAST_PAIRS, MOST_PAIRS = 6, 10

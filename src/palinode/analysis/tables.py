@@ -8,29 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from palinode.analysis import ratios, tasks
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.compare import costs
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts, training_curves
 from palinode.analysis.embeddings import embedding_means, embedding_numbers
 from palinode.analysis.frames import RUN, RUN_AND_ID, Row, columns, run_frame
-from palinode.analysis.ratios import (
-    as_published,
-    direction_ratios,
-    layer_cut_ratios,
-    published_summary,
-    ratio_curves,
-    ratio_table,
-)
-from palinode.analysis.tasks import (
-    effect_table,
-    slice_means,
-    task_accuracy,
-    task_effects,
-    task_lengths,
-    task_levels,
-    task_means,
-    task_slices,
-)
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.config import canonical_json
 from palinode.base.measures import COST_AXES
@@ -46,9 +29,9 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
     """
     found, curves = verdicts(record), evaluation_curves(record)
     split, _, score = record.entry.rule.score
-    cuts, geometry, accuracy = layer_cuts(record, split), embedding_numbers(record), task_accuracy(record, split)
+    cuts, geometry, accuracy = layer_cuts(record, split), embedding_numbers(record), tasks.task_accuracy(record, split)
     pooled_axis = "epochs" if curves["epochs"].count() else "step"
-    pooled = as_published(record, split, score, pooled_axis, curves)
+    pooled = ratios.as_published(record, split, score, pooled_axis, curves)
     return {
         "verdicts": verdict_table(found),
         "differences": difference_table(found),
@@ -60,23 +43,23 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "fingerprints": fingerprint_table(record),
         "evaluation_curves": curves,
         "training_curves": training_curves(record),
-        "ratios": ratio_table(record, split),
-        "ratio_curves": ratio_curves(record, split, score, curves),
-        "ratios_as_published": published_summary(pooled),
+        "ratios": ratios.ratio_table(record, split),
+        "ratio_curves": ratios.ratio_curves(record, split, score, curves),
+        "ratios_as_published": ratios.published_summary(pooled),
         "layer_cuts": cuts,
-        "layer_cut_ratios": layer_cut_ratios(record, score, cuts),
-        "direction_by_context": direction_ratios(record, split),
+        "layer_cut_ratios": ratios.layer_cut_ratios(record, score, cuts),
+        "direction_by_context": ratios.direction_ratios(record, split),
         "embeddings": geometry,
         "embedding_means": embedding_means(record, geometry),
         "auxiliary_terms": auxiliary_curves(record),
         # The tables about accuracy on synthetic tasks have no rows where no run trains on a task.
         "task_accuracy": accuracy,
-        "task_means": task_means(record, accuracy),
-        "task_levels": task_levels(record, split),
-        "task_slices": task_slices(record, split),
-        "task_slice_means": slice_means(record, split),
-        "task_lengths": task_lengths(record, split),
-        "task_effects": effect_table(task_effects(record, split)),
+        "task_means": tasks.task_means(record, accuracy),
+        "task_levels": tasks.task_levels(record, split),
+        "task_slices": tasks.task_slices(record, split),
+        "task_slice_means": tasks.slice_means(record, split),
+        "task_lengths": tasks.task_lengths(record, split),
+        "task_effects": tasks.effect_table(tasks.task_effects(record, split)),
     }
 
 

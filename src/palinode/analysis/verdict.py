@@ -272,11 +272,11 @@ def _edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str
 def _fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
     """The caution that the runs of a comparison have different execution fingerprints.
 
-    Two runs can give equal bits only if their execution fingerprints are equal.
+    Two runs can give equal bits only if the compared items of their execution fingerprints are equal.
     """
     used = {pair.seed for pair in comparison.pairs}
     prints = {
-        tuple(sorted((key, str(value)) for key, value in run.result.fingerprint.items()))
+        tuple(sorted((key, str(value)) for key, value in run.result.compared_fingerprint.items()))
         for arm in (comparison.arm, comparison.baseline)
         for run in record.runs_of(arm, comparison.scale)
         if run.result is not None and run.entry.seed in used

@@ -1,12 +1,15 @@
-"""The audit of an arm before training, in three parts. Each part is stored under the hash of everything that it depends on.
+"""The audit of an arm before training, in four parts. Each part is stored under the hash of everything that it depends on.
 
-The first part checks the model with its objective (C1, C2, C6). The second part checks the trainer and the evaluator on this data
-(C3, C9). The third part checks the data alone (C4), and arms usually share it.
+The first part reads the model with its objective (C1, C6, C7). The second part trains canaries (C2). The third part checks the
+trainer and the evaluator on this data (C3, C9). The fourth part checks the data alone (C4), and arms usually share it.
+
+The models of the first two parts are small, and larger models of one kind share them. The findings of each pass in the second part
+are stored on their own as well: arms that read a pass in the same way share them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinode.audit.cache import cached_part, part_key, stored_or_measured
-from palinode.audit.palinode_models import pair_score, subject_of_config
+from palinode.audit.cache import cached_part, cached_parts, part_key
+from palinode.audit.palinode_models import AUDIT_VOCABULARY, canary_config, flow_config, pair_score, subject_of_config
 from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
-from palinode.base.config import content_hash, encode
+from palinode.base.config import USER_PREFIX, content_hash, encode
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.seeds import generator
 from palinode.checks.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
-from palinode.checks.canary import check_canary
+from palinode.checks.canary import CanarySettings, PassCheck, check_canary, measure_each
 from palinode.checks.collapse import check_aggregated, probe_collapse
 from palinode.checks.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination, check_prompt_splits
 from palinode.checks.determinism import check_determinism
@@ -37,7 +40,6 @@ from palinode.data.task_store import TaskStore, TaskStream
 from palinode.data.tasks.splits import BUCKETS_OF, buckets
 from palinode.evaluate.losses import evaluation_passes
 from palinode.models.base import PairTerm
-from palinode.results.holds import Watch
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads
@@ -57,7 +59,7 @@ class AuditedArm:
 def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
     """Audit an arm before training. Parts that the store already holds are not measured again."""
     use_threads(settings.threads)
-    parts = _parts(settings, name)
+    parts = _parts(settings, name, store)
     reports = [cached_part(store, name, key, check) for key, check in parts]
     whole = AuditReport(
         subject=name,
@@ -76,36 +78,63 @@ def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
     Parts that another process is measuring come last. The function then waits for these parts.
     """
     use_threads(settings.threads)
-    parts = _parts(settings, name)
-    later = [part for part in parts if stored_or_measured(store, name, *part, Watch()) is None]
-    for key, check in later:
-        cached_part(store, name, key, check)
+    cached_parts(store, name, _parts(settings, name, store))
 
 
 def missing_parts(settings: RunSettings, store: Store) -> frozenset[str]:
     """The hashes of the parts that the store does not hold."""
     stored = set(store.audits())
-    return frozenset(key for key, _ in _parts(settings, "")) - stored
+    return frozenset(key for key, _ in _parts(settings, "", store)) - stored
 
 
-def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tuple[Finding, ...]]], ...]:
-    """The three parts: the hash that each is stored under, and the function that measures it."""
+def _parts(
+    settings: RunSettings, name: str, store: Store | None
+) -> tuple[tuple[str, Callable[[], tuple[Finding, ...]]], ...]:
+    """The four parts: the hash that each is stored under, and the function that measures it."""
     data = prepare(settings.data)
     return (
         (_model_key(settings, data), partial(_model_findings, settings, data, name)),
+        (_canary_key(settings), partial(_canary_findings, settings, data, name, store)),
         (_evaluation_key(settings, data), partial(_unless_it_diverges, partial(_evaluation_findings, settings, data))),
         (_data_key(settings, data), partial(_data_findings, settings, data)),
     )
 
 
 def _model_key(settings: RunSettings, data: Source) -> str:
-    window = settings.data.window_tokens
-    return part_key("model", encode(settings.model), encode(settings.objective), window, data.vocab_size)
+    read, trained = encode(flow_config(settings.model)), encode(bench_model(settings.model))
+    vocabulary = min(data.vocab_size, AUDIT_VOCABULARY)
+    return part_key("model", read, trained, encode(settings.objective), settings.data.window_tokens, vocabulary)
 
 
 def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Finding, ...]:
     subject = _subject_of_arm(settings, data, name)
-    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject), *_term_findings(settings))
+    return (*check_flow(subject), *check_stepwise(subject), *_term_findings(settings))
+
+
+def _canary_key(settings: RunSettings) -> str:
+    """Canaries have a vocabulary and windows of their own, so the key names neither those of the data nor the size of the model."""
+    return part_key("canary", encode(canary_config(settings.model)), encode(settings.objective))
+
+
+def _canary_findings(settings: RunSettings, data: Source, name: str, store: Store | None) -> tuple[Finding, ...]:
+    """C2. The findings of a pass are taken from the audit of another arm with the same pass and the same small model."""
+    model, objective, canary = canary_config(settings.model), settings.objective, CanarySettings()
+    own = encode(objective) if objective.kind_name().startswith(USER_PREFIX) else None  # its code may do anything
+
+    def findings_of(passes: Sequence[PassCheck]) -> list[tuple[Finding, ...]]:
+        if store is None:
+            return measure_each(passes)
+        keys = [part_key("canary pass", encode(model), encode(canary), own, one.depends_on()) for one in passes]
+        parts = [(key, one.measure) for key, one in zip(keys, passes, strict=True)]
+        return [_of_subject(report) for report in cached_parts(store, name, parts)]
+
+    return check_canary(_subject_of_arm(settings, data, name), canary, findings_of)
+
+
+def _of_subject(report: AuditReport) -> tuple[Finding, ...]:
+    """The findings of a report. Each names the arm, or the run of the arm, whose audit measured it."""
+    measured_for = {"measured_for": report.subject}
+    return tuple(one.with_(reproduce={**one.reproduce, **measured_for}) for one in report.findings)
 
 
 def _subject_of_arm(settings: RunSettings, data: Source, name: str) -> Subject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from palinode.base.config import content_hash
 from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
-from palinode.base.seeds import NUMERICS_VERSION
+from palinode.base.numerics import NUMERICS_VERSION
 from palinode.results.holds import Watch, holder, take
 from palinode.results.store import Store
 
@@ -40,6 +40,15 @@ def cached_part(store: Store | None, subject: str, key: str, check: Check) -> Au
     while (report := stored_or_measured(store, subject, key, check, watch)) is None:
         time.sleep(LOOK_AGAIN_SECONDS)
     return report
+
+
+def cached_parts(store: Store, subject: str, parts: Sequence[tuple[str, Check]]) -> list[AuditReport]:
+    """The parts under these keys, as `cached_part` gives them. Parts that another process is measuring are waited for last."""
+    first = [stored_or_measured(store, subject, key, check, Watch()) for key, check in parts]
+    return [
+        cached_part(store, subject, *part) if report is None else report
+        for part, report in zip(parts, first, strict=True)
+    ]
 
 
 def stored_or_measured(store: Store, subject: str, key: str, check: Check, watch: Watch) -> AuditReport | None:

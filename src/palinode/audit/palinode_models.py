@@ -73,11 +73,21 @@ def subject_of_config(
     C1 uses up to 4 blocks of width 128, which is the full size of every arm of the demo. C2 uses up to 2 blocks of width 32: a
     canary of width 64 alarms no sooner and takes twice the time.
     """
-    flow_size, canary_size = small_config(config, 4, 128), small_config(config, 2, 32)
+    flow_size, canary_size = flow_config(config), canary_config(config)
     specials = SpecialTokens(min(tokenizer_vocab, AUDIT_VOCABULARY))
     subject = _subject(nn.Identity(), objective, specials, window_tokens, name=name, seed=seed)
     module = flow_size.build(specials.vocab_size, subject.slots_of(window_tokens), seed)
     return palinode_subject(replace(subject, module=module, rebuild=flow_size.build, rebuild_small=canary_size.build))
+
+
+def flow_config(config: ModelConfig) -> ModelConfig:
+    """The config of the model that C1 and C6 read before training."""
+    return small_config(config, 4, 128)
+
+
+def canary_config(config: ModelConfig) -> ModelConfig:
+    """The config of the model that C2 trains. It is the same for every larger model of the same kind."""
+    return small_config(config, 2, 32)
 
 
 def subject_of_model(

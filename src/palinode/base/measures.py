@@ -145,6 +145,7 @@ COST_AXES: Mapping[str, CostAxis] = {
         CostAxis("tokens_scored_rtl", "tokens scored, rtl"),
         CostAxis("passes", "passes", compared=True),
         CostAxis("train_flops", "training FLOPs", "FLOPs", compared=True),
+        CostAxis("optimizer_flops", "optimizer FLOPs"),
         CostAxis("optimizer_steps", "optimizer steps", "steps", compared=True),
         CostAxis("evaluations", "evaluations"),
         CostAxis("train_seconds", "training seconds", "seconds", table="seconds", key="train"),

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-NUMERICS_VERSION = 1  # raise this number when the same spec would give other bits; the number is part of every run id
+# The first part of every derived seed. It never changes, also when the numerics version is raised: the initial weights, the windows
+# and the splits stay, so runs of two numerics versions can be compared in pairs.
+CONSTANT = 1
 
 
 def derive(seed: int, name: str, *position: int | str) -> int:
     """A 63-bit whole number from the SHA-256 of (seed, name, position)."""
-    text = "/".join(str(item) for item in (NUMERICS_VERSION, seed, name, *position))
+    text = "/".join(str(item) for item in (CONSTANT, seed, name, *position))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

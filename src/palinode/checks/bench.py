@@ -92,9 +92,8 @@ class Bench:
         """Whether the module accepts windows of this length in train mode too. `train_refused` keeps the message of a refusal."""
         if length_tokens not in self.train_refused:
             try:
-                self._read_zeros(
-                    self.fresh_copy().train(), length_tokens, SEVERAL_ROWS
-                )  # a copy, because the module may store statistics of a batch
+                # A copy, because the module may store statistics of a batch.
+                self._read_zeros(self.fresh_copy().train(), length_tokens, SEVERAL_ROWS)
                 self.train_refused[length_tokens] = ""
             except REFUSALS as refusal:
                 self.train_refused[length_tokens] = str(refusal)

@@ -14,22 +14,27 @@ before the canary learns from the batch. Canaries are trained on four languages 
   objective allows. A leak gives a loss below the floor. A loss that stays above the floor shows that the model does not use all
   that it may use (a wrong shift, a mask that is too strict).
 
+The canaries of one pass depend only on the tiny model, the settings and the examples of this pass. `PassCheck.depends_on` describes
+the examples, so that two arms with the same pass can share the findings.
+
 Legend: B windows, T tokens of a window, V ids that the canary uses, n scored tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from palinode.base.config import Config
-from palinode.base.example import NO_SOURCE, SpecialTokens
+from palinode.base.config import Config, encode
+from palinode.base.example import EXAMPLE_TENSORS, NO_SOURCE, SpecialTokens
 from palinode.base.finding import Finding
 from palinode.base.markov import NO_NEIGHBOUR, MarkovChain, asymmetric_chain, symmetric_chain
 from palinode.base.measures import CheckOutcome
@@ -50,6 +55,9 @@ from palinode.checks.laws import finding, outcome_of
 from palinode.checks.subject import Subject
 
 MOST_SEPARATE_PASSES = 4  # an objective with more passes is trained on all of them together
+# The alarm of a canary on uniform tokens. An arm has at most four such canaries, and together they keep the probability of a false
+# alarm. The alarm is the same for an arm with fewer passes, so that arms can share the findings of a pass.
+PASS_ALARM_NATS = ALARM_NATS + math.log(MOST_SEPARATE_PASSES)
 MARKOV_EXCESS_NATS = 0.05
 MARKOV_ROUNDS = 3
 STUCK_SHARE = 0.75  # an excess that stays above this share of its value after another round will not go away
@@ -70,6 +78,8 @@ class CanarySettings(Config):
         window_tokens: the number of tokens of a window.
         rows: the number of rows of a batch.
         steps: the number of updates of a uniform canary, for each pass. The positive control must alarm within a quarter of them.
+            A control that alarms early does not allow fewer updates: a planted leak whose control alarmed after 6 updates was
+            found after 51, after 59 and, with a third seed, not within 80.
         neighbour_steps: the number of updates of a canary on eight rows, of which two stand among their shifted copies.
         frozen_tokens: the number of tokens that the frozen weights score after training, in each mode.
         markov_steps: the number of updates of the Markov canary in one round (0: no Markov canary). There are at most three rounds.
@@ -88,28 +98,59 @@ class CanarySettings(Config):
     chains: tuple[Literal["symmetric", "asymmetric"], ...] = ("symmetric",)
 
 
-def check_canary(subject: Subject, settings: CanarySettings | None = None) -> tuple[Finding, ...]:
-    """Run C2 on one subject: C2.canary, C2.frozen and C2.neighbours for each pass, C2.markov and C2.markov-excess for all."""
+@dataclass(frozen=True)
+class PassCheck:
+    """The canaries of one pass alone, or of all passes together where an objective has more than four.
+
+    Attributes:
+        depends_on: the function that returns plain data that decides every bit of the training, besides the tiny model, the
+            settings and the code of the audit.
+        measure: the function that trains the canaries and returns C2.canary, C2.frozen and C2.neighbours.
+    """
+
+    depends_on: Callable[[], Mapping[str, Any]]
+    measure: Callable[[], tuple[Finding, ...]]
+
+
+def measure_each(passes: Sequence[PassCheck]) -> list[tuple[Finding, ...]]:
+    """The findings of each pass, without sharing."""
+    return [one.measure() for one in passes]
+
+
+def check_canary(
+    subject: Subject,
+    settings: CanarySettings | None = None,
+    findings_of: Callable[[Sequence[PassCheck]], list[tuple[Finding, ...]]] = measure_each,
+) -> tuple[Finding, ...]:
+    """Run C2 on one subject: C2.canary, C2.frozen and C2.neighbours for each pass, C2.markov and C2.markov-excess for all.
+
+    `findings_of` returns the findings of each pass. It may take them from the audit of an arm with the same pass.
+    """
     settings = settings or CanarySettings()
     tiny = Tiny.of(subject, settings)
     groups = tiny.bank.groups
     separate: tuple[str | None, ...] = groups if len(groups) <= MOST_SEPARATE_PASSES else (None,)
-    alarm_nats = ALARM_NATS + math.log(len(separate))
-    findings: list[Finding] = []
-    for group in separate:
-        uniform = _uniform(tiny, settings, group, alarm_nats)
-        findings += uniform
-        if settings.neighbour_steps and uniform[0].outcome != "fail":
-            findings.append(_neighbours(tiny, settings, group, alarm_nats))
+    passes = [
+        PassCheck(partial(tiny.training_of, settings, group), partial(_of_pass, tiny, settings, group))
+        for group in separate
+    ]
+    findings = [finding for of_pass in findings_of(passes) for finding in of_pass]
     for name in settings.chains if settings.markov_steps else ():
         findings += _markov(tiny, settings, name)
     return tuple(findings)
 
 
-def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats: float) -> list[Finding]:
+def _of_pass(tiny: Tiny, settings: CanarySettings, group: str | None) -> tuple[Finding, ...]:
+    findings = _uniform(tiny, settings, group)
+    if settings.neighbour_steps and findings[0].outcome != "fail":
+        findings.append(_neighbours(tiny, settings, group))
+    return tuple(findings)
+
+
+def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None) -> list[Finding]:
     """Train one uniform canary. A canary without an alarm is followed by its positive control and by C2.frozen."""
     canary = Canary(tiny, settings, UniformLanguage(len(tiny.ids)), group)
-    trace = canary.train(settings.steps, threshold_nats=alarm_nats)
+    trace = canary.train(settings.steps, threshold_nats=PASS_ALARM_NATS)
     if ended := canary.early_end("C2.canary"):
         return ended
     limit = settings.steps // 4
@@ -121,10 +162,10 @@ def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats
     return [canary.finding("C2.canary", outcome, message, ALARM_NATS, extra), _plain(canary)]
 
 
-def _neighbours(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats: float) -> Finding:
+def _neighbours(tiny: Tiny, settings: CanarySettings, group: str | None) -> Finding:
     """Train one canary on rows among their shifted copies. Its positive control is that of the uniform canary, the same model."""
     canary = Canary(tiny, settings.with_(rows=8), NeighbourLanguage(len(tiny.ids)), group)
-    trace = canary.train(settings.neighbour_steps, threshold_nats=alarm_nats)
+    trace = canary.train(settings.neighbour_steps, threshold_nats=PASS_ALARM_NATS)
     if ended := canary.early_end("C2.neighbours"):
         return ended[0]
     message = _no_leak(trace, "no evidence that rows read each other")
@@ -290,6 +331,59 @@ class Tiny:
             tiny = replace(tiny, module=rebuild(specials.vocab_size, tiny.slots_of(length), subject.seed))
         return cls(tiny, ids, draw_bank(tiny, tiny.window_tokens))
 
+    def training_of(self, settings: CanarySettings, group: str | None) -> Mapping[str, Any]:
+        """Plain data that decides the training on this pass, besides the module and the settings; None: on all passes together.
+
+        A bank may hold many decisions that make one example of this pass: those of `both` choose only whether it reads rtl as well.
+        Then every batch consists of this example, and the number of the decisions does not matter. Where a pass has several
+        examples, the batches depend on all entries of the bank in their order.
+        """
+        entries = [entry for entry in self.bank.entries if group is None or group in entry.groups]
+        made = [{name: self._made(entry, name) for name in ([group] if group else entry.groups)} for entry in entries]
+        several = [] if group and all(one == made[0] for one in made) else made[1:]
+        order = [str(entry.shapes) for entry in entries] + [str(self.bank.by_row)] if several else []
+        window = self.subject.window_tokens
+        return {
+            "pass": group,
+            "seed": self.subject.seed,
+            "slots": self.subject.slots_of(window),
+            "windows": self.windows_per_batch(settings, group),
+            "made": made[:1] + several,
+            "order": order,
+        }
+
+    def _made(self, entry: Entry, group: str) -> Mapping[str, Any]:
+        """One pass of one window with these decisions: its visibility, and hashes of its example and of the tokens it may see."""
+        window = self.ids[torch.arange(self.subject.window_tokens) * 5 % len(self.ids)]
+        example = only_pass(self.subject.example(window[None], entry.draw), group)
+        arrays = {name: getattr(example, name) for name in EXAMPLE_TENSORS}
+        share = example.loss_weight / example.loss_weight.sum().clamp_min(
+            1e-9
+        )  # the loss is divided by the sum of the weights
+        arrays["loss_weight"] = (share * 1e6).round().long()
+        arrays["allowed"] = self.allowed(entry, group)
+        hashes = {
+            name: hashlib.sha256(array.contiguous().numpy().tobytes()).hexdigest() for name, array in arrays.items()
+        }
+        return {"sees": encode(example.groups[0].sees), "slots": example.inputs.shape[1], **hashes}
+
+    def allowed(self, entry: Entry, group: str) -> Tensor:
+        """(T, T) boolean, by source and target: the tokens that may inform the targets of a window with these decisions."""
+        length = self.subject.window_tokens
+        allowed = contract(self.subject.objective, entry, group, length)
+        return allowed if self.subject.objective.scores_itself else allowed & ~itself(length)
+
+    def windows_per_batch(self, settings: CanarySettings, group: str | None) -> int:
+        """The number of windows that gives about `rows` rows a batch: at least 8, a multiple of 4."""
+        window = self.ids[:1].repeat(1, self.subject.window_tokens)
+        examples = [self.subject.example(window, entry.draw) for entry in self.bank.covering(1)]
+        if group is not None:
+            examples = [only_pass(e, group) for e in examples if group in {g.name for g in e.groups}]
+        rows = max(example.inputs.shape[0] for example in examples)
+        scored = max(1, max(int(scored_targets(example).sum()) for example in examples))
+        count = max(settings.rows // rows, min(4 * settings.rows // rows, SCORED_TOKENS // scored))
+        return max(8, count // 4 * 4)
+
 
 class Canary:
     """A tiny model in training on one language: on one pass of its objective alone, or on all passes together.
@@ -302,16 +396,20 @@ class Canary:
     ):
         self.settings, self.language, self.group = settings, language, group
         self.title = title or group or "all passes"
-        self.subject, self.ids, self.bank = tiny.subject, tiny.ids, tiny.bank
+        self.tiny, self.subject, self.ids, self.bank = tiny, tiny.subject, tiny.ids, tiny.bank
         self.rank = torch.full((self.subject.specials.vocab_size + self.subject.vocab_size,), NOT_AN_ID)
         self.rank[self.ids] = torch.arange(len(self.ids))
         self.contexts: dict[tuple[Entry, str], Context] = {}
         rng = generator(self.subject.seed, "audit", "canary start")
         self.module = trainable_copy(self.subject.module, self.subject.vocab_size, rng)
+        parameters = list(self.module.parameters())
+        fused = all(
+            one.is_floating_point() and one.device.type == "cpu" for one in parameters
+        )  # 7 % less time an update
         self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=0.0
+            parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=0.0, fused=fused or None
         )
-        self.windows = self._windows_per_batch()
+        self.windows = tiny.windows_per_batch(settings, group)
         self.trace = Trace()
 
     def train(self, steps: int, *, decay: bool = False, threshold_nats: float = ALARM_NATS) -> Trace:
@@ -371,10 +469,7 @@ class Canary:
             if group in entry.groups:
                 example = only_pass(self.subject.example(self.ids[:1].repeat(1, length), entry.draw), group)
                 scored[example.target_source[scored_targets(example)]] = True
-            allowed = contract(self.subject.objective, entry, group, length)
-            if not self.subject.objective.scores_itself:
-                allowed = allowed & ~itself(length)
-            self.contexts[entry, group] = Context.of(allowed, scored)
+            self.contexts[entry, group] = Context.of(self.tiny.allowed(entry, group), scored)
         return self.contexts[entry, group]
 
     def _alarm_sentence(self) -> str:
@@ -457,17 +552,6 @@ class Canary:
             in_sequence=in_sequence[window],
             time=_times(window * windows.shape[1] + target),
         )
-
-    def _windows_per_batch(self) -> int:
-        """The number of windows that gives about `rows` rows a batch: at least 8, a multiple of 4."""
-        window = self.ids[:1].repeat(1, self.subject.window_tokens)
-        examples = [self.subject.example(window, entry.draw) for entry in self.bank.covering(1)]
-        if self.group is not None:
-            examples = [only_pass(e, self.group) for e in examples if self.group in {g.name for g in e.groups}]
-        rows = max(example.inputs.shape[0] for example in examples)
-        scored = max(1, max(int(scored_targets(example).sum()) for example in examples))
-        count = max(self.settings.rows // rows, min(4 * self.settings.rows // rows, SCORED_TOKENS // scored))
-        return max(8, count // 4 * 4)
 
 
 def _times(keys: Tensor) -> Tensor:

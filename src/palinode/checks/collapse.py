@@ -33,9 +33,8 @@ LEAST_ROWS = 3  # the smallest number of a run's metrics rows that contain the t
 PROBE_ROWS, PROBE_SLOTS = 8, 32
 PROBE_STEPS = 2000
 PROBE_LEARNING_RATE = 9e-4
-PROBE_SHARED = (
-    0.1  # standard deviation of the shared vector, as a share of that of the states: training cannot start from zero
-)
+# Standard deviation of the shared vector, as a share of that of the states: training cannot start from zero.
+PROBE_SHARED = 0.1
 PROBE_LOOKS_EVERY = 100  # the number of steps between two tests of the probe
 CAUSAL_TOLERANCE = 1e-9  # the largest difference in float64 of values around 1
 

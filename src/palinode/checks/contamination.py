@@ -14,19 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palinode.base.finding import Finding
+from palinode.checks import rolling
 from palinode.checks.laws import finding, outcome_of
-from palinode.checks.rolling import (
-    BLOCK_TOKENS,
-    Hashes,
-    Tokens,
-    distinct,
-    is_in,
-    mixed,
-    ngram_hashes,
-    occurrences,
-    row_hashes,
-    span_hashes,
-)
+from palinode.checks.rolling import Hashes, Tokens
 
 SHARE_ALWAYS_ALLOWED = 0.001
 NATURAL_FACTOR = 3.0
@@ -221,14 +211,14 @@ def check_training_stream(
         epoch_windows: the number of windows of an epoch. After an epoch windows come again.
     """
     window_tokens = read.shape[1]
-    hashes = row_hashes(read)
-    known = distinct(occurrences(train, distinct(hashes), window_tokens)[1])
-    stray = np.flatnonzero(~is_in(hashes, known))
+    hashes = rolling.row_hashes(read)
+    known = rolling.distinct(rolling.occurrences(train, rolling.distinct(hashes), window_tokens)[1])
+    stray = np.flatnonzero(~rolling.is_in(hashes, known))
     count = min(len(read), epoch_windows or len(read))
     starts = np.linspace(0, len(train) - window_tokens, count).astype(np.int64)
-    natural = len(distinct(span_hashes(np.asarray(train), starts, starts + window_tokens))) / count
-    once = len(distinct(hashes[:count])) / count
-    equal_parts = len({row_hashes(part).tobytes() for part in parts}) < len(parts) and natural > DISTINCT_NEEDED
+    natural = len(rolling.distinct(rolling.span_hashes(np.asarray(train), starts, starts + window_tokens))) / count
+    once = len(rolling.distinct(hashes[:count])) / count
+    equal_parts = len({rolling.row_hashes(part).tobytes() for part in parts}) < len(parts) and natural > DISTINCT_NEEDED
     repeats = once < DISTINCT_NEEDED * natural or equal_parts
     problems = []
     if len(stray):
@@ -268,10 +258,10 @@ def check_prompt_splits(
         bucket_of: the task's function from prompts to buckets; the check computes the buckets again from the raw prompts.
         buckets: the buckets that each split may use, by the name of the split.
     """
-    keys = {name: row_hashes(rows) for name, rows in prompts.items()}
+    keys = {name: rolling.row_hashes(rows) for name, rows in prompts.items()}
     names = list(keys)
     shared = {
-        f"{a}_and_{b}": int(is_in(distinct(keys[a]), distinct(keys[b])).sum())
+        f"{a}_and_{b}": int(rolling.is_in(rolling.distinct(keys[a]), rolling.distinct(keys[b])).sum())
         for i, a in enumerate(names)
         for b in names[i + 1 :]
     }
@@ -281,7 +271,7 @@ def check_prompt_splits(
         if bucket_of is not None and name in prompts
     }
     wrong = [f"{name}: {count}" for name, count in (shared | stray).items() if count]
-    control = bool(names) and bool(np.isin(row_hashes(prompts[names[0]][:1].copy()), keys[names[0]]).all())
+    control = bool(names) and bool(np.isin(rolling.row_hashes(prompts[names[0]][:1].copy()), keys[names[0]]).all())
     return finding(
         "C4.prompt_splits",
         outcome_of(wrong=wrong, can_tell=control and len(names) > 1),
@@ -294,9 +284,9 @@ def check_prompt_splits(
 
 def common_ngrams(train: Tokens, held_out: Tokens, n: int) -> Common:
     """Every offset of an n-gram that both arrays contain."""
-    hashes = ngram_hashes(held_out, n)
-    train_places = occurrences(train, distinct(hashes), n)
-    positions = np.flatnonzero(is_in(hashes, distinct(train_places[1])))
+    hashes = rolling.ngram_hashes(held_out, n)
+    train_places = rolling.occurrences(train, rolling.distinct(hashes), n)
+    positions = np.flatnonzero(rolling.is_in(hashes, rolling.distinct(train_places[1])))
     return Common(train_places, (positions, hashes[positions]), len(hashes))
 
 
@@ -474,22 +464,22 @@ def _extended(places: Places, shift: int) -> Places:
     positions, hashes = places
     index = np.minimum(np.searchsorted(positions, positions + shift), len(positions) - 1)
     has = positions[index] == positions + shift
-    return positions[has], mixed(hashes[has]) * np.uint64(3) + mixed(hashes[index[has]])
+    return positions[has], rolling.mixed(hashes[has]) * np.uint64(3) + rolling.mixed(hashes[index[has]])
 
 
 def _both(train: Places, held_out: Places) -> tuple[Places, Places] | None:
     """The places whose hash occurs in both arrays; None when no hash does."""
-    in_train = is_in(held_out[1], distinct(train[1]))
+    in_train = rolling.is_in(held_out[1], rolling.distinct(train[1]))
     if not in_train.any():
         return None
-    in_held_out = is_in(train[1], distinct(held_out[1]))
+    in_held_out = rolling.is_in(train[1], rolling.distinct(held_out[1]))
     return (train[0][in_held_out], train[1][in_held_out]), (held_out[0][in_train], held_out[1][in_train])
 
 
 def _exact_matches(train: Tokens, held_out: Tokens, starts: NDArray[np.int64], n: int) -> dict[int, int]:
     """Held-out offset -> a train offset with the same n tokens. The tokens themselves are compared, not only the hashes."""
-    window_hashes = span_hashes(held_out, starts, starts + n)
-    positions, hashes = occurrences(train, distinct(window_hashes), n)
+    window_hashes = rolling.span_hashes(held_out, starts, starts + n)
+    positions, hashes = rolling.occurrences(train, rolling.distinct(window_hashes), n)
     at = dict(zip(hashes[::-1].tolist(), positions[::-1].tolist(), strict=True))  # the first place in train is kept
     pairs = [
         (start, at[name]) for start, name in zip(starts.tolist(), window_hashes.tolist(), strict=True) if name in at
@@ -501,8 +491,8 @@ def _control_finds_planted_windows(
     train: Tokens, held_out: Tokens, starts: NDArray[np.int64], n: int
 ) -> tuple[int, int]:
     """Plant windows in a copy of train's first blocks (one across the border of two blocks): the numbers planted and found."""
-    copy = np.asarray(train[: BLOCK_TOKENS + 4 * n]).copy()
-    seam = BLOCK_TOKENS - n // 2 if len(copy) > BLOCK_TOKENS + n else len(copy) - n
+    copy = np.asarray(train[: rolling.BLOCK_TOKENS + 4 * n]).copy()
+    seam = rolling.BLOCK_TOKENS - n // 2 if len(copy) > rolling.BLOCK_TOKENS + n else len(copy) - n
     places = sorted({0, len(copy) // 3, seam}) if len(copy) >= PLANTED_WINDOWS * 2 * n else []
     chosen = starts[:: max(1, len(starts) // PLANTED_WINDOWS)][: len(places)]
     for start, place in zip(chosen, places, strict=False):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor, nn
 
-from palinode.base.example import NO_SOURCE, Example, Group
+from palinode.base.example import EXAMPLE_TENSORS, NO_SOURCE, Example, Group
 from palinode.checks.draws import Entry
 from palinode.checks.subject import Subject
 
@@ -75,8 +75,7 @@ def only_pass(example: Example, name: str) -> Example:
 
 def only_rows(example: Example, group: Group, rows: slice) -> Example:
     """The example with only some rows of one of its passes."""
-    fields = ("inputs", "input_source", "targets", "target_source", "loss_weight", "window_row")
-    kept = {field: getattr(example, field)[rows] for field in fields}
+    kept = {name: getattr(example, name)[rows] for name in EXAMPLE_TENSORS}
     return replace(example, groups=(replace(group, rows=rows.stop - rows.start),), **kept)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -226,7 +227,7 @@ class Tally:
         """A sentence on how influence decays with distance; None when it ends at once, or when a near token is not seen."""
         if self.reach_tokens is not None:
             return None
-        typical = {step: _typical(self.by_distance[step]) for step in sorted(self.by_distance)}
+        typical = {step: median_low(self.by_distance[step]) for step in sorted(self.by_distance)}
         seen = [step for step in typical if typical[step] > SEEN]
         fades = all(typical.get(step + 1, 0.0) >= STEEPEST_DECAY * typical[step] for step in seen)
         near = [step for step in typical if typical[step] > DECAYED]
@@ -279,11 +280,6 @@ class Tally:
             return "could_not_tell", text, blind
         text = f"all {self.allowed_pairs} allowed pairs are seen, the nearest by {nearest.influence:.1e} or more"
         return "pass", text, nearest
-
-
-def _typical(influences: list[float]) -> float:
-    """The typical influence, which is the median."""
-    return float(torch.tensor(influences, dtype=torch.float64).median())
 
 
 def _leak_sentence(first: Leak, leaks: Iterable[Leak]) -> str:

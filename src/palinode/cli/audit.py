@@ -26,6 +26,8 @@ MOST_CHARACTERS = 70  # the largest length of the text of an error that a model 
 MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
 TARGET_HELP = "An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module."
 WIDEST_MAP_POSITIONS = 64
+# The mark at the beginning of a check's line, always four characters long.
+MARKS: Mapping[CheckOutcome, str] = {"fail": "FAIL", "pass": "ok  ", "could_not_tell": "?   "}
 
 
 def audit(
@@ -58,21 +60,24 @@ def audit(
         for name in arm or []:
             check_known(name, (one.name for one in resolved.arms), what="arm", field="--arm")
     from palinode.experiment.audits import audit_cells, quick_audits
-    from palinode.experiment.cells import cells_of
+    from palinode.experiment.cells import cells_of, pinned
+    from palinode.experiment.fan_out import nursery_for
     from palinode.experiment.run import default_at_a_time
-    from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
     if quick:
         audits = quick_audits(cells_of(pinned(wanted)))
     else:
-        with audits_are_kept("makes the others"), of_file(file):
+        at_a_time = default_at_a_time(resolved)
+        forks = nursery_for(resolved, lambda line: typer.echo(line, err=True))
+        with audits_are_kept("makes the others"), of_file(file), forks as nursery:
             audits = audit_cells(
                 cells_of(pinned(wanted)),
                 place,
                 lambda event: typer.echo(_progress(event), err=True),
                 code=source.code,
-                workers=default_at_a_time(resolved),
+                workers=at_a_time,
+                nursery=nursery,
             )
     text = "\n\n".join([*map(audit_text, audits), MEANING])
     typer.echo(as_json([data for one in audits for data in _as_data(one)]) if json else text)
@@ -158,16 +163,11 @@ def audit_text(of_arm: ArmAudit) -> str:
     for scale, report in of_arm.reports.items():
         outcome = "; ".join(stamps(_outcome_data(of_arm.arm, report), ", as expected")) or CHECK_WORDS[report.outcome]
         lines.append(f"{shown(of_arm.arm.name)} at {shown(scale)}: {outcome} ({report.seconds:.1f} s)")
-        lines += [f"  {_mark_of(one.outcome)} {one.check}: {shown(one.message)}" for one in report.findings]
+        lines += [f"  {MARKS[one.outcome]} {one.check}: {shown(one.message)}" for one in report.findings]
         for finding in report.findings:
             for picture in pictures_of(ArmFinding(finding, scale), of_arm.arm.name):
                 lines += ["", *(f"  {line}" for line in picture_text(picture))]
     return "\n".join(lines)
-
-
-def _mark_of(outcome: CheckOutcome) -> str:
-    """The mark at the beginning of a check's line, always four characters long."""
-    return "FAIL" if outcome == "fail" else "ok  " if outcome == "pass" else "?   "
 
 
 def _outcome_data(arm: ArmEntry, report: AuditReport) -> dict[str, Any]:

@@ -61,14 +61,28 @@ def _machine() -> Iterator[Line]:
 
     from palinode.experiment.cells import machine_memory_bytes
     from palinode.sweep.local import usable_cores
+    from palinode.sweep.nursery import why_none
 
     yield "ok", "cores", f"{usable_cores()} ({torch.backends.cpu.get_cpu_capability()})"
     if (memory := machine_memory_bytes()) is not None:
         yield "ok", "memory", f"{memory / 1e9:.1f} GB"
+    yield _kept_memory()
+    reason = why_none()
+    yield ("note", "workers", f"started one by one: {reason}") if reason else ("ok", "workers", "forked by one process")
     if torch.cuda.is_available():
         yield "ok", "GPU", ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     else:
         yield "note", "GPU", 'none: use device = "cpu" or "auto"'
+
+
+def _kept_memory() -> Line:
+    from palinode.base.memory import why_no_huge_pages, why_not_kept
+
+    if (reason := why_not_kept()) is not None:
+        return "note", "freed memory", f"returned by each step, slower: {reason}"
+    if (reason := why_no_huge_pages()) is not None:
+        return "note", "freed memory", f"kept, in small pages: {reason}"
+    return "ok", "freed memory", "kept by the process, in huge pages"
 
 
 def _places(store: Path) -> Iterator[Line]:

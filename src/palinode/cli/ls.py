@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.base.errors import BadInput, Damaged
+from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.cli import options
 from palinode.cli.options import as_json
 from palinode.cli.stores import open_store
@@ -100,7 +100,6 @@ def _with_cell(row: RunRow, cell: tuple[str, str, str] | None, store: Store) -> 
 
 def _so_far(row: RunRow, store: Store) -> dict[str, Any]:
     """The step and the loss in the last metrics row of a run. For a run that is being trained, also the minutes that are left."""
-    from palinode.base.errors import PalinodeError
     from palinode.results.holds import Watch, holder
     from palinode.results.rows import read_last_rows
 

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from palinode.experiment.plan import Plan
     from palinode.spec.experiment import ResolvedExperiment
 
-COLUMNS = ("arm", "scale", "runs", "done", "parameters", "tokens read", "ltr tokens", "FLOPs", "steps", "time per run")
+COLUMNS = (
+    "arm",
+    "scale",
+    "runs",
+    "done",
+    "parameters",
+    "tokens read",
+    "ltr tokens",
+    "FLOPs",
+    "optimizer FLOPs",
+    "steps",
+    "time per run",
+)
 
 
 def plan(
@@ -40,11 +52,16 @@ def plan(
     """
     place = writable_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
-    from palinode.experiment.cells import refuse_what_cannot_be
+    from palinode.experiment.cells import refuse_other_numerics, refuse_what_cannot_be
+    from palinode.experiment.fan_out import nursery_for
     from palinode.experiment.plan import plan as make_plan
     from palinode.experiment.run import default_at_a_time, tuned
 
-    with of_file(file):
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
+
+    with of_file(file), nursery_for(resolved, tell) as nursery:
+        refuse_other_numerics(resolved, place)
         resolved, cells, missing = _cells(resolved)
         if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
             resolved, cells, _ = _cells(chosen[0])
@@ -55,8 +72,9 @@ def plan(
             place,
             workers=workers or default_at_a_time(resolved),
             code=source.code,
-            measure=measure and missing is None,
-            on_failure=lambda line: typer.echo(line, err=True),
+            measure="always" if measure and missing is None else "never",
+            on_failure=tell,
+            nursery=nursery,
         )
     if missing is not None:
         typer.echo(f"{missing}: counted without the text, so no time is predicted", err=True)
@@ -69,8 +87,7 @@ def _cells(resolved: ResolvedExperiment) -> tuple[ResolvedExperiment, Sequence[C
     Raises:
         EnvironmentProblem: the text is not on this machine, and the number of ids of its tokenizer is not known.
     """
-    from palinode.experiment.cells import cells_of, cells_without_text
-    from palinode.spec.pin import pinned
+    from palinode.experiment.cells import cells_of, cells_without_text, pinned
 
     try:
         resolved = pinned(resolved)
@@ -87,7 +104,8 @@ def plan_text(planned: Plan, equal: str) -> str:
 
     rows = []
     for cell in planned.cells:
-        costs = map(number, (cell.parameters, cell.tokens_read, cell.tokens_scored_ltr, cell.train_flops))
+        flops = cell.train_flops, cell.optimizer_flops
+        costs = map(number, (cell.parameters, cell.tokens_read, cell.tokens_scored_ltr, *flops))
         counts = (str(cell.runs), str(cell.done), *costs, str(cell.optimizer_steps))
         rows.append([cell.arm, cell.scale, *counts, duration(cell.seconds)])
     time = "" if planned.seconds is None else f", about {duration(planned.seconds)} with {planned.workers} at a time"

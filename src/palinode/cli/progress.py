@@ -55,7 +55,7 @@ class Line:
 def progress(*, as_json: bool, quiet: bool) -> Iterator[Show]:
     """A function that shows an event. JSON goes to standard output, all else to standard error."""
     if as_json:
-        yield _print_json
+        yield lambda event: print(json.dumps(event, allow_nan=False), flush=True)
     elif quiet:
         yield lambda event: None
     elif sys.stderr.isatty():
@@ -63,10 +63,6 @@ def progress(*, as_json: bool, quiet: bool) -> Iterator[Show]:
             yield show
     else:
         yield _plain()
-
-
-def _print_json(event: Event) -> None:
-    print(json.dumps(event, allow_nan=False), flush=True)
 
 
 def _plain() -> Show:
@@ -172,6 +168,7 @@ def _plan_words(event: Event) -> str:
     time_words = (
         "" if not seconds else f", about {seconds:.0f} s" if seconds < 120 else f", about {seconds / 60:.0f} min"
     )
+    time_words = ", about a minute" if event.get("is_short") else time_words
     trials = f"{event['trials_left']} of {event['trials']} trials and " if event.get("trials") else ""
     return f"{trials}{event['runs_left']} of {event['runs']} runs to do, {event['workers']} at a time{time_words}"
 

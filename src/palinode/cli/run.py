@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from palinode.cli import options
+from palinode.cli.first_line import first_line
 from palinode.cli.options import audits_are_kept, of_file, resolve
 from palinode.cli.progress import progress
 from palinode.cli.stores import writable_store
@@ -37,14 +39,18 @@ def run(
     interrupted runs continue. An arm that sees its own answer is refused (exit 3) unless it is marked expect_leak. An arm
     whose auxiliary term vanishes is refused unless it is marked expect_collapse. Exit 1 when some runs failed or diverged.
     """
-    place = writable_store(store)
-    source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
-    from palinode.experiment.run import HowToRun, run_experiment
-
-    command = ["palinode", *(context.obj or [])]
     then = "makes the others and then trains"
-    with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
-        end = run_experiment(resolved, place, HowToRun(workers, stack, source.code, command, show))
+    with nullcontext() if quiet or json else first_line(file, size, seeds) as line:
+        place = writable_store(store)
+        source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
+        if line is not None:
+            line.resolved(resolved)
+        from palinode.experiment.run import HowToRun, run_experiment
+
+        command = ["palinode", *(context.obj or [])]
+        with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
+            on_event = line.before(show) if line is not None else show
+            end = run_experiment(resolved, place, HowToRun(workers, stack, source.code, command, on_event))
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code

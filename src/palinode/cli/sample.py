@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palinode.base.errors import BadInput
 from palinode.cli import options
 from palinode.cli.options import as_json
 from palinode.cli.stores import open_store, run_named
@@ -48,11 +49,12 @@ def sample(
     """Write text with the model of a run."""
     place = open_store(store)
     directory = place.run_directory(run_named(place, run))
-    from palinode.base.errors import BadInput
+    from palinode.base.memory import keep_memory
     from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
     from palinode.use.generate import generate_text
 
+    keep_memory()
     sampling = _sampling({"temperature": temperature, "top_k": top_k, "top_p": top_p})
     spec = load_run(directory, code_file=code, allow_code=allow_code)
     if not spec.objective.reads_in_a_direction:
@@ -70,7 +72,6 @@ def _sampling(values: dict[str, float | None]) -> Sampling:
         BadInput: an option is not valid; the error names the option.
     """
     from palinode.base.config import decode
-    from palinode.base.errors import BadInput
     from palinode.use.generate import Sampling
 
     try:
@@ -103,10 +104,12 @@ def cut(
 
 
 def _measure(run_id: str, store: Store, code: Path | None, allow_code: bool) -> LayerCut:
+    from palinode.base.memory import keep_memory
     from palinode.run.scoring import cut_split
     from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
 
+    keep_memory()
     spec = load_run(store.run_directory(run_id), code_file=code, allow_code=allow_code)
     return cut_split(load_trained(spec, store), "validation")
 

@@ -31,9 +31,8 @@ GPT2_PAIR = ("encoder.json", "vocab.bpe")
 VOCABULARY_PAIRS = (GPT2_PAIR, ("vocab.json", "merges.txt"))
 LARGEST_FILE_BYTES = 64 * 2**20
 PIECE_CHARACTERS = 1 << 17  # the number of characters that one thread encodes at a time: fast, with constant memory
-LONG_WORD_BYTES = (
-    2500  # the mean length of a word, weighted by bytes, above which `merging` is faster than `tokenizers`
-)
+# The mean length of a word, weighted by bytes, above which `merging` is faster than `tokenizers`.
+LONG_WORD_BYTES = 2500
 LONG_RUN = re.compile(r"[^\W\d_]{1000,}|\d{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")  # words, nearly as GPT-2 splits them
 FEWEST_OCCURRENCES = 2  # the smallest number of occurrences of a pair that gets an id
 PROBE = "It's 3.14  \n\n\tÄß 漢字 \U0001f600 don't\x00<|endoftext|>"
@@ -79,9 +78,7 @@ class BpeTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
         """The ids of a text as uint32, encoded in pieces on all cores; pieces do not change the ids (see `pieces.cut`)."""
-        encoded = self._inner.encode_batch_fast(list(cut(text, PIECE_CHARACTERS)), add_special_tokens=False)
-        arrays = [np.array(piece.ids, dtype=np.uint32) for piece in encoded]
-        return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
+        return ids_of(self._inner, list(cut(text, PIECE_CHARACTERS)))
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(self._content[token] for token in ids).decode("utf-8", errors="replace")
@@ -208,6 +205,12 @@ def byte_alphabet() -> list[str]:
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def ids_of(inner: tokenizers.Tokenizer, parts: list[str]) -> NDArray[np.integer]:
+    """The ids of consecutive parts of a text as uint32; the parts are encoded on all cores."""
+    arrays = [np.array(part.ids, dtype=np.uint32) for part in inner.encode_batch_fast(parts, add_special_tokens=False)]
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
 
 
 def _inner(model: models.BPE, pre_tokenizer: pre_tokenizers.PreTokenizer) -> tokenizers.Tokenizer:

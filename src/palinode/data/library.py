@@ -62,10 +62,10 @@ class LibraryTokenizer(Tokenizer):
     def encode_array(self, text: str) -> NDArray[np.integer]:
         """The ids of a text as uint32. If the tokenizer puts a space before a text, the ids include this space."""
         first, *others = list(cut(text, bpe.PIECE_CHARACTERS)) or [""]
-        return np.concatenate([_ids(self._whole, [first]), _ids(self._inner_part, others)])
+        return np.concatenate([bpe.ids_of(self._whole, [first]), bpe.ids_of(self._inner_part, others)])
 
     def encode_part(self, text: str) -> NDArray[np.integer]:
-        return _ids(self._inner_part, list(cut(text, bpe.PIECE_CHARACTERS)))
+        return bpe.ids_of(self._inner_part, list(cut(text, bpe.PIECE_CHARACTERS)))
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._whole.decode(list(ids), skip_special_tokens=False))
@@ -129,11 +129,6 @@ def _read(fields: dict[str, Any], file: str) -> tokenizers.Tokenizer:
     return inner
 
 
-def _ids(inner: tokenizers.Tokenizer, parts: list[str]) -> NDArray[np.integer]:
-    arrays = [np.array(part.ids, dtype=np.uint32) for part in inner.encode_batch_fast(parts, add_special_tokens=False)]
-    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
-
-
 def _without_first_space(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of the same tokenizer without the step that puts a space before a text.
 
@@ -187,9 +182,8 @@ def _is_of_another_kind(fields: dict[str, Any]) -> bool:
         return model["type"] in ("Unigram", "WordPiece", "WordLevel")
     if not isinstance(model.get("merges"), list) or not isinstance(model["vocab"], dict):
         return False
-    if model.get(
-        "continuing_subword_prefix"
-    ):  # the library cuts the prefix off each right half without a check, and a right half without it ends the process
+    # The library cuts the prefix off each right half without a check, and a right half without it ends the process.
+    if model.get("continuing_subword_prefix"):
         return False
     numbers = model["vocab"].values()
     if any(type(number) is not int or not 0 <= number < MOST_TOKEN_IDS for number in numbers):

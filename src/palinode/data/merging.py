@@ -56,9 +56,8 @@ class _Words:
 
     def __init__(self, words: Mapping[bytes, int], vocab_size: int):
         kind = np.uint16 if vocab_size < 1 << 16 else np.uint32  # numpy sorts ids of 2 bytes in linear time
-        self._no_id = int(
-            np.iinfo(kind).max
-        )  # stands after each word, and where a byte is a part of the token to its left
+        # This id stands after each word, and where a byte is a part of the token to its left.
+        self._no_id = int(np.iinfo(kind).max)
         self._ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64)
         size = int(self._ends[-1]) if words else 0
         self._ids = np.frombuffer(b"".join(word + b"\0" for word in words), dtype=np.uint8).astype(kind)
@@ -66,7 +65,9 @@ class _Words:
         self._after = np.arange(1, size + 1)  # the place of the next token
         self._before = np.arange(-1, size - 1)  # the place of the token before; index -1 is the end of the last word
         # The number of occurrences of the word at each place; None if every word occurs once.
-        self._weights = np.repeat([*words.values()], np.diff(self._ends, prepend=0)) if set(words.values()) - {1} else None
+        self._weights = (
+            np.repeat([*words.values()], np.diff(self._ends, prepend=0)) if set(words.values()) - {1} else None
+        )
         self._counts: dict[int, int] = {}
         self._places: dict[int, list[Ints]] = {}
         self._queue: list[tuple[int, int, int, Ints]] = []  # (-count, pair, entry, the places where the pair arose)

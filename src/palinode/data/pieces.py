@@ -26,12 +26,9 @@ class Chunks:
         self._length += len(piece)
         if self._length <= self.characters + LOOK_AHEAD_CHARACTERS:
             return
-        text, start = self.rest(), 0
-        while len(text) - start > self.characters + LOOK_AHEAD_CHARACTERS:
-            end = safe_end(text, start, start + self.characters)
-            yield text[start:end]
-            start = end
-        self._waiting, self._length = [text[start:]], len(text) - start
+        *chunks, last = cut(self.rest(), self.characters, LOOK_AHEAD_CHARACTERS)
+        self._waiting, self._length = [last], len(last)
+        yield from chunks
 
     def rest(self) -> str:
         """Give the text after the last chunk, and empty the buffer."""
@@ -49,10 +46,13 @@ def in_chunks(pieces: Iterable[str], characters: int) -> Iterator[str]:
         yield rest
 
 
-def cut(text: str, most_characters: int) -> Iterator[str]:
-    """Consecutive parts of a text, each at most `most_characters` long. A part ends at a safe place where there is one."""
+def cut(text: str, most_characters: int, look_ahead_characters: int = 0) -> Iterator[str]:
+    """Consecutive parts of a text, each at most `most_characters` long. A part ends at a safe place where there is one.
+
+    The last part may be longer by `look_ahead_characters`.
+    """
     start = 0
-    while len(text) - start > most_characters:
+    while len(text) - start > most_characters + look_ahead_characters:
         end = safe_end(text, start, start + most_characters)
         yield text[start:end]
         start = end

@@ -75,9 +75,8 @@ LONGEST_CSV_FIELD_CHARACTERS = 1 << 28  # the default limit of the csv module, 1
 WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # titles of sections have two or more equals signs
 TOKEN_SUFFIXES = (".bin", ".npy")
 READ_TOKENS = 1 << 20
-HEADER_MAGIC = (
-    20240520  # the magic number of llm.c and modded-nanogpt: 256 int32 with magic, version, count; then uint16 ids
-)
+# The magic number of llm.c and modded-nanogpt: 256 int32 with magic, version, count; then uint16 ids.
+HEADER_MAGIC = 20240520
 # The id type of each known header (magic, version): the files of llm.c for GPT-2 and for Llama 3.
 HEADER_KINDS = {(HEADER_MAGIC, 1): "<u2", (20240801, 7): "<u4"}
 FEWEST_GUESSED_IDS = 64  # the smallest number of ids for a guess of their layout

@@ -40,9 +40,8 @@ TOKENIZER = "tokenizer.json"
 DIFFERENCE = "difference"  # the manifest entry with the first place where a tokenizer does not keep the text
 MANIFEST_HASH = "manifest_sha256"  # the manifest entry with the hash of all other entries
 LARGEST_UINT16_VOCAB = 1 << 16
-CHUNK_CHARACTERS = (
-    1 << 20
-)  # the characters that are encoded at a time; a BPE tokenizer needs some 50 MB of memory for them
+# The characters that are encoded at a time; a BPE tokenizer needs some 50 MB of memory for them.
+CHUNK_CHARACTERS = 1 << 20
 FEWEST_SCORED_TOKENS = 100  # a split with fewer tokens gives a warning
 HASHED_ON_OPENING_BYTES = 64 * 2**20  # on opening, every byte of a store up to this size is checked (about 0.1 s)
 

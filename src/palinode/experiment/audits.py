@@ -18,6 +18,7 @@ from palinode.audit.any_model import QUICK, QUICK_CHECKS
 from palinode.audit.arms import measure_parts, missing_parts
 from palinode.audit.trainer_bench import AUDIT_SEED
 from palinode.base.errors import AuditFailed, BadInput
+from palinode.base.memory import keep_memory
 from palinode.data.source import prepare
 from palinode.experiment.cells import Cell
 from palinode.experiment.fan_out import end_with_the_driver, fan_out
@@ -25,6 +26,7 @@ from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSpec
+from palinode.sweep.nursery import Nursery
 
 
 def audit_cells(
@@ -34,12 +36,14 @@ def audit_cells(
     *,
     code: Code | None = None,
     workers: int = 1,
+    nursery: Nursery | None = None,
 ) -> list[ArmAudit]:
     """Audit the arm of every cell; an audit that the store holds is not measured again.
 
     Args:
         code: the user's Python that parts of the experiment were written in.
         workers: the number of arms that are audited at a time.
+        nursery: forks the processes that measure.
 
     Raises:
         BadInput: the parts of an arm do not fit together.
@@ -48,7 +52,7 @@ def audit_cells(
     if (count := len(missing)) > 1:
         message = f"measuring {count} audits, {min(count, workers)} at a time, before anything is trained"
         on_event({"event": "note", "message": message})
-    audit_ahead(missing, store, code, workers=workers)
+    audit_ahead(missing, store, code, workers=workers, nursery=nursery)
     audits = []
     for cell in cells:
         name = cell.arm.name
@@ -106,20 +110,23 @@ def quick_audits(cells: Sequence[Cell]) -> list[ArmAudit]:
     return audits
 
 
-def audit_ahead(specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int) -> None:
+def audit_ahead(
+    specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int, nursery: Nursery | None = None
+) -> None:
     """Measure the audits of these specs in processes, when there are several specs and several workers."""
     processes = min(workers, len(specs))
     if processes < 2:
         return
     shares = [list(range(number, len(specs), workers)) for number in range(processes)]
     place = [str(store.create().root.resolve())]
-    fan_out("palinode.experiment.audits", place, specs, code, shares, on_failure=lambda reason: None)
+    fan_out("palinode.experiment.audits", place, specs, code, shares, lambda reason: None, nursery)
 
 
 def main() -> None:
     """Audit the arms of these directories, one after the other."""
     root, *directories = map(Path, sys.argv[1:])
     end_with_the_driver()
+    keep_memory()
     with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
         for directory in directories:
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run

@@ -26,16 +26,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from palinode.audit import audit_trained
+from palinode.base.memory import keep_memory
 from palinode.data.source import Source
 from palinode.evaluate.losses import Evaluation
-from palinode.experiment.cells import Cell, expected_passes, expected_steps
-from palinode.experiment.fan_out import end_with_the_driver, fan_out, say
+from palinode.experiment.cells import Cell, expected_evaluations, expected_passes, expected_steps
+from palinode.experiment.fan_out import Message, end_with_the_driver, fan_out, say
 from palinode.results.store import Store
 from palinode.run.one import Attempt
 from palinode.run.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.code import Code
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSettings, RunSpec
+from palinode.sweep.nursery import Nursery
 from palinode.train.loop import Training, batch_examples, take_step
 
 WARM_UP_STEPS = 2  # the first steps allocate; they are several times slower
@@ -71,14 +73,12 @@ class Calibration:
         recipe = settings.recipe
         steps = expected_steps(settings)
         slots = steps * recipe.batch_windows * expected_passes(settings) * settings.data.window_tokens
-        every, saves = recipe.evaluate_every_steps, math.ceil(steps / recipe.checkpoint_interval_steps)
+        saves = math.ceil(steps / recipe.checkpoint_interval_steps)
         splits = 1 + settings.evaluation.test
-        final = splits * (1 + len(settings.evaluation.context_lengths))
-        evaluations = final + (int(steps - 1) // every if every else 0)
         return (
             self.startup_seconds
             + self.seconds_per_slot * slots
-            + self.evaluation_seconds * evaluations
+            + self.evaluation_seconds * expected_evaluations(settings)
             + self.checkpoint_seconds * saves
             + self.audit_seconds
             + self.cut_seconds * splits
@@ -105,6 +105,7 @@ def calibrate(
     *,
     workers: int = 1,
     on_failure: Callable[[str], None] = lambda line: None,
+    nursery: Nursery | None = None,
 ) -> Predicted:
     """Predicted seconds of a run of each cell: runs that differ in their seed alone are measured once.
 
@@ -113,12 +114,14 @@ def calibrate(
         code: the user's Python that parts of the specs were written in.
         workers: the number of runs that will run at a time.
         on_failure: called with the reason why a cell could not be measured; it then has no prediction.
+        nursery: forks the processes that measure.
     """
     if not cells:
         return Predicted({}, 0, 0)
     settings = [setting_of(cell) for cell in cells]
     specs = [cells[index].spec for index in spanning_order(settings)]
-    by_run = _measured_in_processes(specs, code, min(workers, runs), runs, on_failure)
+    processes = min(workers, runs)
+    by_run = _means(_measured_in_processes(specs, code, processes, runs / processes, on_failure, nursery))
     by_index = {index: by_run[id_] for index, cell in enumerate(cells) if (id_ := cell.spec.run_id) in by_run}
     measured = {index: calibration for index, calibration in by_index.items() if calibration is not None}
     failed = by_index.keys() - measured.keys()
@@ -261,18 +264,28 @@ def shares(count: int, processes: int) -> list[list[int]]:
 
 
 def _measured_in_processes(
-    specs: Sequence[RunSpec], code: Code | None, processes: int, runs: int, on_failure: Callable[[str], None]
-) -> dict[str, Calibration | None]:
-    """Run id -> its calibration, None where it failed; the mean where two processes measured the same run."""
-    limits = (time.monotonic(), runs / processes, -(-FEW_SETTINGS // processes))
-    messages = fan_out(
+    specs: Sequence[RunSpec],
+    code: Code | None,
+    processes: int,
+    runs_of_each: float,
+    on_failure: Callable[[str], None],
+    nursery: Nursery | None,
+) -> list[Message]:
+    """The messages of the processes that measure: each names its run and holds a calibration or None."""
+    limits = (time.monotonic(), runs_of_each, -(-FEW_SETTINGS // processes))
+    return fan_out(
         "palinode.experiment.calibrate",
         [str(limit) for limit in limits],
         specs,
         code,
         shares(len(specs), processes),
         lambda reason: on_failure(f"could not measure an arm, so its time is not predicted: {reason}"),
+        nursery,
     )
+
+
+def _means(messages: Sequence[Message]) -> dict[str, Calibration | None]:
+    """Run id -> its calibration, None where it failed; the mean where two processes measured the same run."""
     rows: dict[str, list[dict[str, float]]] = {}
     for message in messages:
         rows.setdefault(message["run_id"], []).extend(filter(None, [message["calibration"]]))
@@ -290,6 +303,7 @@ def main() -> None:
     """
     started, runs, least = map(float, sys.argv[1:4])
     end_with_the_driver()
+    keep_memory()
     importing_seconds = time.monotonic() - started
     each_seconds, predicted = list[float](), list[float]()
     for directory in map(Path, sys.argv[4:]):
@@ -344,7 +358,7 @@ def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
     """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
     config = attempt.spec.evaluation
     total, sample = _split_tokens(attempt.spec, attempt.trained.data)
-    short = attempt.trained.with_spec(evaluation=config.with_(max_tokens=sample))
+    short = attempt.trained.with_spec(evaluation=config.with_(max_tokens=sample, curve_tokens=None))
     started = time.perf_counter()
     evaluation = evaluate_split(short, config.split)
     return evaluation, (time.perf_counter() - started) * total / max(1, sample)
@@ -355,7 +369,8 @@ def _cut_seconds(attempt: Attempt) -> float:
     config = attempt.spec.evaluation
     total, sample = _split_tokens(attempt.spec, attempt.trained.data)
     refit_steps = min(2, config.layer_cut_refit_steps)
-    short = attempt.trained.with_spec(evaluation=config.with_(max_tokens=sample, layer_cut_refit_steps=refit_steps))
+    shorter = config.with_(max_tokens=sample, curve_tokens=None, layer_cut_refit_steps=refit_steps)
+    short = attempt.trained.with_spec(evaluation=shorter)
     seconds = _timed(lambda: cut_split(short, "validation")) * total / max(1, sample)
     if not refit_steps:
         return seconds

@@ -16,13 +16,14 @@ from functools import cached_property
 from statistics import fmean
 
 from palinode.base.config import content_hash, encode
-from palinode.base.errors import BadInput, EnvironmentProblem
+from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError
 from palinode.base.example import Draw, SpecialTokens
+from palinode.base.numerics import NUMERICS_VERSION
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Visibility
 from palinode.data.absent import AbsentText, known_vocabulary
 from palinode.data.config import DataConfig, Split
-from palinode.data.source import Data, Source, prepare
+from palinode.data.source import Data, Source, prepare, resolve
 from palinode.data.task_store import TaskData
 from palinode.models.cost import Cost
 from palinode.models.described import Description, described
@@ -39,6 +40,8 @@ from palinode.train.optim import OptimizerConfig, check_optimizers
 WINDOWS_COUNTED = 64  # the number of windows whose labels are counted: windows of a task have different answers
 GROUP_DRAWS = 50  # the number of batches of decisions that are drawn to find every pass of an objective
 MOMENTS = 200  # the number of moments of a schedule over which the probability of a pass is averaged
+GUESSED_FLOPS_PER_SECOND = 20e9  # a quarter of the rate of one core of 2023 in float32
+GUESSED_START_SECONDS, GUESSED_STEP_SECONDS = 1.0, 0.005  # no run starts and no step ends much sooner
 LEAST_BYTES_PER_PARAMETER = 12  # float32 weights, their gradients and one optimizer moment: no recipe takes less
 
 
@@ -150,7 +153,7 @@ class Cell:
 
     @cached_property
     def counters(self) -> Mapping[str, float]:
-        """The tokens and training FLOPs that one run will count, under the names that a plan uses."""
+        """The tokens and FLOPs that one run will count, under the names that a plan uses."""
         windows = self.steps * self.spec.recipe.batch_windows
         read, scored_ltr, flops = 0.0, 0.0, 0.0
         for name, one in self.passes.items():
@@ -158,12 +161,47 @@ class Cell:
             read += times * one.slots
             scored_ltr += times * one.scored if name == "ltr" else 0.0
             flops += self.model.cost(one.slots, one.sees).train_flops(times * one.slots, times * one.scored)
+        optimizer = self.spec.recipe.optimizer
+        of_step = self.model.answer(lambda model: optimizer.flops_per_step(model.parameter_groups()))
         return {
             "window_tokens": float(windows * self.spec.data.window_tokens),
             "tokens_read": read,
             "tokens_scored_ltr": scored_ltr,
             "train_flops": flops,
+            "optimizer_flops": self.steps * of_step,
         }
+
+
+def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
+    """The same experiment with the hashes of its data. This call tokenises data that was not tokenised before.
+
+    Raises:
+        BadInput: a corpus is missing, too small, or differs from the corpus whose hash is in the spec.
+        EnvironmentProblem: the disk cannot be written, or a data set cannot be fetched.
+    """
+    by_config: dict[Data, Data] = {}
+    runs = []
+    for run in resolved.runs:
+        data = run.spec.data
+        try:
+            if data not in by_config:
+                by_config[data] = resolve(data)
+        except PalinodeError as error:
+            if error.field in DataConfig.model_fields:
+                error.inside("data")
+            raise
+        runs.append(run.with_(spec=run.spec.with_(data=by_config[data])))
+    return resolved.with_(runs=tuple(runs))
+
+
+def guessed_seconds(cell: Cell) -> float:
+    """The seconds of one run, guessed from its FLOPs without any measurement: enough to tell minutes from hours."""
+    spec, evaluation = cell.spec, cell.spec.evaluation
+    trained = cell.counters["train_flops"] + cell.counters["optimizer_flops"]
+    scored = cell.source.scored_tokens(evaluation.split, evaluation.max_tokens) * len(evaluation.directions)
+    evaluated = expected_evaluations(spec) * cell.cost.forward_flops(scored)
+    training_seconds = max(trained / GUESSED_FLOPS_PER_SECOND, cell.steps * GUESSED_STEP_SECONDS)
+    return GUESSED_START_SECONDS + training_seconds + evaluated / GUESSED_FLOPS_PER_SECOND
 
 
 def cells_of(resolved: ResolvedExperiment, source_of: Callable[[Data], Source] = prepare) -> tuple[Cell, ...]:
@@ -217,6 +255,17 @@ def expected_steps(settings: RunSettings) -> float:
     return min([float(recipe.steps), *reached])
 
 
+def expected_evaluations(settings: RunSettings) -> float:
+    """The number of evaluations of one run, each as long as the last one. An evaluation of fewer tokens counts as a part of one."""
+    evaluation, every = settings.evaluation, settings.recipe.evaluate_every_steps
+    last = (1 + evaluation.test) * (1 + len(evaluation.context_lengths))
+    before = int(expected_steps(settings) - 1) // every if every else 0
+    share = 1.0
+    if evaluation.curve_tokens is not None and evaluation.max_tokens is not None:
+        share = evaluation.curve_tokens / evaluation.max_tokens
+    return last + before * share
+
+
 def _over_the_run(settings: RunSettings) -> list[Mapping[str, float]]:
     """Pass -> its probability for a window, at moments spread evenly over the steps."""
     steps, objective = settings.recipe.steps, settings.objective
@@ -244,6 +293,17 @@ def refuse_what_cannot_be(cells: Sequence[Cell]) -> None:
             _refuse_optimizer(cell)
             accepted.add(moved)
         _ = cell.passes  # an objective that cannot make an example raises here
+
+
+def refuse_other_numerics(resolved: ResolvedExperiment, store: Store) -> None:
+    """Refuse to go on with runs of a store that were begun with another numerics version. Runs that have ended need no work.
+
+    Raises:
+        BadInput: a run that is left to do has another numerics version than this program.
+    """
+    for run in resolved.runs:
+        if run.spec.numerics_version != NUMERICS_VERSION and store.ended(run.spec.run_id) is None:
+            run.spec.check_numerics()
 
 
 def refuse_full_disk(bytes_needed: int, store: Store) -> None:

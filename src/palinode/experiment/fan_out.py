@@ -7,10 +7,8 @@ A process prints a JSON line for each directory on standard output.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,11 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base.config import encode
+from palinode.base.memory import with_huge_pages
 from palinode.results.store import Store
 from palinode.spec.code import Code, keep_code
+from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSpec
+from palinode.sweep.nursery import Nursery
+from palinode.sweep.process import PYTHON_MODULE, Start, Started, Streams
+from palinode.train.device import resolve_device
 
+JOB_MODULES = ("palinode.sweep.worker", "palinode.experiment.calibrate", "palinode.experiment.audits")
 Message = dict[str, Any]
+
+
+def nursery_for(resolved: ResolvedExperiment, on_problem: Callable[[str], None]) -> Nursery:
+    """The nursery of a command on this experiment. A GPU cannot be used after a fork, so its processes are started.
+
+    Args:
+        on_problem: called with a line of text when the nursery cannot be used.
+    """
+    on_gpu = any(resolve_device(run.spec.device).type == "cuda" for run in resolved.runs)
+    return Nursery(() if on_gpu else JOB_MODULES, on_problem)
 
 
 def fan_out(
@@ -33,12 +47,14 @@ def fan_out(
     code: Code | None,
     given_out: Sequence[Sequence[int]],
     on_failure: Callable[[str], None],
+    nursery: Nursery | None = None,
 ) -> list[Message]:
     """Start a process for each share of the specs, all at once; return the messages of all processes.
 
     Args:
         given_out: for each process the indexes of its specs, in the order of the work.
         on_failure: called with the last line that a process printed before it failed. Earlier messages of the process count.
+        nursery: forks the processes; without a nursery they are started.
     """
     messages: list[Message] = []
     with tempfile.TemporaryDirectory(prefix="palinode-") as temporary:
@@ -46,12 +62,15 @@ def fan_out(
         for directory in directories:
             keep_code(Path(directory), code)
         shares = [[directories[index] for index in share] for share in given_out]
-        with _started([sys.executable, "-P", "-m", module, *arguments], shares) as processes:
-            for process in processes:
-                out, printed = process.communicate()
-                messages += [json.loads(line) for line in out.splitlines()]
-                if process.returncode:
-                    on_failure(next(reversed(printed.strip().splitlines()), f"exit code {process.returncode}"))
+        commands = [[*PYTHON_MODULE, module, *arguments, *share] for share in shares]
+        start = (nursery or Nursery()).start
+        with _started(commands, start, Path(temporary)) as processes:
+            for number, process in enumerate(processes):
+                exit_code = process.wait()
+                out, printed = (path.read_text(errors="replace") for path in _printed(Path(temporary), number))
+                messages += [json.loads(line) for line in out.splitlines(keepends=True) if line.endswith("\n")]
+                if exit_code:
+                    on_failure(next(reversed(printed.strip().splitlines()), f"exit code {exit_code}"))
     return messages
 
 
@@ -72,17 +91,22 @@ def say(message: Message) -> None:
     sys.stdout.flush()
 
 
+def _printed(folder: Path, number: int) -> tuple[Path, Path]:
+    """The files for standard output and standard error of a process."""
+    return folder / f"out-{number}", folder / f"err-{number}"
+
+
 @contextlib.contextmanager
-def _started(command: Sequence[str], shares: Sequence[Sequence[str]]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Yield a process for each share. Every process ends with the block, or when this process ends and a pipe closes."""
-    processes: list[subprocess.Popen[str]] = []
+def _started(commands: Sequence[Sequence[str]], start: Start, folder: Path) -> Iterator[list[Started]]:
+    """Yield a process for each command. Every process ends with the block, or when this process ends and a pipe closes."""
+    processes: list[Started] = []
     lifeline, held = os.pipe()
-    start = functools.partial(
-        subprocess.Popen, stdin=lifeline, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     try:
-        for share in shares:
-            processes.append(start([*command, *share]))
+        for number, command in enumerate(commands):
+            out, err = _printed(folder, number)
+            with out.open("wb") as stdout, err.open("wb") as stderr:
+                streams = Streams(lifeline, stdout.fileno(), stderr.fileno())
+                processes.append(start(command, with_huge_pages(os.environ), streams))
         yield processes
     finally:
         os.close(lifeline)

@@ -10,19 +10,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
 from palinode.experiment.calibrate import Predicted, calibrate
-from palinode.experiment.cells import Cell, expected_steps
+from palinode.experiment.cells import Cell, expected_steps, guessed_seconds
 from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.tuning import trials_of
+from palinode.sweep.nursery import Nursery
 from palinode.train.recipe import Recipe
 
+Measure = Literal["always", "if long", "never"]
 MOST_ARMS_LISTED = 12  # the most warnings by arm; 8 mixers x 4 ways of training x 2 scales would give 62 lines
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
+SHORT_SECONDS = 180.0  # the guessed time of a short grid; measuring would take a tenth of it or more
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
 
 
@@ -44,6 +47,7 @@ class PlannedCell:
     tokens_read: float
     tokens_scored_ltr: float
     train_flops: float
+    optimizer_flops: float
     optimizer_steps: int
     disk_bytes: int
     runs: int
@@ -63,6 +67,7 @@ class Plan:
         warnings: the costs in which arms differ, one line for each difference.
         settings, settings_measured: the number of distinct settings of the runs that are left, and the number of settings that
             were measured; the time of the other settings is predicted from the measured settings.
+        is_short: whether no time was measured because the runs that are left take about a minute.
         trials, trials_left: the number of trials that choose a setting first, and the number of trials that are left to do;
             `seconds` and `disk_bytes` include the trials that are left.
     """
@@ -76,6 +81,7 @@ class Plan:
     trials: int = 0
     trials_left: int = 0
     trials_disk_bytes: int = 0
+    is_short: bool = False
 
     @property
     def runs(self) -> int:
@@ -103,8 +109,10 @@ class Plan:
             "window_tokens": sum(cell.window_tokens * cell.runs for cell in self.cells),
             "tokens_read": sum(cell.tokens_read * cell.runs for cell in self.cells),
             "train_flops": sum(cell.train_flops * cell.runs for cell in self.cells),
+            "optimizer_flops": sum(cell.optimizer_flops * cell.runs for cell in self.cells),
             "disk_bytes": self.disk_bytes,
             "predicted_seconds": self.seconds,
+            "is_short": self.is_short,
             "settings": self.settings,
             "settings_measured": self.settings_measured,
             "warnings": list(self.warnings),
@@ -119,22 +127,27 @@ def plan(
     *,
     workers: int,
     code: Code | None = None,
-    measure: bool = True,
+    measure: Measure = "always",
     on_failure: Callable[[str], None] = lambda line: None,
+    nursery: Nursery | None = None,
 ) -> Plan:
     """The plan of an experiment whose data is pinned.
 
     Args:
         cells: the cells of this experiment, after every check that could refuse them.
         code: the user's Python that parts of the experiment were written in.
-        measure: whether to time a few steps of the distinct settings, to predict seconds; a large grid times only some settings.
+        measure: when to time a few steps of the distinct settings, to predict seconds (a large grid times only some settings).
+            `if long`: not when the runs that are left are guessed to take less than three minutes.
         on_failure: called with the reason why a cell could not be measured.
+        nursery: forks the processes that measure.
     """
     left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
     unfinished = [cell for cell in cells if (cell.arm.name, cell.scale) in left]
     predicted = Predicted({}, 0, 0)
-    if measure:
-        predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure)
+    is_short = measure == "if long" and _is_short(resolved, cells, left, store, workers)
+    is_measured = measure != "never" and not is_short
+    if is_measured:
+        predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure, nursery=nursery)
     planned = tuple(_planned(cell, left, predicted.seconds) for cell in cells)
     trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
     trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]
@@ -147,14 +160,27 @@ def plan(
     return Plan(
         cells=planned,
         workers=workers,
-        seconds=wall if measure and len(seconds) == len(left) else None,
+        seconds=wall if is_measured and len(seconds) == len(left) else None,
         warnings=tuple(warnings),
         settings=predicted.settings,
         settings_measured=predicted.measured,
         trials=len(trials),
         trials_left=len(trials_left),
         trials_disk_bytes=sum(trial.disk_bytes for trial in trials_left),
+        is_short=is_short and bool(left),
     )
+
+
+def _is_short(
+    resolved: ResolvedExperiment, cells: Sequence[Cell], left: Sequence[tuple[str, str]], store: Store, workers: int
+) -> bool:
+    """Whether the trials and runs that are left are guessed to take less than SHORT_SECONDS."""
+    guessed = {(cell.arm.name, cell.scale): guessed_seconds(cell) for cell in cells}
+    planned = [_planned(cell, left, guessed) for cell in cells]
+    trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
+    of_trials = [trial.seconds for trial in trials if store.ended(trial.run_id) is None]
+    of_runs = [guessed[place] for place in left]
+    return makespan(of_trials, workers) + makespan(of_runs, workers) < SHORT_SECONDS
 
 
 def _most_checkpoints(recipe: Recipe) -> int:

@@ -20,17 +20,18 @@ from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
-from palinode.experiment.cells import cells_of, refuse_full_disk, refuse_what_cannot_be
+from palinode.experiment.cells import cells_of, pinned, refuse_full_disk, refuse_other_numerics, refuse_what_cannot_be
+from palinode.experiment.fan_out import nursery_for
 from palinode.experiment.plan import Plan, plan
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 from palinode.run.one import stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment
-from palinode.spec.pin import pinned
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
+from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import Job
 from palinode.train.device import resolve_device
 
@@ -65,16 +66,22 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     """Audit, tune, plan and run an experiment. The entry in the store keeps the question, the plan, the choices and the times.
 
     Raises:
-        BadInput: the data cannot be used, or parts of an arm do not fit together.
+        BadInput: the data cannot be used, parts of an arm do not fit together, or a run has another numerics version.
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine lacks memory, disk space or a device.
     """
+    with nursery_for(resolved, how.note) as nursery:
+        return _run(resolved, store, how, nursery)
+
+
+def _run(resolved: ResolvedExperiment, store: Store, how: HowToRun, nursery: Nursery) -> SweepEnd:
     default = default_at_a_time(resolved)  # also if unused: this call refuses a missing device before the audits
     at_a_time = how.at_a_time or default
+    refuse_other_numerics(resolved, store)
     resolved = pinned(resolved)
     cells = cells_of(resolved)
     refuse_what_cannot_be(cells)
-    audits = audit_cells(cells, store, how.on_event, code=how.code, workers=at_a_time)
+    audits = audit_cells(cells, store, how.on_event, code=how.code, workers=at_a_time, nursery=nursery)
     choices: tuple[ChoiceEntry, ...] = ()
     if resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
         resolved, choices = chosen
@@ -83,7 +90,16 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     _note_replaced_runs(entry, store, how)
     store.write_experiment(entry)
     refuse_leaks(audits)
-    planned = plan(resolved, cells, store, workers=at_a_time, code=how.code, on_failure=how.note)
+    planned = plan(
+        resolved,
+        cells,
+        store,
+        workers=at_a_time,
+        code=how.code,
+        measure="if long",
+        on_failure=how.note,
+        nursery=nursery,
+    )
     refuse_full_disk(planned.disk_bytes, store)
     if planned.left or not entry.plan:  # if no run is left to do, the earlier prediction stays
         entry = entry.with_(plan=planned.as_data())
@@ -93,7 +109,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     if resolved.tuning is not None:
         chooser = trials(resolved)  # a separate experiment in the store; its arms were audited already
         store.write_experiment(_entry(chooser, store, how))
-        end = _sweep(chooser, store, how, at_a_time)
+        end = _sweep(chooser, store, how, at_a_time, nursery)
         if end.interrupted is not None or (chosen := tuned(resolved, store)) is None:
             return end
         resolved, choices = chosen
@@ -101,7 +117,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
         store.write_experiment(entry)
     for choice in choices:
         how.on_event({"event": "choice", **encode(choice)})
-    end = _sweep(resolved, store, how, at_a_time)
+    end = _sweep(resolved, store, how, at_a_time, nursery)
     measured = _measured(planned, time.perf_counter() - began, end)
     compared = _compared(resolved, store, choices) if end.interrupted is None else entry.comparison
     store.write_experiment(entry.with_(plan=dict(entry.plan) | measured, comparison=compared))
@@ -163,7 +179,7 @@ def _mean_score(results: Sequence[Result | None], metric: str) -> float | None:
     return fmean(finished) if len(finished) == len(scores) else None
 
 
-def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
+def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int, nursery: Nursery) -> SweepEnd:
     """Write the specs with the user's code, and do the runs that are left. An event names the arm, scale, seed and steps."""
     jobs, labels = list[Job](), dict[str, Event]()
     for run in resolved.runs:
@@ -176,7 +192,7 @@ def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time:
     def on_event(event: Event) -> None:
         how.on_event({**event, **labels[event["run_id"]]})
 
-    return sweep(jobs, store, workers=at_a_time, stack=how.stack, on_event=on_event)
+    return sweep(jobs, store, workers=at_a_time, stack=how.stack, on_event=on_event, nursery=nursery)
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
@@ -266,7 +282,9 @@ def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:
 
 
 def _measured(planned: Plan, seconds: float, end: SweepEnd) -> dict[str, Any]:
-    """The seconds of the runs and their ratio to the predicted seconds; empty unless this call did all the runs of the plan."""
-    if end.interrupted is not None or not planned.left or planned.seconds is None:
+    """The seconds of the runs, and their ratio to the predicted seconds; empty unless this call did all the runs of the plan."""
+    if end.interrupted is not None or not planned.left:
         return {}
+    if planned.seconds is None:
+        return {"measured_seconds": seconds}
     return {"measured_seconds": seconds, "measured_to_predicted": seconds / max(planned.seconds, 1e-9)}

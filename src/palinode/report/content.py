@@ -26,7 +26,7 @@ from palinode.report.levels import reached
 from palinode.report.maps import map_notes
 from palinode.report.study import Figure, Study
 from palinode.report.trained import what_was_trained
-from palinode.results.record import ArmEntry, ExperimentRecord
+from palinode.results.record import NOT_COMPARED, ArmEntry, ExperimentRecord
 
 Content = dict[str, Any]
 SMOKE = "smoke"  # the size that only tests whether everything works; its numbers decide nothing
@@ -268,7 +268,11 @@ def _environment(record: ExperimentRecord) -> list[Content]:
         for item, value in sorted((run.result.fingerprint if run.result else {}).items()):
             values.setdefault(item, Counter())[words.without_home(str(value))] += 1
     listed = {item.replace("_", " "): [value for value, _ in counted.most_common()] for item, counted in values.items()}
-    return [{"item": item, "values": found, "mixed": len(found) > 1} for item, found in listed.items()]
+    not_compared = {item.replace("_", " ") for item in NOT_COMPARED}
+    return [
+        {"item": item, "values": found, "mixed": len(found) > 1 and item not in not_compared}
+        for item, found in listed.items()
+    ]
 
 
 def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:

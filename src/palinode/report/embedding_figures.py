@@ -6,15 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from palinode.analysis.embeddings import (
-    ABSOLUTE_COSINE,
-    POSITION_COSINE,
-    POSITION_NORM,
-    SHARE,
-    TOKEN_NORM,
-    embedding_means,
-    embedding_numbers,
-)
+from palinode.analysis import embeddings
 from palinode.report import charts
 from palinode.report.charts import Axis
 from palinode.report.study import Figure, Rows, Study, kept_inside, rounded
@@ -23,15 +15,15 @@ from palinode.report.words import number
 DISTANCE = Axis("distance", "slots between two positions", "d")
 COSINE = Axis("value", "mean cosine of two positions", ".3f", reference=0.0)
 LENGTH = Axis("value", "mean length of a row of the table", ".4~g")
-TABLES = {"tokens": TOKEN_NORM, "positions": POSITION_NORM}
+TABLES = {"tokens": embeddings.TOKEN_NORM, "positions": embeddings.POSITION_NORM}
 ANGLES = {  # number -> title, axis, part of the file name, note
-    ABSOLUTE_COSINE: (
+    embeddings.ABSOLUTE_COSINE: (
         "Angle of tokens and positions",
         "mean |cosine|",
         "cosine",
         "Over all pairs of a token and a position. Grey diamond: random directions of the same width.",
     ),
-    SHARE: (
+    embeddings.SHARE: (
         "Where positions vary",
         "share of their variance",
         "share",
@@ -48,10 +40,10 @@ DISTANCE_NOTE = (
 
 def embedding_figures(study: Study) -> Iterator[Figure]:
     """The figures of embeddings; no figure where embeddings were not measured."""
-    numbers = embedding_numbers(study.record)
+    numbers = embeddings.embedding_numbers(study.record)
     if numbers.is_empty():
         return
-    means = embedding_means(study.record, numbers)
+    means = embeddings.embedding_means(study.record, numbers)
     for scale in study.scales:
         for name in ANGLES:
             yield from _angle_figure(study, numbers.filter(scale=scale), means.filter(scale=scale), name, scale)
@@ -96,7 +88,7 @@ def _length_figure(study: Study, numbers: pl.DataFrame, scale: str) -> Iterator[
 
 def _distance_figures(study: Study, means: pl.DataFrame) -> Iterator[Figure]:
     """The figures of the cosine of two position vectors over the distance of the positions."""
-    for lines in study.lines(means.filter(number=POSITION_COSINE).sort("distance", maintain_order=True)):
+    for lines in study.lines(means.filter(number=embeddings.POSITION_COSINE).sort("distance", maintain_order=True)):
         rows = lines.rows(lambda row: {"distance": row["distance"], "value": rounded(row["mean"])})
         rows, cut = kept_inside(rows, -1, 1)
         chart = charts.lines(DISTANCE, COSINE, lines.colours, lines.what, band=True)
@@ -114,6 +106,6 @@ def _dots(study: Study, numbers: pl.DataFrame, name: str, arm: str) -> Rows:
 
 def _without_positions(study: Study, frame: pl.DataFrame) -> list[str]:
     """The arms that were measured but have no table of positions."""
-    having = set(frame.filter(number=POSITION_NORM)["arm"])
+    having = set(frame.filter(number=embeddings.POSITION_NORM)["arm"])
     lacking = study.arms(set(frame["arm"]) - having)
     return [f"Without a table of positions: {', '.join(lacking)}."] if lacking else []

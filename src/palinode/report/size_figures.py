@@ -7,18 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis import intervals
-from palinode.analysis.ratios import (
-    RATIO_1,
-    RATIO_2,
-    RATIOS,
-    as_published,
-    best_scores,
-    direction_ratios,
-    final_ratios,
-    final_scores,
-    ratio_curves,
-)
+from palinode.analysis import intervals, ratios
+from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS
 from palinode.analysis.sizes import varying
 from palinode.analysis.tasks import on_a_task
 from palinode.base.measures import CURVE_AXES, MEASURES
@@ -78,7 +68,7 @@ def _ratio_words(study: Study, ratio: str) -> str:
 
 def _ratio_figures(study: Study) -> Iterator[Figure]:
     """The figures of both ratios over training."""
-    curves = ratio_curves(study.record, study.split, study.score, study.curves)
+    curves = ratios.ratio_curves(study.record, study.split, study.score, study.curves)
     for ratio in RATIOS:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
             here = lines.frame
@@ -110,11 +100,11 @@ def _between(here: pl.DataFrame) -> list[str]:
 
 def _context_figures(study: Study) -> Iterator[Figure]:
     """The figures of (rtl loss / ltr loss - 1) in percent over the window length; no figure where only one length was scored."""
-    ratios = direction_ratios(study.record, study.split)
-    if ratios["context_tokens"].n_unique() < 2:
+    by_context = ratios.direction_ratios(study.record, study.split)
+    if by_context["context_tokens"].n_unique() < 2:
         return
     y = Axis("value", f"{study.split} loss, rtl / ltr - 1, percent", ".2f", reference=0.0)
-    for lines in study.lines(ratios):
+    for lines in study.lines(by_context):
         rows = lines.rows(
             lambda row: (
                 {"look": "rtl / ltr", "context_tokens": row["context_tokens"]}
@@ -141,7 +131,7 @@ def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
     if not by or not isinstance(last, int | float):
         return
     window = (study.window[0] * last, study.window[1] * last)
-    pooled = as_published(study.record, study.split, study.score, axis, study.curves, window)
+    pooled = ratios.as_published(study.record, study.split, study.score, axis, study.curves, window)
     for arm in study.arms(set(pooled["arm"]) & in_ratio(study, RATIO_1)):
         mine = pooled.filter(arm=arm).drop_nulls(list(by))
         if usable := [name for name in by if mine[name].n_unique() > 1]:
@@ -203,7 +193,10 @@ def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) ->
 def _score_maps(study: Study) -> Iterator[Figure]:
     """The maps of the final and the best score by depth and width. All arms of a direction use one scale of colours."""
     record, split, score = study.record, study.split, study.score
-    both = {"final": final_scores(record, split, score), "best": best_scores(record, split, score, study.curves)}
+    both = {
+        "final": ratios.final_scores(record, split, score),
+        "best": ratios.best_scores(record, split, score, study.curves),
+    }
     for direction in ("ltr", "rtl"):
         trained = study.trained_on(direction)
         # (when, arm) -> scale -> (mean, number of seeds).
@@ -230,7 +223,7 @@ def _ratio_maps(study: Study) -> Iterator[Figure]:
     """The maps of ratio 1 at the end of training by depth and width. All arms use one scale of colours."""
     arms = in_ratio(study, RATIO_1)
     means: dict[str, dict[str, tuple[float, int]]] = {}
-    for (ratio, arm, scale), estimate in final_ratios(study.record, study.split, study.score).items():
+    for (ratio, arm, scale), estimate in ratios.final_ratios(study.record, study.split, study.score).items():
         if ratio == RATIO_1 and arm in arms and estimate.ratio_then_mean is not None:
             means.setdefault(arm, {})[scale] = (estimate.ratio_then_mean, estimate.seeds)
     heat = Heat("size", AROUND_ONE, around_one([value for here in means.values() for value, _ in here.values()]))

@@ -7,20 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from palinode.analysis import tasks
 from palinode.analysis.curves import training_curves
-from palinode.analysis.tasks import (
-    CAUSAL,
-    Effect,
-    difficulty,
-    levels_at,
-    on_a_task,
-    settings_of,
-    slice_means,
-    task_accuracy,
-    task_effects,
-    task_lengths,
-    task_means,
-)
 from palinode.base.measures import CURVE_AXES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
@@ -66,7 +54,7 @@ MOST_NAMED = 8  # the most arms in the legend of a chart that is half as wide as
 
 def task_figures(study: Study) -> Iterator[Figure]:
     """The figures of a synthetic task; no figures for text data."""
-    if not on_a_task(study.record):
+    if not tasks.on_a_task(study.record):
         return
     yield from _difficulty_figure(study)
     yield from _effect_figures(study)
@@ -90,10 +78,10 @@ def _marks(study: Study, scale: str) -> list[Mark]:
 
 def _difficulty_figure(study: Study) -> Iterator[Figure]:
     """The figure of accuracy over the scales: in the order of the scales, or over the one number in which the scales differ."""
-    means = task_means(study.record, task_accuracy(study.record, study.split))
+    means = tasks.task_means(study.record, tasks.task_accuracy(study.record, study.split))
     if means["scale"].n_unique() < 2:
         return
-    field, places = difficulty(study.record)
+    field, places = tasks.difficulty(study.record)
     aside = _aside(study.arms(set(means["arm"])), places)
     arms, cut = kept_inside([_difficulty_row(study, row, aside) for row in means.iter_rows(named=True)], 0, 1)
     levels, legend = _level_rows(study, places)
@@ -132,7 +120,7 @@ def _difficulty_row(study: Study, row: Mapping[str, Any], aside: Mapping[str, fl
 
 
 def _seed_rows(study: Study, places: Mapping[str, float], aside: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    for row in task_accuracy(study.record, study.split).drop_nulls(ACCURACY).iter_rows(named=True):
+    for row in tasks.task_accuracy(study.record, study.split).drop_nulls(ACCURACY).iter_rows(named=True):
         who = {"kind": "seed", "series": study.look.labels[row["arm"]], "value": rounded(row[ACCURACY])}
         text = f"{row['scale']}, seed {row['seed']}: {number(row[ACCURACY])}"
         yield who | {"x": rounded(places[row["scale"]] + aside[row["arm"]]), "text": text}
@@ -143,7 +131,7 @@ def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[s
     rows: Rows = []
     legend: dict[str, str] = {}
     for scale in study.scales:
-        levels, _ = levels_at(study.record, study.split, scale)
+        levels, _ = tasks.levels_at(study.record, study.split, scale)
         for mark in every_mark(levels) if levels is not None else ():
             if mark.kind != "simple":
                 names = {"trivial": "best trivial level", "best": "best possible"}
@@ -174,10 +162,10 @@ def _level_names(means: pl.DataFrame) -> list[str]:
 
 def _effect_figures(study: Study) -> Iterator[Figure]:
     """The figures of effects: one row per pair of arms and scale, with a dot per seed, the mean, its interval, and a line at 0."""
-    effects = [effect for effect in task_effects(study.record, study.split) if effect.comparison.pairs]
+    effects = [effect for effect in tasks.task_effects(study.record, study.split) if effect.comparison.pairs]
     arms, scales = study.arms(), study.scales
 
-    def order(effect: Effect) -> tuple[int, int, int]:
+    def order(effect: tasks.Effect) -> tuple[int, int, int]:
         pair = effect.comparison
         return arms.index(pair.arm), arms.index(pair.baseline), scales.index(pair.scale)
 
@@ -197,7 +185,7 @@ def _effect_figures(study: Study) -> Iterator[Figure]:
         yield Place().figure(name, title, rows, {"": chart}, notes=(*_effect_notes(what, here), *cut))
 
 
-def _effect_notes(what: str, effects: Sequence[Effect]) -> tuple[str, ...]:
+def _effect_notes(what: str, effects: Sequence[tasks.Effect]) -> tuple[str, ...]:
     kinds = ", ".join(dict.fromkeys(effect.contrast.replace(" - ", " minus ") for effect in effects))
     notes = [f"{EFFECTS[what][2]}{f': {kinds}' if what == 'labels' else ''}. What was tuned for each may differ."]
     many = len({effect.comparison.scale for effect in effects}) > 1
@@ -251,10 +239,10 @@ def _floor(study: Study, scale: str) -> list[Mark]:
 
     The first token has a loss because a direction token precedes it.
     """
-    levels, _ = levels_at(study.record, study.split, scale)
-    specs = [settings_of(study.record, arm, scale) or {} for arm in study.arms()]
+    levels, _ = tasks.levels_at(study.record, study.split, scale)
+    specs = [tasks.settings_of(study.record, arm, scale) or {} for arm in study.arms()]
     reached = any(
-        spec.get("objective.kind") in CAUSAL
+        spec.get("objective.kind") in tasks.CAUSAL
         and spec.get("objective.direction_token", True)
         and spec.get("labels", "all") == "all"
         for spec in specs
@@ -269,7 +257,7 @@ def _floor(study: Study, scale: str) -> list[Mark]:
 
 def _slice_figure(study: Study, scale: str) -> Iterator[Figure]:
     """The figure of accuracy by the value of each slice: a line per arm, with Wilson's interval for the answers of one seed."""
-    means = slice_means(study.record, study.split).filter(scale=scale)
+    means = tasks.slice_means(study.record, study.split).filter(scale=scale)
     several = means.group_by("slice").agg(pl.col("value").n_unique()).filter(pl.col("value") > 1)
     names = sorted(several["slice"])
     if not names:
@@ -295,7 +283,7 @@ def _slice_figure(study: Study, scale: str) -> Iterator[Figure]:
 
 def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
     """The figure of accuracy on sequences that are longer than the sequences in training."""
-    scored = task_lengths(study.record, study.split).filter(scale=scale).drop_nulls(ACCURACY)
+    scored = tasks.task_lengths(study.record, study.split).filter(scale=scale).drop_nulls(ACCURACY)
     if scored["length_factor"].n_unique() < 2:
         return
     means = enumerate(study.means(scored, ACCURACY, "arm", "length_factor"))
@@ -303,7 +291,7 @@ def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
     rows, cut = kept_inside(points, 0, 1)
     colours, options = _narrow(study, rows)
     chart = charts.lines(LENGTH, _accuracy(study), colours, "arm", **options)
-    chart, chance = with_chance_by_length(chart, LENGTH.field, levels_at(study.record, study.split, scale)[0])
+    chart, chance = with_chance_by_length(chart, LENGTH.field, tasks.levels_at(study.record, study.split, scale)[0])
     chart = charts.with_log_axes(chart, LENGTH.field, ("x",))
     seeds, colours_above = study.over_seeds(rows), [] if options["band"] else [COLOURS_ABOVE]
     notes = (f"Trained at length 1. {chance}", seeds, *colours_above, *cut)

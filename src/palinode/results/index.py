@@ -1,9 +1,9 @@
 """The index is a cache with one row for each run. With the index, a listing of 5,000 runs reads no run directory twice.
 
-The index is one SQLite file. When a row changes, the whole file is replaced atomically, and readers open the file as immutable. So
-no lock is needed (SQLite's own locks fail on network disks), and when two processes write, one valid cache remains. A row is used
-only while the inode, size and change time of the run's files stay the same. A missing, damaged, foreign or read-only index is no
-error: the runs are then read from their directories.
+The index is one text file: a line with the version and the CRC-32 of the second line, which is the JSON of all rows. When a row
+changes, the whole file is replaced atomically. So no lock is needed, and when two processes write, one valid cache remains. A row
+is used only while the inode, size and change time of the run's files stay the same. A missing, damaged, foreign or read-only index
+is no error: the runs are then read from their directories.
 
 A listing reads only the last line of the metrics, and only for runs that have ended. A listing notices metrics that are missing,
 destroyed or cut short. `Record.metrics` notices a damaged line in the middle.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 import stat
 import zlib
 from collections.abc import Mapping
@@ -29,12 +28,8 @@ from palinode.results.files import count, is_run_id
 from palinode.results.record import RESULT_FILE, SPEC_FILE, ended_at_step, read_run
 from palinode.results.rows import check_end, metrics_paths
 
-INDEX_FILE = "index.sqlite"
-INDEX_VERSION = 4
-SCHEMA = (
-    "CREATE TABLE runs (run_id TEXT PRIMARY KEY, signature TEXT NOT NULL, row TEXT NOT NULL, crc INTEGER NOT NULL)"
-    " WITHOUT ROWID"
-)
+INDEX_FILE = "index.json"
+INDEX_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -85,19 +80,16 @@ def listing(root: Path) -> list[RunRow]:
 
 
 def load(root: Path) -> dict[str, tuple[str, RunRow]]:
-    """Read the index: run id -> (signature, row). The result is empty when there is no index of this version."""
+    """Read the index: run id -> (signature, row). The result is empty when there is no sound index of this version."""
     path = root / INDEX_FILE
     if path.is_symlink() or not path.is_file():
         return {}
     try:
-        with contextlib.closing(_open(path)) as connection:
-            schema = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema")]
-            if connection.execute("PRAGMA user_version").fetchone() != (INDEX_VERSION,) or schema != [SCHEMA]:
-                return {}
-            rows = connection.execute("SELECT run_id, signature, row, crc FROM runs ORDER BY run_id").fetchall()
-        sound = [(run_id, mark, row) for run_id, mark, row, crc in rows if crc == _crc(run_id, mark, row)]
-        return {run_id: (mark, RunRow(**json.loads(row))) for run_id, mark, row in sound}
-    except (sqlite3.Error, ValueError, TypeError):
+        head, _, body = path.read_bytes().partition(b"\n")
+        if head != _head(body):
+            return {}
+        return {run_id: (mark, RunRow(**row)) for run_id, (mark, row) in json.loads(body).items()}
+    except (OSError, ValueError, TypeError):
         return {}
 
 
@@ -107,19 +99,12 @@ def save(root: Path, rows: Mapping[str, tuple[str, RunRow]]) -> None:
     Raises:
         EnvironmentProblem: the store cannot be written.
     """
-    texts = [(run_id, mark, json.dumps(asdict(row), sort_keys=True)) for run_id, (mark, row) in sorted(rows.items())]
-    encoded = [(*columns, _crc(*columns)) for columns in texts]
-    with fsio.committed(root / INDEX_FILE) as temporary:
-        try:
-            with contextlib.closing(sqlite3.connect(temporary)) as connection:
-                connection.execute("PRAGMA journal_mode=OFF")  # a killed process leaves only a temporary file
-                connection.execute("PRAGMA synchronous=OFF")  # fsio syncs the file before the rename
-                connection.execute(SCHEMA)
-                connection.executemany("INSERT INTO runs VALUES (?, ?, ?, ?)", encoded)
-                connection.execute(f"PRAGMA user_version={INDEX_VERSION}")
-                connection.commit()
-        except sqlite3.Error as error:
-            raise EnvironmentProblem(f"cannot write: {error}", file=str(root / INDEX_FILE)) from error
+    body = json.dumps({run_id: (mark, asdict(row)) for run_id, (mark, row) in sorted(rows.items())}).encode()
+    fsio.write_bytes(root / INDEX_FILE, _head(body) + b"\n" + body)
+
+
+def _head(body: bytes) -> bytes:
+    return f"{INDEX_VERSION} {zlib.crc32(body)}".encode()
 
 
 def signature(directory: Path) -> str:
@@ -164,17 +149,6 @@ def read_row(directory: Path) -> RunRow:
         step=count(result.counters.get("optimizer_steps")),
         loss=result.score("validation.own.nats_per_token"),
     )
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-    connection = sqlite3.connect(uri, uri=True)
-    connection.execute("PRAGMA trusted_schema=OFF")
-    return connection
-
-
-def _crc(*columns: str) -> int:
-    return zlib.crc32("\0".join(columns).encode())
 
 
 def _file_signature(path: Path) -> str:

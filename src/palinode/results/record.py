@@ -38,6 +38,7 @@ ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
     TASK_EVENT: TaskRow,
 }  # rows of every other event have the shape ScoresRow
 SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
+NOT_COMPARED = ("memory_kept", "started_by")  # items of a fingerprint that say how a worker ran, and change no bit
 
 
 class Result(Config):
@@ -47,10 +48,12 @@ class Result(Config):
         outcome: done, diverged, failed, stopped or oom. A result with an outcome other than `done` has a `reason`.
         scores: split -> direction -> score name -> number, such as scores["validation"]["ltr"]["nats_per_token"].
         counters: the totals window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
-            optimizer_steps, evaluations.
+            optimizer_flops, optimizer_steps, evaluations.
         parameters: the number of parameters of each group, and `total` and `non_embedding`.
         seconds: the time for train, evaluate, audit, checkpoint, and total.
         fingerprint: the values besides the spec that decide the bits: torch, python, device, cpu_capability, threads, platform.
+            A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit (`base/memory.py`,
+            `sweep/nursery.py`).
         attempts: the number of processes that worked on this run. The number 1 means that the run was never interrupted.
         rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results that are older than holds.
         provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
@@ -70,6 +73,11 @@ class Result(Config):
     rows: Mapping[str, int | str] = Field(default_factory=dict)
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
+
+    @property
+    def compared_fingerprint(self) -> dict[str, str | int | float | bool | None]:
+        """The items of the fingerprint that decide the bits."""
+        return {item: value for item, value in self.fingerprint.items() if item not in NOT_COMPARED}
 
     def score(self, metric: str) -> float | None:
         """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has no such number.

@@ -5,7 +5,7 @@
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have measured an audit
     <root>/reports/<name>--<size>/              the pages of `palinode report`
-    <root>/index.sqlite                         a cache for listings (index.py); it may be deleted at any time
+    <root>/index.json                           a cache for listings (index.py); it may be deleted at any time
 
 Reading a store writes nothing into a run directory. A name that comes from a user or a file never leads out of the root.
 """

@@ -54,6 +54,19 @@ class Snapshot:
                 self.evaluations[split] = evaluate_split(self.trained, split)
         return self.evaluations[split]
 
+    def curve_evaluation(self, split: Split) -> Evaluation:
+        """The scores of a split before the last step: of its first `curve_tokens` tokens where the spec names a number.
+
+        Raises:
+            DivergedError: the last update left weights whose loss is not finite.
+        """
+        config = self.trained.spec.evaluation
+        if config.curve_tokens is None:
+            return self.evaluation(split)
+        short = config.with_(max_tokens=config.curve_tokens, curve_tokens=None)
+        with self.finite(f"the {split} loss"):
+            return evaluate_split(self.trained.with_spec(evaluation=short), split)
+
     @contextmanager
     def finite(self, what: str) -> Iterator[None]:
         """Turn a loss that is not finite into DivergedError: the same spec would end the same way again."""

@@ -57,6 +57,8 @@ OUTSIDE_ROLES = ("embedding", "position", "head")  # roles whose parameters `non
 FREE = ("seed", "labels")  # runs that differ only in these make the same calls on tensors of the same shapes
 FREE_OF_RECIPE = ("optimizer", "schedule")
 Event = dict[str, Any]
+Process = Mapping[str, str | bool]
+IN_THE_CALLER: Process = {}  # the process of the caller is no worker: nothing is recorded of how it runs
 Scores = Mapping[str, Mapping[str, Mapping[str, float | int | None]]]
 
 
@@ -95,6 +97,7 @@ def run_together(
     on_event: Callable[[Event], None] = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
     holds: Mapping[str, Hold] | None = None,
+    process: Process = IN_THE_CALLER,
 ) -> list[Result]:
     """Train, evaluate and record runs that have the same `stack_key`, or go on with them. The arguments are those of `run_one`.
 
@@ -102,6 +105,7 @@ def run_together(
 
     Args:
         holds: run id -> the hold of this process on the run's directory. For a run without one, this call takes a hold.
+        process: `memory_kept` and `started_by` of a worker, for the fingerprint.
     """
     holds = holds or {}
     results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
@@ -110,7 +114,7 @@ def run_together(
     try:
         for spec in left:
             emit = _with_run_id(on_event, spec.run_id)
-            attempts.append(Attempt.begin(spec, store, emit, holds.get(spec.run_id), len(left)))
+            attempts.append(Attempt.begin(spec, store, emit, holds.get(spec.run_id), len(left), process))
         results |= {result.run_id: result for result in _train_attempts(attempts, should_stop)}
     finally:
         for attempt in attempts:
@@ -196,6 +200,7 @@ class Attempt:
     emit: Callable[[Event], None]
     hold: Hold
     runs_together: int = 1
+    process: Process = field(default_factory=dict)
     rows: RowsSeal = field(default_factory=RowsSeal)
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMED, 0.0))
@@ -213,13 +218,19 @@ class Attempt:
         emit: Callable[[Event], None],
         hold: Hold | None = None,
         runs_together: int = 1,
+        process: Process = IN_THE_CALLER,
     ) -> Attempt:
         """Prepare data, model and optimizer, and write the spec. Hold the run's directory, unless the caller has a hold.
 
         Args:
             runs_together: the number of runs whose weights are stacked, this run included. The result has the largest number
                 of all attempts.
+            process: how the worker runs, as in `run_together`.
+
+        Raises:
+            BadInput: the run was begun with another numerics version, or its evaluation needs something that the model cannot do.
         """
+        spec.check_numerics()
         use_threads(spec.threads)
         data = prepare(spec.data)
         model, specials = build_model(spec, data, spec.seed)
@@ -237,7 +248,7 @@ class Attempt:
         )
         directory = store.write_spec(spec.run_id, encode(spec))
         trained = Trained(spec, training.model, specials, data)
-        return cls(trained, training, store, emit, hold or _take(directory), runs_together)
+        return cls(trained, training, store, emit, hold or _take(directory), runs_together, process)
 
     def resume(self) -> None:
         """Go on from the newest undamaged checkpoint that has all its rows of metrics, or train from the start.
@@ -307,7 +318,7 @@ class Attempt:
         """
         split = self.spec.evaluation.split
         with self._timed("evaluate"):
-            scores = self._snapshot().evaluation(split).as_rows()
+            scores = self._snapshot().curve_evaluation(split).as_rows()
         self._write({"event": EVALUATION_EVENT, "split": split, "final": False, "scores": scores})
 
     def stop(self) -> Result:
@@ -387,7 +398,11 @@ class Attempt:
             counters={**asdict(training.counters), "evaluations": self.evaluations},
             parameters={**by_role, "total": total, "non_embedding": total - outside},
             seconds={**self.seconds, "total": sum(self.seconds.values())},
-            fingerprint=fingerprint(training.device) | {"runs_together": self.runs_together},
+            fingerprint={
+                **fingerprint(training.device),
+                "runs_together": self.runs_together,
+                **self.process,
+            },
             weights_sha256=weights_sha256(training.model),
             attempts=self.number,
             rows=self.rows.stored(),

@@ -7,7 +7,6 @@ from palinode.spec.experiment import ResolvedExperiment as ResolvedExperiment
 from palinode.spec.experiment import Scale as Scale
 from palinode.spec.experiment import Size as Size
 from palinode.spec.load import load as load
-from palinode.spec.pin import pinned as pinned
 from palinode.spec.run_spec import EvaluationConfig as EvaluationConfig
 from palinode.spec.run_spec import RunSettings as RunSettings
 from palinode.spec.run_spec import RunSpec as RunSpec

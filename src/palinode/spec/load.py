@@ -27,6 +27,9 @@ from palinode.spec.run_spec import RunSpec
 from palinode.spec.text import parse_json, parse_toml, read_text
 
 SPEC_FILE = "spec.json"
+FIRST_NUMERICS = (
+    1  # the numerics version of specs that do not name one: every program that left it out computed with version 1
+)
 EXPERIMENT_NAME = "experiment"  # the name that a Python file must define
 
 
@@ -209,6 +212,7 @@ def _run_spec(
     data: dict[str, Any], path: Path, code_file: Path | None, *, allow_code: bool
 ) -> tuple[RunSpec, Code | None]:
     code = code_for_spec(path, named=code_file, allow_code=allow_code) if user_kinds(data) else None
+    data = {"numerics_version": FIRST_NUMERICS, **data}
     return decode(RunSpec, data, file=str(path), user_parts=code.user_parts if code else {}), code
 
 

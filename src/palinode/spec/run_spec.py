@@ -1,7 +1,7 @@
 """The full spec of one run: data, model, objective, recipe, evaluation and seed. The run's id is the hash of its spec.
 
-Runs with equal ids are equal, so an experiment reuses the runs of other experiments. The hash also covers the numerics version of
-Palinode and the code of every class of the user: the encoding of a user's part holds the hash of the code that the part depends on.
+Runs with equal ids are equal, so an experiment reuses the runs of other experiments. The hash also covers the numerics version that
+the spec records, and the code of every class of the user: the encoding of a user's part holds the hash of the code that it needs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from palinode.base.config import LATER, USER_PREFIX, Config, content_hash, ident
 from palinode.base.errors import BadInput
 from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.measures import Direction
-from palinode.base.seeds import NUMERICS_VERSION, generator
+from palinode.base.numerics import NUMERICS_VERSION
+from palinode.base.seeds import generator
 from palinode.data.source import DATA, Data
 from palinode.data.task_store import TaskData
 from palinode.data.tasks.base import check_sample
@@ -46,6 +47,19 @@ def known_version(version: int) -> int:
     return version
 
 
+def known_numerics(version: int) -> int:
+    """The numerics version of a spec, after a check that this program or an earlier one computed with this version.
+
+    Raises:
+        ValueError: the version is newer than this program, or is no version.
+    """
+    if version > NUMERICS_VERSION:
+        raise ValueError(f"{version} is newer than this program's numerics version {NUMERICS_VERSION}: update palinode")
+    if version < 1:
+        raise ValueError(f"numerics versions start at 1, got {version}")
+    return version
+
+
 Version = Annotated[int, AfterValidator(known_version)]
 
 
@@ -56,6 +70,8 @@ class EvaluationConfig(Config):
         split: the split that is scored during training and at the end: `tuning` in trials, else `validation`.
         directions: the reading directions, each scored on every token.
         max_tokens: the number of tokens that are scored, from the beginning of a split; None: all tokens.
+        curve_tokens: the number of tokens that an evaluation before the last one scores, from the beginning of the split; None: as
+            many as the last one. The last point of a learning curve is then measured on more tokens than the others.
         batch_windows: the number of windows in an evaluation batch; this number does not change the scores.
         test: whether the test split is also scored, once, at the end.
         labels: the targets that are scored: `all` targets, the `answer` tokens of a task, or the `last` answer token.
@@ -72,6 +88,7 @@ class EvaluationConfig(Config):
     split: Annotated[Literal["validation", "tuning"], LATER] = "validation"
     directions: tuple[Direction, ...] = Field(default=("ltr", "rtl"), min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
+    curve_tokens: Annotated[int | None, LATER] = Field(default=None, ge=1)
     batch_windows: int = Field(default=32, ge=1, le=10**5)
     test: bool = False
     context_lengths: tuple[Annotated[int, Field(ge=2)], ...] = ()
@@ -87,6 +104,14 @@ class EvaluationConfig(Config):
         if len(set(directions)) != len(directions):
             raise ValueError("each direction is scored once")
         return directions
+
+    @field_validator("curve_tokens")
+    @classmethod
+    def _a_part_of_the_last_evaluation(cls, tokens: int | None, info: ValidationInfo) -> int | None:
+        most = info.data.get("max_tokens")
+        if tokens is not None and most is not None and tokens > most:
+            raise ValueError(f"{tokens} is more than max_tokens = {most}")
+        return tokens
 
     @field_validator("layer_cut_refit_steps")
     @classmethod
@@ -222,10 +247,17 @@ class RunSettings(Config):
 
 
 class RunSpec(RunSettings):
-    """The settings and the seed of a run. Spec and execution fingerprint together determine every bit of the run."""
+    """The settings and the seed of a run. Spec and execution fingerprint together determine every bit of the run.
+
+    Attributes:
+        version: the version of the format of this spec.
+        numerics_version: the numerics version that the run is computed with; default: the version of this program. A spec in a
+            store keeps the version of the program that trained the run, and the run id is made with it.
+    """
 
     version: Version = SPEC_VERSION
     seed: int = Field(ge=0, lt=SEED_LIMIT)
+    numerics_version: Annotated[int, AfterValidator(known_numerics)] = Field(default_factory=lambda: NUMERICS_VERSION)
 
     @classmethod
     def of(cls, settings: RunSettings, seed: int) -> RunSpec:
@@ -239,5 +271,19 @@ class RunSpec(RunSettings):
 
     @property
     def run_id(self) -> str:
-        """The id of the run, 16 hex characters: the hash of this spec, the numerics version, and the user code in the spec."""
-        return content_hash({"numerics_version": NUMERICS_VERSION, "spec": identity(self)})[:RUN_ID_CHARACTERS]
+        """The id of the run, 16 hex characters: the hash of this spec, its numerics version, and the user code in the spec."""
+        spec = identity(self)
+        version = spec.pop("numerics_version")  # the first specs did not hold it, so the hash has it beside the spec
+        return content_hash({"numerics_version": version, "spec": spec})[:RUN_ID_CHARACTERS]
+
+    def check_numerics(self) -> None:
+        """Refuse to train a run that began with another numerics version: its bits could not be those of one program.
+
+        Raises:
+            BadInput: the run has another numerics version than this program.
+        """
+        if self.numerics_version != NUMERICS_VERSION:
+            begun = f"run {self.run_id} was begun with numerics version {self.numerics_version}"
+            hint = "run the experiment from its own file, which makes new runs"
+            message = f"{begun}, and this program has {NUMERICS_VERSION}"
+            raise BadInput(message, field="numerics_version", hint=hint)

@@ -13,7 +13,6 @@ import math
 import os
 import selectors
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -27,10 +26,11 @@ from palinode.base.errors import EnvironmentProblem, PalinodeError
 from palinode.results.holds import Watch, end_dead, holder
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.sweep.process import INTERRUPTS, Job, Process
+from palinode.sweep.nursery import Nursery
+from palinode.sweep.process import INTERRUPTS, PYTHON_MODULE, Job, Process
 
 Event = dict[str, Any]
-WORKER = (sys.executable, "-P", "-m", "palinode.sweep.worker")
+WORKER = (*PYTHON_MODULE, "palinode.sweep.worker")
 POLL_SECONDS = 0.05  # the longest time until a signal or the end of a process is noticed
 ELSEWHERE_SECONDS = 1.0  # the time from one look at a run of another process to the next
 # The time that a run gets to write its checkpoint. Killing the run after this time costs at most one checkpoint interval.
@@ -84,6 +84,7 @@ def sweep(
     stack: int = 1,
     on_event: Callable[[Event], None] = lambda event: None,
     worker: Sequence[str] = WORKER,
+    nursery: Nursery | None = None,
 ) -> SweepEnd:
     """Train the runs of these jobs.
 
@@ -93,12 +94,13 @@ def sweep(
             works on the run), the run's own metrics rows, `output` (a printed line), `alone` (the stack of the run failed, for a
             `reason`; the run is tried again by itself), `finished` (with `outcome` and `reason`).
         worker: the command that starts a worker. The directories of the runs are appended to the command.
+        nursery: forks the workers; without a nursery every worker is started.
 
     Raises:
         EnvironmentProblem: a disk or a device failed. The other runs were first asked to stop.
     """
     waiting = deque({job.run_id: job for job in jobs}.values())
-    driver = _Driver(store, workers, stack, on_event, worker, waiting)
+    driver = _Driver(store, workers, stack, on_event, worker, nursery or Nursery(), waiting)
     with driver.listening_to_signals():
         try:
             driver.loop()
@@ -122,6 +124,7 @@ class _Driver:
     stack: int
     on_event: Callable[[Event], None]
     worker: Sequence[str]
+    nursery: Nursery
     waiting: deque[Job]
     elsewhere: dict[str, tuple[Job, float]] = field(default_factory=dict)
     running: list[Process] = field(default_factory=list)
@@ -140,7 +143,7 @@ class _Driver:
                 self._stop()
             self._start_what_fits()
             self._look_elsewhere()
-            self._listen(POLL_SECONDS if self.running or self.elsewhere else 0.0)
+            self._listen(POLL_SECONDS if self.running or self.elsewhere or self.waiting else 0.0)
             for process in [one for one in self.running if one.process.poll() is not None]:
                 self._conclude_process(process)
 
@@ -205,6 +208,9 @@ class _Driver:
             if owner is not None:
                 self._wait_for_other(job, owner)
                 continue
+            if not self.nursery.is_ready():  # signals are looked at while it imports
+                self.waiting.appendleft(job)
+                return
             # The number of a run's hold is of no use for another run, so a run with a stale hold gets a process of its own.
             jobs = [job] if stale_hold is not None else [job, *self._companions(job)]
             self._start(jobs, stale_hold)
@@ -247,7 +253,7 @@ class _Driver:
                 self.waiting.append(job)
 
     def _start(self, jobs: Sequence[Job], stale_hold: int | None) -> None:
-        process = Process.start(self.worker, jobs, stale_hold)
+        process = Process.start(self.worker, jobs, stale_hold, self.nursery.start)
         for name, stream in process.streams():
             os.set_blocking(stream.fileno(), False)
             self.selector.register(stream, selectors.EVENT_READ, (process, name))
@@ -350,12 +356,11 @@ class _Driver:
         self._emit(job, {"event": "finished", "outcome": outcome, "reason": reason})
 
     def _forget(self, process: Process) -> None:
-        for stream in (process.process.stdout, process.process.stderr, process.process.stdin):
-            if stream is not None:
-                with contextlib.suppress(KeyError, ValueError):
-                    self.selector.unregister(stream)
-                with contextlib.suppress(OSError):
-                    stream.close()
+        for stream in (process.stdout, process.stderr, process.stdin):
+            with contextlib.suppress(KeyError, ValueError):
+                self.selector.unregister(stream)
+            with contextlib.suppress(OSError):
+                stream.close()
         process.process.wait()
         for job in process.jobs.values():
             end_dead(job.directory, process.process.pid)

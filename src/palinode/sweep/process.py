@@ -6,16 +6,20 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, Protocol
 
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.measures import RunOutcome
+from palinode.base.memory import with_huge_pages
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # signals that ask runs to stop
+PYTHON_MODULE = (sys.executable, "-P", "-m")  # a command that starts a module of this program
+STARTED_BY = "PALINODE_STARTED_BY"  # set to `nursery` in a forked process, for the fingerprint of its runs
 LAST_LINES = 40  # the number of a worker's last printed lines that are kept to explain why it ended
 
 
@@ -34,29 +38,75 @@ class Job:
     stack: str | None = None
 
 
+class Streams(NamedTuple):
+    """The descriptors of the standard streams of a process that is started."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Started(Protocol):
+    """A process that was started. `subprocess.Popen` says what the members mean."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def kill(self) -> None: ...
+
+
+Start = Callable[[Sequence[str], Mapping[str, str], Streams], Started]
+
+
+def start_subprocess(command: Sequence[str], environment: Mapping[str, str], streams: Streams) -> Started:
+    """Start a process with these standard streams.
+
+    Raises:
+        EnvironmentProblem: the system cannot start a process.
+    """
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
+            start_new_session=True,  # Ctrl-C in a terminal reaches only the driver
+            env=environment,
+        )
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot start a process: {error.strerror}") from error
+
+
 @dataclass
 class Process:
     """A running worker and its output so far.
 
     Attributes:
         jobs: run id -> job.
+        stdin, stdout, stderr: the driver's ends of the pipes to the worker.
         buffers: the unfinished last line of each stream.
         printed_lines: the last lines of standard error.
         last_events: run id -> the event that ended the worker's report on this run: finished, alone, problem, busy or lost.
     """
 
     jobs: Mapping[str, Job]
-    process: subprocess.Popen[bytes]
+    process: Started
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
     buffers: dict[str, bytes] = field(default_factory=lambda: {"out": b"", "err": b""})
     printed_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     last_events: dict[str, dict[str, Any]] = field(default_factory=dict)
     killed: bool = False
 
     @classmethod
-    def start(cls, worker: Sequence[str], jobs: Sequence[Job], stale_hold: int | None) -> Process:
+    def start(cls, worker: Sequence[str], jobs: Sequence[Job], stale_hold: int | None, start: Start) -> Process:
         """Start a worker for these runs.
 
         Args:
+            start: a function that starts a process.
             stale_hold: the number of the stale hold that the worker takes over; None when there is none.
 
         Raises:
@@ -65,38 +115,41 @@ class Process:
         takeover = ("--stale-hold", str(stale_hold)) if stale_hold is not None else ()
         threads = {name: str(jobs[0].threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         try:
-            started = subprocess.Popen(
-                [*worker, *(str(job.directory) for job in jobs), *takeover],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C in a terminal reaches only the driver
-                env={**os.environ, **threads},
-            )
+            (stdin, input_end), (output_end, stdout), (error_end, stderr) = os.pipe(), os.pipe(), os.pipe()
         except OSError as error:
             raise EnvironmentProblem(f"cannot start a process: {error.strerror}") from error
-        return cls({job.run_id: job for job in jobs}, started)
+        files: list[IO[bytes]] = [open(input_end, "wb", 0), open(output_end, "rb", 0), open(error_end, "rb", 0)]  # noqa: SIM115 - kept
+        try:
+            command = [*worker, *(str(job.directory) for job in jobs), *takeover]
+            environment = with_huge_pages({**os.environ, **threads})
+            started = start(command, environment, Streams(stdin, stdout, stderr))
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        finally:
+            for descriptor in (stdin, stdout, stderr):
+                os.close(descriptor)
+        return cls({job.run_id: job for job in jobs}, started, files[0], files[1], files[2])
 
     def streams(self) -> Iterator[tuple[str, IO[bytes]]]:
         """The two output streams of the worker: events (`out`) and printed text (`err`)."""
-        for name, stream in (("out", self.process.stdout), ("err", self.process.stderr)):
-            assert stream is not None
-            yield name, stream
+        yield from (("out", self.stdout), ("err", self.stderr))
 
     def ask_to_stop(self) -> None:
         """Close the standard input of the worker. The worker then writes a checkpoint and ends."""
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
+        with contextlib.suppress(OSError):
+            self.stdin.close()
 
     def kill(self) -> None:
         """Kill the worker and every process that the worker started."""
         self.killed = True
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
 
     def death(self) -> tuple[str, RunOutcome]:
         """A text that says how the worker ended, and the outcome of a run that the worker did not report on."""
-        code = self.process.returncode
+        code = self.process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return how, "oom" if code in (-signal.SIGKILL, 128 + signal.SIGKILL) else "failed"

@@ -22,10 +22,11 @@ from typing import Any, TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
 from palinode.base.measures import RunOutcome
+from palinode.base.memory import keep_memory
 from palinode.results.holds import Hold, HoldLostError, take
 from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
-from palinode.sweep.process import INTERRUPTS
+from palinode.sweep.process import INTERRUPTS, STARTED_BY
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -43,9 +44,24 @@ def train_runs(
     from palinode.run.one import run_together
     from palinode.spec.load import load_run
 
+    process: dict[str, str | bool] = {
+        "memory_kept": keep_memory(),
+        "started_by": os.environ.pop(STARTED_BY, "subprocess"),
+    }
     # The driver has decided which user code may run before it started this process.
     specs = [load_run(directory, allow_code=True) for directory in directories]
-    return run_together(specs, Store(directories[0].parent), emit, should_stop, holds)
+    return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process)
+
+
+def prepare_for_forks() -> None:
+    """In the nursery: import what workers need, with what torch imports for its first optimizer. No parallel region runs here."""
+    import torch
+
+    import palinode.run.one
+    import palinode.spec.load  # noqa: F401
+
+    keep_memory()
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True)
 
 
 def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int:

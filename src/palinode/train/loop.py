@@ -27,7 +27,7 @@ from palinode.objectives.label_mask import Labels, masked
 from palinode.objectives.loss import weighted_nats
 from palinode.train.device import autocast
 from palinode.train.growth import WINDOWS_DRAWN, Reads
-from palinode.train.optim import Optimizers, set_learning_rates
+from palinode.train.optim import Optimizers, optimizer_flops, set_learning_rates
 from palinode.train.recipe import Recipe
 
 LAST_LOSS = "last_loss_nats"
@@ -38,7 +38,10 @@ class Counters:
     """The amounts that training has used so far, counted from the batches that were read.
 
     Attributes:
+        train_flops: the FLOPs of the model, forward and backward.
         empty_steps: the number of optimizer steps whose batch had no scored token. Such a step changes no weight.
+        optimizer_flops: the FLOPs of the matrix products in the optimizer steps; 0 for AdamW. Steps of a run that an older
+            program made are not counted.
     """
 
     optimizer_steps: int = 0
@@ -50,6 +53,7 @@ class Counters:
     passes: float = 0.0
     train_flops: float = 0.0
     empty_steps: int = 0
+    optimizer_flops: float = 0.0
 
 
 @dataclass
@@ -199,6 +203,7 @@ def _move(training: Training, scheduled: int) -> float:
         raise DivergedError(training.step, "the gradient norm")
     set_learning_rates(training.optimizers, recipe.schedule, scheduled, recipe.steps)
     recipe.optimizer.before_step(training.optimizers, training.recipe_state.get(LAST_LOSS, 0.0))
+    training.counters.optimizer_flops += optimizer_flops(training.optimizers)
     for optimizer in training.optimizers:
         optimizer.step()
     return norm

@@ -7,7 +7,7 @@ bfloat16, tens of times slower than float32. The update is the same as torch's (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,15 @@ class Muon(torch.optim.Muon):
                 for parameter, direction in zip(batch, steps, strict=True):
                     _move(parameter, direction, group)
 
+    def flops_per_step(self) -> float:
+        """The FLOPs of the matrix products of one step, which moves every matrix that has a gradient now."""
+        return sum(
+            newton_schulz_flops(parameter.shape, group["ns_steps"])
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        )
+
     def _momentum_of(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         """The Nesterov momentum of one parameter after the gradient of this step."""
         assert parameter.grad is not None
@@ -65,6 +74,12 @@ def orthogonalised(
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(matrices.dtype)
+
+
+def newton_schulz_flops(shape: Sequence[int], steps: int) -> float:
+    """The FLOPs of the matrix products of `orthogonalised` for one matrix; elementwise work is not counted."""
+    short, long = sorted(shape)
+    return steps * (4.0 * short**2 * long + 2.0 * short**3)
 
 
 def _batches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:

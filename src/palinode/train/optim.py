@@ -18,7 +18,7 @@ from torch import nn
 
 from palinode.base.config import LATER, Config, Part
 from palinode.base.errors import BadInput, Unfinished, nearest
-from palinode.train.muon import Muon
+from palinode.train.muon import Muon, newton_schulz_flops
 from palinode.train.schedule import ExponentialDecay, PowerDecay, Schedule
 
 Optimizers = list[torch.optim.Optimizer]
@@ -78,6 +78,14 @@ class OptimizerConfig(Part):
     def build(self, roles: Roles) -> Optimizers:
         """The optimizers for these parameters."""
         raise Unfinished(self, "must define build(roles)")
+
+    def flops_per_step(self, roles: Roles) -> float:
+        """The FLOPs of the matrix products of one step that moves all these parameters. By default there are none.
+
+        Elementwise work is not counted. An optimizer of torch whose step multiplies matrices counts them in its own method
+        `flops_per_step()`, for the parameters that have a gradient.
+        """
+        return 0.0
 
     def before_step(self, optimizers: Optimizers, last_loss_nats: float) -> None:
         """Change the options that depend on the loss of the previous step (0 before the first step). By default nothing changes."""
@@ -152,6 +160,9 @@ class MuonAdamW(OptimizerConfig):
         if any(rate.role == "matrix" for rate in self.rates):
             raise BadInput("the rate of Muon's matrices is matrix_learning_rate", field="rates")
         return super().own_rates(roles)
+
+    def flops_per_step(self, roles: Roles) -> float:
+        return sum(newton_schulz_flops(one.shape, self.newton_schulz_steps) for one in members(roles, "matrix"))
 
     def build(self, roles: Roles) -> Optimizers:
         rates = {"embedding": self.embedding_learning_rate, "head": self.head_learning_rate}
@@ -289,6 +300,12 @@ def set_learning_rates(optimizers: Optimizers, schedule: Schedule, step: int, st
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * group.get("schedule", schedule).factor(step, steps)
+
+
+def optimizer_flops(optimizers: Optimizers) -> float:
+    """The FLOPs of the next step of these optimizers, as their methods `flops_per_step` count them; 0 without such a method."""
+    counts = [getattr(optimizer, "flops_per_step", None) for optimizer in optimizers]
+    return sum(float(count()) for count in counts if callable(count))
 
 
 def members(roles: Roles, role: str) -> list[nn.Parameter]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -19,13 +18,13 @@ from torch import Tensor
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
+from palinode.base.measures import Direction
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
 from palinode.evaluate.losses import device_of, evaluating
 from palinode.models.base import LanguageModel, begin, extend
 from palinode.spec.trained import Trained
 
-Direction = Literal["ltr", "rtl"]
 DRAWN_AT_ONCE = 256  # the number of random numbers of a row that are drawn at once; it limits the memory
 START = {"ltr": "[L]", "rtl": "[R]"}  # the direction token that a reading starts with
 

@@ -9,7 +9,7 @@ from palinode.data.tasks import draws
 SHAPES = [(1, 1), (5, 5), (19, 8), (56, 8), (111, 16), (129, 2), (256, 64), (300, 7)]
 
 
-@pytest.mark.parametrize("pool, count", SHAPES)
+@pytest.mark.parametrize(("pool", "count"), SHAPES)
 @pytest.mark.parametrize("kinds", [2, 64, 1 << 24])
 def test_sorted_numbers_are_chosen_as_by_topk(pool, count, kinds):
     """Few kinds of numbers make equal ones, whose order only `topk` itself knows."""
@@ -20,7 +20,7 @@ def test_sorted_numbers_are_chosen_as_by_topk(pool, count, kinds):
     assert torch.equal(draws.indices_of_smallest(times, count), times.topk(count, dim=1, largest=False).indices)
 
 
-@pytest.mark.parametrize("pool, count", SHAPES)
+@pytest.mark.parametrize(("pool", "count"), SHAPES)
 def test_a_subset_ascends_and_no_row_is_no_draw(pool, count):
     chosen = draws.subset(50, count, pool, generator(1, "draws"))
     noise = torch.rand(50, pool, generator=generator(1, "draws"))

@@ -25,9 +25,8 @@ HIDDEN = -2
 Sees = Literal["before", "prompt_before", "prompt", "others"]
 HIDES_ANSWERS = ("prompt_before", "prompt")
 CACHE_ORDERS = (1, 2, 3)
-CACHES = tuple(
-    f"cache_{order}" for order in CACHE_ORDERS
-)  # guessers that copy the last continuation of the same tokens
+# Guessers that copy the last continuation of the same tokens.
+CACHES = tuple(f"cache_{order}" for order in CACHE_ORDERS)
 MOST_CELLS = 2**22  # the largest number of cells of a table in memory
 # The largest number of cells (answers times tokens) that are compared, which takes seconds on one core. The first answers stand for
 # all answers. For sequences of 1024 tokens, 32,768 answers are compared, which gives a share with an error of about .006.

@@ -19,7 +19,9 @@ FEW = 4  # up to this many draws without replacement are made one after the othe
 DENSE = 4
 TABLE_KINDS = 1024  # up to this many kinds, a table for each sequence is faster than a sort
 NOISE_BITS = 24  # torch draws a float32 below 1 as a whole number below 2^24, times 2^-24
-SORTED_WHOLE = 256  # up to this many numbers in a row, NumPy sorts the whole row faster than torch finds the largest numbers
+SORTED_WHOLE = (
+    256  # up to this many numbers in a row, NumPy sorts the whole row faster than torch finds the largest numbers
+)
 
 
 def integers(high: int, shape: tuple[int, ...], rng: Generator) -> Tensor:

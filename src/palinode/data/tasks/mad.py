@@ -24,18 +24,9 @@ from torch import Generator, Tensor
 
 from palinode.base.measures import Direction
 from palinode.base.seeds import generator
+from palinode.data.tasks import draws
 from palinode.data.tasks.base import NO_VALUE, Sample, Shape, ShapedTask, exp
 from palinode.data.tasks.baselines import CACHES
-from palinode.data.tasks.draws import (
-    distinct,
-    first_places,
-    integers,
-    log_choose,
-    mixture_nats,
-    one_true,
-    previous_places,
-    subset,
-)
 
 MOST_LENGTH = 2**22
 
@@ -83,20 +74,20 @@ class MadRecall(ShapedTask):
 
     def sample(self, count: int, rng: Generator) -> Sample:
         shown = self.length // 2 - 1
-        keys = integers(self.keys, (count, shown), rng)
+        keys = draws.integers(self.keys, (count, shown), rng)
         noisy = self._noisy(count, shown, rng)
         # A noisy pair counts as one more kind of key, which is never new and never the query.
         kinds = torch.where(noisy, self.keys, keys)
-        new = (first_places(kinds, self.keys + 1) == torch.arange(shown)) & ~noisy
-        query = one_true(new, rng)[:, None]
+        new = (draws.first_places(kinds, self.keys + 1) == torch.arange(shown)) & ~noisy
+        query = draws.one_true(new, rng)[:, None]
         keys = torch.cat([keys, keys.gather(1, query)], 1)
-        table = integers(self.values, (count, self.keys), rng) + self.keys
+        table = draws.integers(self.values, (count, self.keys), rng) + self.keys
         pairs = torch.stack([keys, table.gather(1, keys)], 2)
         if self.noise:
-            meaningless = integers(self.noise_vocabulary, (count, shown, 2), rng) + self.vocabulary
+            meaningless = draws.integers(self.noise_vocabulary, (count, shown, 2), rng) + self.vocabulary
             pairs[:, :-1] = torch.where(noisy[..., None], meaningless, pairs[:, :-1])
         repeated = torch.cat([~new & ~noisy, torch.ones(count, 1, dtype=torch.bool)], 1)
-        before = previous_places(torch.cat([kinds, keys[:, -1:]], 1))
+        before = draws.previous_places(torch.cat([kinds, keys[:, -1:]], 1))
         back = torch.where(repeated, 2 * (torch.arange(shown + 1) - before), NO_VALUE)
         return self._assembled(pairs, back, new.sum(1))
 
@@ -105,7 +96,7 @@ class MadRecall(ShapedTask):
         if not self.noise:
             return torch.zeros(count, pairs, dtype=torch.bool)
         noisy = torch.rand(count, pairs, generator=rng) < self.noise
-        return noisy.scatter_(1, integers(pairs, (count, 1), rng), False)
+        return noisy.scatter_(1, draws.integers(pairs, (count, 1), rng), False)
 
     def _assembled(self, pairs: Tensor, back: Tensor, different: Tensor) -> Sample:
         """The sequences of (B, P + 1, 2) pairs.
@@ -199,10 +190,12 @@ class MadFuzzyRecall(ShapedTask):
         """The letters (B, M, 2, L) and sizes (B, M, 2) of keys and values. Pair 0 is the query; equal keys have equal values."""
         most, pairs = self.most_tokens, 1 + self.length // 2
         shape = (count, pairs)
-        key_sizes = integers(most, shape, rng) + 1 if self.key_sizes == "mixed" else torch.full(shape, most)
-        value_sizes = integers(most, shape, rng) + 1
-        keys = distinct(count * pairs, most, self.keys, rng).view(count, pairs, most)
-        values = distinct(count * pairs, most, self._letters - self.keys, rng).view(count, pairs, most) + self.keys
+        key_sizes = draws.integers(most, shape, rng) + 1 if self.key_sizes == "mixed" else torch.full(shape, most)
+        value_sizes = draws.integers(most, shape, rng) + 1
+        keys = draws.distinct(count * pairs, most, self.keys, rng).view(count, pairs, most)
+        values = (
+            draws.distinct(count * pairs, most, self._letters - self.keys, rng).view(count, pairs, most) + self.keys
+        )
         letters, sizes = torch.stack([keys, values], 2), torch.stack([key_sizes, value_sizes], 2)
         firsts = self._first_with_key(letters, sizes)
         letters[:, :, 1] = values.gather(1, firsts[..., None].expand(values.shape))
@@ -213,7 +206,7 @@ class MadFuzzyRecall(ShapedTask):
         """(B, M): the index of the first pair with the same key as each pair."""
         most, base = self.most_tokens, self.keys + 1
         digits = (letters[:, :, 0] + 1) * (torch.arange(most) < sizes[:, :, :1])
-        return first_places((digits * base ** torch.arange(most)).sum(2), base**most)
+        return draws.first_places((digits * base ** torch.arange(most)).sum(2), base**most)
 
     def _back(self, kinds: Tensor, starts: Tensor, fits: Tensor) -> Tensor:
         """(B, M + 1): the number of tokens from each pair back to the last earlier pair with the same key.
@@ -221,7 +214,7 @@ class MadFuzzyRecall(ShapedTask):
         NO_VALUE stands for a pair whose key is new, and for a pair whose value is not an answer.
         """
         order = torch.where(fits, starts, self.length).sort(dim=1, stable=True).indices
-        before, places = previous_places(kinds.gather(1, order)), starts.gather(1, order)
+        before, places = draws.previous_places(kinds.gather(1, order)), starts.gather(1, order)
         back = torch.where(before < 0, NO_VALUE, places - places.gather(1, before.clamp_min(0)))
         back = torch.empty_like(back).scatter_(1, order, back)
         if not self.multi_query:
@@ -275,7 +268,7 @@ class SelectiveCopy(ShapedTask):
         return Shape(self.vocabulary, self.length, answers=range(self.vocabulary - 2))
 
     def sample(self, count: int, rng: Generator) -> Sample:
-        content = integers(self.vocabulary - 2, (count, self.content_tokens), rng)
+        content = draws.integers(self.vocabulary - 2, (count, self.content_tokens), rng)
         tokens = torch.full((count, self.length), self.vocabulary - 2)
         places = self._places(count, rng)
         tokens.scatter_(1, places, content)
@@ -287,8 +280,8 @@ class SelectiveCopy(ShapedTask):
 
     def _places(self, count: int, rng: Generator) -> Tensor:
         if not self.as_published:
-            return subset(count, self.content_tokens, self.body, rng)
-        before = integers(self.content_tokens, (count, self.body - self.content_tokens), rng)
+            return draws.subset(count, self.content_tokens, self.body, rng)
+        before = draws.integers(self.content_tokens, (count, self.body - self.content_tokens), rng)
         blanks = torch.zeros(count, self.content_tokens, dtype=torch.long)
         blanks.scatter_add_(1, before, torch.ones_like(before))
         return blanks.cumsum(1) + torch.arange(self.content_tokens)
@@ -297,19 +290,19 @@ class SelectiveCopy(ShapedTask):
         """The entropy of the content tokens and of their places; None if `as_published` is true."""
         if self.as_published:
             return None
-        places = log_choose(self.body, self.content_tokens)
+        places = draws.log_choose(self.body, self.content_tokens)
         return self.content_tokens * math.log(self.vocabulary - 2) + places
 
     def edge_nats(self, direction: Direction) -> float | None:
         nats = math.log(self.vocabulary - 2)
         if direction == "rtl":
             return nats
-        return None if self.as_published else mixture_nats(self.content_tokens / self.body, nats)
+        return None if self.as_published else draws.mixture_nats(self.content_tokens / self.body, nats)
 
     def support(self) -> float:
         """The number of prompts. In the published form a content token is always last, and prompts are not equally likely."""
         fixed = int(self.as_published)
-        places = log_choose(self.body - fixed, self.content_tokens - fixed)
+        places = draws.log_choose(self.body - fixed, self.content_tokens - fixed)
         return exp(places + self.content_tokens * math.log(self.vocabulary - 2))
 
 
@@ -337,7 +330,7 @@ class Compression(ShapedTask):
         return Shape(self.vocabulary, 2 * self.length - 1 + extra, answers=range(content + extra), drawn=drawn)
 
     def sample(self, count: int, rng: Generator) -> Sample:
-        content = integers(self.vocabulary - 1, (count, self.length - 1), rng)
+        content = draws.integers(self.vocabulary - 1, (count, self.length - 1), rng)
         whole = torch.cat([content, torch.full((count, 1), self.vocabulary - 1)], 1)
         return Sample.answered_from(torch.cat([whole, whole if self.as_published else content], 1), self.length)
 
@@ -359,9 +352,8 @@ class Memorisation(ShapedTask):
 
     kind: ClassVar[str] = "mad-memorisation"
     length_field: ClassVar[str] = "pairs"
-    solved_by: ClassVar[tuple[str, ...]] = (
-        "bigram",
-    )  # this guesser learns the map from the sequences that it is fitted on
+    # This guesser learns the map from the sequences that it is fitted on.
+    solved_by: ClassVar[tuple[str, ...]] = ("bigram",)
     vocabulary: int = Field(default=256, ge=5, le=2**20)
     pairs: int = Field(default=16, ge=1, le=2**20)
     map_seed: int = Field(default=0, ge=0)
@@ -380,7 +372,7 @@ class Memorisation(ShapedTask):
         return _value_map(self.keys, self.vocabulary - 1 - self.keys, self.map_seed) + self.keys
 
     def sample(self, count: int, rng: Generator) -> Sample:
-        keys = integers(self.keys, (count, self.pairs), rng)
+        keys = draws.integers(self.keys, (count, self.pairs), rng)
         return Sample.of_pairs(keys, self.value_of()[keys])
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float:

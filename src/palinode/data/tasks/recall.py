@@ -17,18 +17,9 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from palinode.base.measures import Direction
+from palinode.data.tasks import draws
 from palinode.data.tasks.base import NO_VALUE, Sample, Shape, ShapedTask, exp
 from palinode.data.tasks.baselines import CACHES
-from palinode.data.tasks.draws import (
-    digits_of,
-    distinct,
-    distinct_law,
-    first_places,
-    indices_of_smallest,
-    integers,
-    mixture_nats,
-    one_true,
-)
 
 DOT = 0
 SPECIAL = 2  # `.` and `=>`
@@ -93,7 +84,7 @@ class AssociativeRecall(ShapedTask):
         return torch.cat([torch.tensor([DOT]), values]) if self.allow_dot else values
 
     def sample(self, count: int, rng: Generator) -> Sample:
-        keys = integers(self.key_tuples, (count, self.pairs), rng)
+        keys = draws.integers(self.key_tuples, (count, self.pairs), rng)
         values, query, different = self._values_and_query(keys, rng)
         matches = keys == query[:, None]
         places = torch.arange(1, self.pairs + 1, dtype=torch.int32)
@@ -114,19 +105,19 @@ class AssociativeRecall(ShapedTask):
         """The value id of every pair (B, P), the key tuple of the query (B,), and the number of different key tuples (B,)."""
         count, first_value = len(keys), 1 + self.keys
         if self.key_tuples <= TABLE_SHARE * self.pairs:
-            table = integers(self.values, (count, self.key_tuples), rng) + first_value
+            table = draws.integers(self.values, (count, self.key_tuples), rng) + first_value
             values = table.gather(1, keys)
             first = torch.zeros(count, self.key_tuples, dtype=torch.bool).scatter_(1, keys, True)
-            query = one_true(first, rng) if not self.allow_dot else None
+            query = draws.one_true(first, rng) if not self.allow_dot else None
         else:
-            firsts = first_places(keys, self.key_tuples)
-            values = integers(self.values, (count, self.pairs), rng).gather(1, firsts) + first_value
+            firsts = draws.first_places(keys, self.key_tuples)
+            values = draws.integers(self.values, (count, self.pairs), rng).gather(1, firsts) + first_value
             first = firsts == torch.arange(self.pairs)
-            query = keys.gather(1, one_true(first, rng)[:, None])[:, 0] if not self.allow_dot else None
-        return values, integers(self.key_tuples, (count,), rng) if query is None else query, first.sum(1)
+            query = keys.gather(1, draws.one_true(first, rng)[:, None])[:, 0] if not self.allow_dot else None
+        return values, draws.integers(self.key_tuples, (count,), rng) if query is None else query, first.sum(1)
 
     def _key_ids(self, tuples: Tensor) -> Tensor:
-        return 1 + (tuples[..., None] if self.key_tokens == 1 else digits_of(tuples, self.key_tokens, self.keys))
+        return 1 + (tuples[..., None] if self.key_tokens == 1 else draws.digits_of(tuples, self.key_tokens, self.keys))
 
     def share_absent(self) -> float:
         """The probability that no pair has the key of the query; 0 without allow_dot."""
@@ -135,7 +126,7 @@ class AssociativeRecall(ShapedTask):
     def _query_nats(self) -> float:
         if self.allow_dot:
             return math.log(self.key_tuples)
-        law = distinct_law(self.pairs, self.key_tuples)
+        law = draws.distinct_law(self.pairs, self.key_tuples)
         return sum(float(p) * math.log(d) for d, p in enumerate(law) if d)
 
     def _mean_distinct(self) -> float:
@@ -149,7 +140,7 @@ class AssociativeRecall(ShapedTask):
     def edge_nats(self, direction: Direction) -> float:
         if direction == "ltr":
             return math.log(self.keys)
-        return mixture_nats(1 - self.share_absent(), math.log(self.values))
+        return draws.mixture_nats(1 - self.share_absent(), math.log(self.values))
 
     def best_accuracy_all_tokens(self) -> float | None:
         """The best model guesses each key, the value of each new key and the query, and knows all other tokens.
@@ -159,13 +150,13 @@ class AssociativeRecall(ShapedTask):
         if self.key_tokens > 1 or self.allow_dot:
             return None
         new = self._mean_distinct()
-        law = distinct_law(self.pairs, self.keys)
+        law = draws.distinct_law(self.pairs, self.keys)
         query = sum(float(p) / d for d, p in enumerate(law) if d)
         hits = (self.pairs - 1) / self.keys + new / self.values + (self.pairs - new) + 1 + query + 1
         return hits / (self.length_tokens - 1)
 
     def support(self) -> float:
-        law = distinct_law(self.pairs, self.key_tuples)
+        law = draws.distinct_law(self.pairs, self.key_tuples)
         queries = [self.key_tuples if self.allow_dot else d for d in range(len(law))]
         logs = [
             math.log(p) + d * math.log(self.values) + math.log(queries[d]) for d, p in enumerate(law) if d and p > 0
@@ -213,7 +204,7 @@ class InductionHead(ShapedTask):
 
     def sample(self, count: int, rng: Generator) -> Sample:
         tokens = torch.empty(count, self.length_tokens, dtype=torch.long)
-        tokens[:, : self.length] = 1 + integers(self.content, (count, self.length), rng)
+        tokens[:, : self.length] = 1 + draws.integers(self.content, (count, self.length), rng)
         tokens[:, self.length] = self.vocabulary - 1
         places, used = self._triggers(count, rng)
         answer = tokens.gather(1, places[:, :1] + torch.arange(1, self.answer_tokens + 1))
@@ -228,7 +219,7 @@ class InductionHead(ShapedTask):
 
     def _triggers(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """The ascending places (B, triggers), and a mask of the places that get a trigger; the first place always gets one."""
-        places = integers(self.places, (count, self.triggers), rng)
+        places = draws.integers(self.places, (count, self.triggers), rng)
         used = torch.ones(count, 1, dtype=torch.bool)
         if self.triggers == 1:
             return places, used
@@ -252,7 +243,7 @@ class InductionHead(ShapedTask):
         if self.triggers > 1:
             return None
         nats = math.log(self.content)
-        return mixture_nats(1 - 1 / self.places, nats) if direction == "ltr" else nats
+        return draws.mixture_nats(1 - 1 / self.places, nats) if direction == "ltr" else nats
 
     def best_accuracy_all_tokens(self) -> float | None:
         """For one trigger: the best model guesses the likelier of trigger and token at each place, and knows the end."""
@@ -314,11 +305,11 @@ class MultiQueryRecall(ShapedTask):
 
     def sample(self, count: int, rng: Generator) -> Sample:
         half, shown = self.vocabulary // 2, self.shown_tokens
-        keys = 1 + distinct(count, self.pairs, half - 1, rng)
-        values = half + distinct(count, self.pairs, self.vocabulary - half, rng)
+        keys = 1 + draws.distinct(count, self.pairs, half - 1, rng)
+        values = half + draws.distinct(count, self.pairs, self.vocabulary - half, rng)
         tokens = torch.zeros(count, self.length, dtype=torch.long)
         if self.filler == "uniform":
-            tokens[:, shown:] = integers(self.vocabulary, (count, self.length - shown), rng)
+            tokens[:, shown:] = draws.integers(self.vocabulary, (count, self.length - shown), rng)
         by_pass = tokens[:, :shown].view(count, self.passes, 2 * self.pairs)
         by_pass[..., ::2], by_pass[..., 1::2] = keys[:, None], values[:, None]
         places = shown + 2 * self._query_slots(count, rng)
@@ -339,4 +330,4 @@ class MultiQueryRecall(ShapedTask):
         slots = (self.length - self.shown_tokens) // 2
         rates = torch.arange(1, slots + 1, dtype=torch.float64) ** (self.power - 1)
         times = torch.rand(count, slots, generator=rng).log_().neg_().div_(rates.float())
-        return indices_of_smallest(times, self.pairs)
+        return draws.indices_of_smallest(times, self.pairs)
