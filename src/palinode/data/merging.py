@@ -64,26 +64,29 @@ class _Words:
         self._ids[self._ends - 1] = self._no_id
         self._after = np.arange(1, size + 1)  # the place of the next token
         self._before = np.arange(-1, size - 1)  # the place of the token before; index -1 is the end of the last word
-        self._weights = np.repeat([*words.values()], np.diff(self._ends, prepend=0))
+        # The number of occurrences of the word at each place; None if every word occurs once.
+        self._weights = (
+            np.repeat([*words.values()], np.diff(self._ends, prepend=0)) if set(words.values()) - {1} else None
+        )
         self._counts: dict[int, int] = {}
         self._places: dict[int, list[Ints]] = {}
-        self._queue: list[tuple[int, int, int]] = []  # (-count, pair, entry)
-        self._arrivals: dict[int, Ints] = {}  # for each entry, the places where its pair arose
+        self._queue: list[tuple[int, int, int, Ints]] = []  # (-count, pair, entry, the places where the pair arose)
         self._entries = 0
         places = np.flatnonzero((self._ids[:-1] != self._no_id) & (self._ids[1:] != self._no_id))
         pairs = np.left_shift(self._ids[places], ID_BITS, dtype=np.int64) | self._ids[places + 1]
-        self._add(self._grouped(pairs, places))
+        self._add(self._grouped(pairs, places), None)
 
     def next_pair(self, fewest: int) -> tuple[int, int, Ints] | None:
         """The ids of the pair to merge, and the (P,) places where this pair may stand; None if no pair occurs `fewest` times."""
         while self._queue:
-            count, pair, entry = heapq.heappop(self._queue)
+            count, pair, entry, arrivals = self._queue[0]
             if -count != self._counts[pair]:  # the count of the pair has changed since the pair was queued
-                heapq.heappush(self._queue, (-self._counts[pair], pair, entry))
+                heapq.heapreplace(self._queue, (-self._counts[pair], pair, entry, arrivals))
             elif -count < fewest:
                 return None
             else:
-                return pair >> ID_BITS, pair & LOW_BITS, self._take(pair, self._arrivals.pop(entry))
+                heapq.heappop(self._queue)
+                return pair >> ID_BITS, pair & LOW_BITS, self._take(pair, arrivals)
         return None
 
     def merge(self, left: int, right: int, merged: int, places: Ints) -> None:
@@ -103,12 +106,16 @@ class _Words:
         on_left = self._grouped(left_ids[has_left], before[has_left])
         on_right = self._grouped(right_ids[has_right], places[has_right])
         # A merge can make a pair and break it again. Such a pair is counted down first, so its count is below 0 for a moment.
+        counts, get = self._counts, self._counts.get
         for neighbour, count, _ in on_left:
-            self._subtract(neighbour << ID_BITS | left, count)
+            pair = neighbour << ID_BITS | left
+            counts[pair] = get(pair, 0) - count
+        first = right << ID_BITS
         for neighbour, count, _ in on_right:
-            self._subtract(right << ID_BITS | neighbour, count)
+            counts[first | neighbour] = get(first | neighbour, 0) - count
         new = [(neighbour << ID_BITS | merged, count, at) for neighbour, count, at in on_left]
-        self._add(new + [(merged << ID_BITS | neighbour, count, at) for neighbour, count, at in on_right])
+        first = merged << ID_BITS
+        self._add(new + [(first | neighbour, count, at) for neighbour, count, at in on_right], first | merged)
         self._ids[places], self._ids[seconds] = merged, self._no_id
         self._after[places], self._before[after] = after, places
 
@@ -118,28 +125,41 @@ class _Words:
             return []
         order = np.argsort(keys, kind="stable")
         keys, places = keys[order], places[order]
-        starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
-        sums = np.add.reduceat(self._weights[places], starts)
-        ends = [*starts[1:].tolist(), len(keys)]
-        cut = [places[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
-        return list(zip(keys[starts].tolist(), sums.tolist(), cut, strict=True))
+        starts_group = np.ones(len(keys), dtype=np.bool_)
+        np.not_equal(keys[1:], keys[:-1], out=starts_group[1:])
+        starts = starts_group.nonzero()[0]
+        firsts = starts.tolist()
+        ends = [*firsts[1:], len(keys)]
+        if self._weights is None:
+            sums = [end - first for first, end in zip(firsts, ends, strict=True)]
+        else:
+            sums = np.add.reduceat(self._weights[places], starts).tolist()
+        cut = [places[first:end] for first, end in zip(firsts, ends, strict=True)]
+        return list(zip(keys[starts].tolist(), sums, cut, strict=True))
 
-    def _subtract(self, pair: int, count: int) -> None:
-        self._counts[pair] = self._counts.get(pair, 0) - count
+    def _add(self, groups: list[Group], twins: int | None) -> None:
+        """Add new pairs to the counts and to the queue.
 
-    def _add(self, groups: list[Group]) -> None:
-        """Add new pairs to the counts and to the queue."""
-        arrived: dict[int, Ints] = {}
+        Args:
+            twins: the pair of two copies of the new token. Only this pair can be in `groups` twice, if one copy is older.
+        """
+        counts, stored, queue, entry = self._counts, self._places, self._queue, self._entries
+        again: dict[int, Ints] = {}  # the few pairs that were counted before, or that are in `groups` twice
         for pair, count, places in groups:
-            self._counts[pair] = self._counts.get(pair, 0) + count
-            # A pair can be in both lists only if it is two copies of the new token, one of them older.
-            arrived[pair] = np.concatenate([arrived[pair], places]) if pair in arrived else places
-        for pair, places in arrived.items():
-            if (count := self._counts[pair]) > 0:
-                self._arrivals[self._entries] = places
-                self._places.setdefault(pair, []).append(places)
-                heapq.heappush(self._queue, (-count, pair, self._entries))
-                self._entries += 1
+            if pair not in counts and pair != twins:
+                counts[pair] = count
+                stored[pair] = [places]
+                entry += 1
+                heapq.heappush(queue, (-count, pair, entry, places))
+            else:
+                counts[pair] = counts.get(pair, 0) + count
+                again[pair] = np.concatenate([again[pair], places]) if pair in again else places
+        for pair, places in again.items():
+            if (count := counts[pair]) > 0:
+                stored.setdefault(pair, []).append(places)
+                entry += 1
+                heapq.heappush(queue, (-count, pair, entry, places))
+        self._entries = entry
 
     def _take(self, pair: int, arrivals: Ints) -> Ints:
         """The ascending places of a pair in the words where the pair arose; the other places of the pair stay stored."""

@@ -276,7 +276,7 @@ class SelectiveCopy(ShapedTask):
         tokens[:, self.body + 1 :] = content
         gap = torch.full_like(tokens, NO_VALUE)
         gap[:, self.body + 1 :] = torch.arange(self.body + 1, self.length) - places
-        return Sample.with_gaps(tokens, gap)
+        return Sample.answered_from(tokens, self.body + 1, gap=gap)
 
     def _places(self, count: int, rng: Generator) -> Tensor:
         if not self.as_published:

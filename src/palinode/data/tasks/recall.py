@@ -307,17 +307,19 @@ class MultiQueryRecall(ShapedTask):
         half, shown = self.vocabulary // 2, self.shown_tokens
         keys = 1 + draws.distinct(count, self.pairs, half - 1, rng)
         values = half + draws.distinct(count, self.pairs, self.vocabulary - half, rng)
-        pairs = torch.stack([keys, values], 2)
         tokens = torch.zeros(count, self.length, dtype=torch.long)
         if self.filler == "uniform":
             tokens[:, shown:] = draws.integers(self.vocabulary, (count, self.length - shown), rng)
-        tokens[:, :shown] = pairs.view(count, -1).repeat(1, self.passes)
+        by_pass = tokens[:, :shown].view(count, self.passes, 2 * self.pairs)
+        by_pass[..., ::2], by_pass[..., 1::2] = keys[:, None], values[:, None]
         places = shown + 2 * self._query_slots(count, rng)
-        tokens.scatter_(1, places, keys).scatter_(1, places + 1, values)
+        replies = places + 1
+        tokens.scatter_(1, places, keys).scatter_(1, replies, values)
         # The last place of each pair's key before the queries.
         last_shown = shown - 2 * self.pairs + 2 * torch.arange(self.pairs)
-        gap = torch.full_like(tokens, NO_VALUE).scatter_(1, places + 1, places - last_shown)
-        return Sample.with_gaps(tokens, gap)
+        gap = torch.full_like(tokens, NO_VALUE).scatter_(1, replies, places - last_shown)
+        answers = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, replies, True)
+        return Sample(tokens, answers, {"gap": gap})
 
     def _query_slots(self, count: int, rng: Generator) -> Tensor:
         """(B, P): the slot of the query of each pair; a slot is two tokens.
@@ -327,5 +329,5 @@ class MultiQueryRecall(ShapedTask):
         """
         slots = (self.length - self.shown_tokens) // 2
         rates = torch.arange(1, slots + 1, dtype=torch.float64) ** (self.power - 1)
-        times = -torch.rand(count, slots, generator=rng).log() / rates.float()
-        return times.topk(self.pairs, dim=1, largest=False).indices
+        times = torch.rand(count, slots, generator=rng).log_().neg_().div_(rates.float())
+        return draws.indices_of_smallest(times, self.pairs)

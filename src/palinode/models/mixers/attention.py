@@ -114,10 +114,9 @@ class Attention(Heads, Mixer):
         """Compute q, k and v with the joined maps, each (B, H, T, D / H)."""
         qkv = F.linear(x, weight, bias).view(*x.shape[:2], 3 * self.heads, self.head_width)
         if self.qk_norm or reading.rotary is not None:
-            q, k, v = self._placed(qkv, reading)
-        else:
-            q, k, v = qkv.chunk(3, dim=2)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            return self._placed(qkv, reading)
+        q, k, v = qkv.transpose(1, 2).chunk(3, dim=1)
+        return q, k, v
 
     def _biased(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """Attention with a (H, T, T) bias on its scores, in float32 or better: in bfloat16 the distances 300 and 301 are equal."""
@@ -126,15 +125,14 @@ class Attention(Heads, Mixer):
         return self.out(mixed.to(q.dtype).transpose(1, 2).flatten(2))
 
     def _placed(self, qkv: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalise and rotate q and k together, in float32 or better; v does not change."""
-        qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
-        fine = exact(qk)
+        """Normalise and rotate q and k together, in float32 or better; v does not change. The results are (B, H, T, D / H)."""
+        fine, v = exact(qkv.narrow(2, 0, 2 * self.heads)), qkv.narrow(2, 2 * self.heads, self.heads)
         if self.qk_norm:
             fine = F.rms_norm(fine, (self.head_width,))
         if reading.rotary is not None:
             fine = reading.rotary.turn(fine)
-        q, k = fine.to(v.dtype).chunk(2, dim=2)
-        return q, k, v
+        q, k = fine.to(v.dtype).transpose(1, 2).chunk(2, dim=1)
+        return q, k, v.transpose(1, 2)
 
 
 class SlidingWindowConfig(MixerConfig):

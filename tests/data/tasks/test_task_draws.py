@@ -1,0 +1,28 @@
+"""The draws of the tasks are those of `topk`, bit for bit: the sequences of a seed must stay the same."""
+
+import pytest
+import torch
+
+from palinode.base.seeds import generator
+from palinode.data.tasks import draws
+
+SHAPES = [(1, 1), (5, 5), (19, 8), (56, 8), (111, 16), (129, 2), (256, 64), (300, 7)]
+
+
+@pytest.mark.parametrize(("pool", "count"), SHAPES)
+@pytest.mark.parametrize("kinds", [2, 64, 1 << 24])
+def test_sorted_numbers_are_chosen_as_by_topk(pool, count, kinds):
+    """Few kinds of numbers make equal ones, whose order only `topk` itself knows."""
+    noise = torch.rand(400, pool, generator=generator(0, "draws"))
+    noise = (noise * kinds).floor() / kinds
+    assert torch.equal(draws._indices_of_largest(noise, count), noise.topk(count, dim=1).indices)
+    times = -noise.log() / torch.arange(1, pool + 1)
+    assert torch.equal(draws.indices_of_smallest(times, count), times.topk(count, dim=1, largest=False).indices)
+
+
+@pytest.mark.parametrize(("pool", "count"), SHAPES)
+def test_a_subset_ascends_and_no_row_is_no_draw(pool, count):
+    chosen = draws.subset(50, count, pool, generator(1, "draws"))
+    noise = torch.rand(50, pool, generator=generator(1, "draws"))
+    assert torch.equal(chosen, noise.topk(count, dim=1).indices.sort(1).values)
+    assert draws.subset(0, count, pool, generator(1, "draws")).shape == (0, count)
