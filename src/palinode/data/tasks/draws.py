@@ -115,7 +115,7 @@ def _cut_out(ordered: NDArray[np.integer], index_bits: int, count: int) -> tuple
     """The indices in the low bits of the first `count` keys of each row, and the rows where equal numbers leave the order open."""
     chosen = np.bitwise_and(ordered[:, :count], (1 << index_bits) - 1, dtype=np.int64)
     ties = ordered[:, : min(count, ordered.shape[1] - 1)] ^ ordered[:, 1 : count + 1] < 1 << index_bits
-    open_rows = torch.from_numpy(ties.any(axis=1).nonzero()[0]) if ties.any() else None
+    open_rows = torch.from_numpy(np.flatnonzero(ties.any(axis=1))) if ties.any() else None
     return torch.from_numpy(chosen), open_rows
 
 
