@@ -104,9 +104,10 @@ def test_a_forked_worker_has_a_session_and_three_descriptors_and_is_a_child_of_t
             pid = next(e["pid"] for e in events if e["event"] == "started")
             seen["descriptors"] = sorted(os.listdir(f"/proc/{pid}/fd"))
             seen["session"], seen["parent"] = os.getsid(pid) == pid, str(pid) in children()
+            os.kill(os.getpid(), signal.SIGINT)  # enough was seen
 
     events: list[dict] = []
-    one = job(store, "one", "sleep", seconds=0.2)
+    one = job(store, "one", "sleep", seconds=30)
     sweep([one], store, workers=1, on_event=lambda e: (events.append(e), look(e)), worker=WORKER, nursery=nursery)
     assert seen["session"]
     assert seen["parent"]
