@@ -386,7 +386,7 @@ class Tiny:
 
 
 class Canary:
-    """A tiny model in training on one language: on one pass of its objective alone, or on all passes together.
+    """A tiny model that is trained on one artificial language, with one pass of an objective or with all its passes.
 
     `title` is the canary's name in findings; default: the name of the pass.
     """

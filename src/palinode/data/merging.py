@@ -90,7 +90,7 @@ class _Words:
         return None
 
     def merge(self, left: int, right: int, merged: int, places: Ints) -> None:
-        """Make one token of the pair at each of these (P,) ascending places where the pair still stands."""
+        """Replace the pair by one merged token at each of these (P,) places, in ascending order, unless a merge has changed it there."""
         places = places[self._ids[places] == left]
         seconds = self._after[places]
         stands = self._ids[seconds] == right

@@ -38,8 +38,8 @@ class MadRecall(ShapedTask):
         vocabulary: the number of ids of keys (the first half) and values; if `multi_query` is false, the last id is the copy token.
         length: the number of tokens of the pairs; it is even.
         multi_query: whether every value whose key came before is an answer; if false, only the last value is an answer.
-        noise: the share of pairs that are replaced by two noise ids. One pair before the last is never replaced. The original draws
-            this pair among all pairs, the last included, so in one sequence of 64 it protects no pair before the last.
+        noise: the share of pairs that are replaced by two noise ids. One pair, drawn among those before the last pair, always
+            stays. MAD draws it among all pairs, the last included, so in one sequence of 64 no pair before the last is protected.
         noise_vocabulary: the number of noise ids; noise ids come after all other ids.
     """
 
