@@ -90,7 +90,7 @@ class _Words:
         return None
 
     def merge(self, left: int, right: int, merged: int, places: Ints) -> None:
-        """Replace the pair by one merged token at each of these (P,) places, in ascending order, unless a merge has changed it there."""
+        """Replace the pair by one token at each of these (P,) ascending places, unless an earlier merge has changed it there."""
         places = places[self._ids[places] == left]
         seconds = self._after[places]
         stands = self._ids[seconds] == right
