@@ -26,8 +26,6 @@ MOST_CHARACTERS = 70  # the largest length of the text of an error that a model 
 MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
 TARGET_HELP = "An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module."
 WIDEST_MAP_POSITIONS = 64
-# The mark at the beginning of a check's line, always four characters long.
-MARKS: Mapping[CheckOutcome, str] = {"fail": "FAIL", "pass": "ok  ", "could_not_tell": "?   "}
 
 
 def audit(
@@ -166,11 +164,16 @@ def audit_text(of_arm: ArmAudit) -> str:
     for scale, report in of_arm.reports.items():
         outcome = "; ".join(stamps(_outcome_data(of_arm.arm, report), ", as expected")) or CHECK_WORDS[report.outcome]
         lines.append(f"{shown(of_arm.arm.name)} at {shown(scale)}: {outcome} ({report.seconds:.1f} s)")
-        lines += [f"  {MARKS[one.outcome]} {one.check}: {shown(one.message)}" for one in report.findings]
+        lines += [f"  {_mark_of(one.outcome)} {one.check}: {shown(one.message)}" for one in report.findings]
         for finding in report.findings:
             for picture in pictures_of(ArmFinding(finding, scale), of_arm.arm.name):
                 lines += ["", *(f"  {line}" for line in picture_text(picture))]
     return "\n".join(lines)
+
+
+def _mark_of(outcome: CheckOutcome) -> str:
+    """The mark at the beginning of a check's line, always four characters long."""
+    return "FAIL" if outcome == "fail" else "ok  " if outcome == "pass" else "?   "
 
 
 def _outcome_data(arm: ArmEntry, report: AuditReport) -> dict[str, Any]:
