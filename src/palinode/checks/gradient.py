@@ -196,9 +196,7 @@ def _given_ids(inputs: tuple[Any, ...]) -> Tensor | None:
 
 
 def _offsets(ids: Tensor, inputs: Tensor) -> Offsets:
-    """The places of (B, n) ids in the (B, T) rows: (first slot, whether the ids are in reverse order) of each stretch that equals
-    the ids.
-    """
+    """Find the (B, n) `ids` as contiguous spans of the (B, T) rows: (first slot, whether the span is in reverse order) of each."""
     rows, slots = inputs.shape
     if ids.numel() % rows or (ids.shape[0] != rows and ids.numel() != inputs.numel()):
         return frozenset()

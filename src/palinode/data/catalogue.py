@@ -173,7 +173,7 @@ def names(cache: Path | None = None) -> list[str]:
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
-        hint = "letters, digits, '.', '_' and '-', at most 64, not starting with a sign"
+        hint = "at most 64 letters, digits, '.', '_' and '-'; the first is a letter or a digit"
         raise BadInput(f"{name!r} cannot name a corpus", field="name", hint=hint)
     if name == PYTHON_DOCS or name in HUB_SETS:
         raise BadInput(f"{name!r} is the name of a built-in corpus", field="name", hint="choose another")

@@ -46,7 +46,7 @@ class OneWay(Objective):
         return self.reading(windows, specials)
 
     def reading(self, windows: Tensor, specials: SpecialTokens, rows: Tensor | None = None) -> Example:
-        """Make the example of one pass over the windows with the indices `rows` (None: over all windows)."""
+        """The inputs and targets of one forward pass over the windows whose indices are in `rows` (None: over all windows)."""
         sources, targets = self.shifted(windows.shape[1])
         return one_pass(
             windows,

@@ -102,7 +102,7 @@ def _not_drawn(direction: str, arms: list[str]) -> str:
 
 
 def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
-    """The notes about directions without a learning curve: a note names the arms that never trained on it, with last scores."""
+    """A note for each direction without a learning curve: the arms that never trained on the direction, and their last scores."""
     last = here.filter(~pl.col("trained")).sort("step").group_by("arm", "direction").agg(pl.col(score).last())
     hidden: dict[str, list[str]] = {}
     for row in last.sort("arm", "direction").iter_rows(named=True):

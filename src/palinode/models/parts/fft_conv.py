@@ -250,7 +250,7 @@ class SineFilter(OwnStart):
         return [self._made(maps, slots) for maps in sides(native, self.past, self.future)]
 
     def flops(self, slots: int) -> float:
-        """The FLOPs of the matrix products that make the kernels of one side."""
+        """The FLOPs of the matrix products that compute the kernels of one direction (past or future)."""
         config = self.config
         inner = config.inner_layers * config.width**2
         return 2.0 * slots * (config.features * config.width + inner + config.width * self.channels)
