@@ -252,8 +252,8 @@ process of its own. C1 asks what each slot reads, C2 trains on a canary, C6 comp
 
 A type that fails a check is probed by other code. The probe replaces the end of a row (suffix), also by ids such as the padding id,
 cuts it off (length), adds other rows to the batch (companions), and reads the row again (again). It compares the logits of the
-start of the row before and after, in standard deviations of the logits, over several seeds, lengths and weights. A failure that
-no probe shows is a false alarm.
+start of the row before and after, in standard deviations of the logits, over several seeds, lengths and weights. If a
+check fails and no probe confirms it, the failure is a false alarm.
 """
 
 
@@ -288,7 +288,7 @@ def _summary(results: Row) -> Iterator[str]:
     yield f"| pass | {len(audited) - len(failed) - len(unsure)} |"
     yield f"| could not tell | {len(unsure)} |"
     yield f"| fail | {len(failed)} |"
-    yield f"| fail, and no probe shows it (false alarms) | {len(false)} |"
+    yield f"| fail, and no probe confirms it (false alarms) | {len(false)} |"
     yield ""
     yield (
         f"CPU time: {hours:.2f} hours in all, {hours / CORES:.2f} hours on {CORES} cores (target {TARGET_HOURS:g}). "
