@@ -136,7 +136,7 @@ def test_the_page_counts_alarms_that_no_probe_shows(census):
         "unbuilt": {"reason": "ValueError: <no>", "cpu_seconds": 1.0},
     }
     page = census.page({"versions": {"transformers": "5"}, "types": rows})
-    assert "| fail, and no probe shows it (false alarms) | 1 |" in page
+    assert "| fail, and no probe confirms it (false alarms) | 1 |" in page
     assert "| audited | 3 (100.0%; target 95%) |" in page
     assert "| leaks | C1.prefix | a\\|b | 5.0e-01 | 0.0e+00 | 0.0e+00 | 0.0e+00 | confirms (float64, 5 seeds) |" in page
     assert "| unbuilt | ValueError: &lt;no> |" in page
