@@ -15,6 +15,7 @@ TWO_STEPS = {
     "recipe.evaluate_every_steps": None,
     "recipe.schedule.warmup_steps": 0,
     "evaluation.max_tokens": 300,
+    "evaluation.curve_tokens": None,
 }
 
 
