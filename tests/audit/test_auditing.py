@@ -186,7 +186,7 @@ def test_the_floor_of_a_text_is_counted_once_for_all_runs_on_it(demo, tmp_path, 
     wider = settings.with_(model=settings.model.with_(width=64))
     assert text_floor.floor_of(wider, data, store) == first
     assert len(counted) == 1
-    shorter = settings.with_(evaluation=settings.evaluation.with_(max_tokens=500))
+    shorter = settings.with_(evaluation=settings.evaluation.with_(max_tokens=500, curve_tokens=None))
     assert text_floor.floor_of(shorter, data, store) != first
     other = settings.with_(data=settings.data.with_(max_train_tokens=2_000))
     assert text_floor.floor_of(other, prepare(other.data), store) != first

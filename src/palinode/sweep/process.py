@@ -118,7 +118,8 @@ class Process:
             (stdin, input_end), (output_end, stdout), (error_end, stderr) = os.pipe(), os.pipe(), os.pipe()
         except OSError as error:
             raise EnvironmentProblem(f"cannot start a process: {error.strerror}") from error
-        files: list[IO[bytes]] = [open(input_end, "wb", 0), open(output_end, "rb", 0), open(error_end, "rb", 0)]  # noqa: SIM115 - kept
+        ends = ((input_end, "wb"), (output_end, "rb"), (error_end, "rb"))
+        files: list[IO[bytes]] = [os.fdopen(end, mode, 0) for end, mode in ends]
         try:
             command = [*worker, *(str(job.directory) for job in jobs), *takeover]
             environment = with_huge_pages({**os.environ, **threads})
