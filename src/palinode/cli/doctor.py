@@ -79,7 +79,7 @@ def _kept_memory() -> Line:
     from palinode.base.memory import why_no_huge_pages, why_not_kept
 
     if (reason := why_not_kept()) is not None:
-        return "note", "freed memory", f"each training step returns it to the system, which is slower: {reason}"
+        return "note", "freed memory", f"returned by each step, slower: {reason}"
     if (reason := why_no_huge_pages()) is not None:
         return "note", "freed memory", f"kept, in small pages: {reason}"
     return "ok", "freed memory", "kept by the process, in huge pages"
