@@ -40,11 +40,7 @@ def known_version(version: int) -> int:
     Raises:
         ValueError: the version is newer than this program, or is no version.
     """
-    if version > SPEC_VERSION:
-        raise ValueError(f"spec version {version} is newer than this program's {SPEC_VERSION}: update palinode")
-    if version < 1:
-        raise ValueError(f"spec versions start at 1, got {version}")
-    return version
+    return _known(version, SPEC_VERSION, "spec version")
 
 
 def known_numerics(version: int) -> int:
@@ -53,10 +49,14 @@ def known_numerics(version: int) -> int:
     Raises:
         ValueError: the version is newer than this program, or is no version.
     """
-    if version > NUMERICS_VERSION:
-        raise ValueError(f"{version} is newer than this program's numerics version {NUMERICS_VERSION}: update palinode")
+    return _known(version, NUMERICS_VERSION, "numerics version")
+
+
+def _known(version: int, newest: int, what: str) -> int:
+    if version > newest:
+        raise ValueError(f"{what} {version} is newer than this program's {newest}: update palinode")
     if version < 1:
-        raise ValueError(f"numerics versions start at 1, got {version}")
+        raise ValueError(f"{what}s start at 1, got {version}")
     return version
 
 
