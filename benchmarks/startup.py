@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,43 +33,7 @@ from palinode.sweep.process import Job
 
 RESULT = Path(__file__).parent / "results" / "startup.json"
 TARGET_SECONDS = 0.2  # CPU seconds of a forked worker before its first step
-TEXT = "".join(
-    f"line {number}: the quick brown fox {number * number % 97} jumps over {number % 13} dogs\n"
-    for number in range(400)
-)
-IDEA = """
-name = "startup"
-question = "What does a small experiment cost?"
-seeds = [1, 2]
-[base.data]
-corpus = "text.txt"
-split = "contiguous"
-window_tokens = 16
-tokenizer = "bpe:300"
-[base.model]
-kind = "decoder"
-layers = 1
-width = 16
-heads = 2
-[base.objective]
-kind = "ltr"
-[base.recipe]
-kind = "gpt2-adamw"
-steps = 60
-batch_windows = 4
-schedule = { kind = "cosine", warmup_steps = 5 }
-[base.evaluation]
-max_tokens = 400
-[[arms]]
-name = "ltr"
-[[arms]]
-name = "both"
-[arms.change]
-objective = { kind = "both", p = { kind = "constant", p = 0.5 } }
-[decision]
-baseline = "ltr"
-"""
-
+SMALL = Path(__file__).parents[1] / "tools" / "small"  # an experiment and its text
 Row = dict[str, Any]
 
 
@@ -152,8 +117,8 @@ def whole_command(pairs: int) -> Row:
 
 def one_command(folder: Path, how: str) -> tuple[float, float]:
     """Wall seconds, and CPU seconds of the command with all its processes."""
-    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    (folder / "idea.toml").write_text(IDEA, encoding="utf-8")
+    for path in SMALL.iterdir():
+        shutil.copyfile(path, folder / path.name)
     environment = {**os.environ, "PALINODE_NURSERY": how, "PALINODE_CACHE": str(folder / "cache")}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(

@@ -41,45 +41,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 COMMAND = [sys.executable, "-P", "-m", "palinode"]
 LONGEST_SECONDS = 1800.0  # a machine may be busy; a command that never ends is an error
 NOT_COMPARED = ("attempt", "seconds", "event_seconds")
-TEXT = "".join(
-    f"line {number}: the quick brown fox {number * number % 97} jumps over {number % 13} dogs\n"
-    for number in range(400)
-)
-IDEA = """
-name = "battery"
-question = "Does anything get lost?"
-seeds = [1, 2]
-[base.data]
-corpus = "text.txt"
-split = "contiguous"
-window_tokens = 16
-tokenizer = "bpe:300"
-[base.model]
-kind = "decoder"
-layers = 1
-width = 16
-heads = 2
-[base.objective]
-kind = "ltr"
-[base.recipe]
-kind = "gpt2-adamw"
-steps = 60
-batch_windows = 4
-log_every_steps = 5
-checkpoint_every_steps = 10
-evaluate_every_steps = 20
-schedule = { kind = "cosine", warmup_steps = 5 }
-[base.evaluation]
-max_tokens = 400
-[[arms]]
-name = "ltr"
-[[arms]]
-name = "both"
-[arms.change]
-objective = { kind = "both", p = { kind = "constant", p = 0.5 } }
-[decision]
-baseline = "ltr"
-"""
+SMALL = Path(__file__).parent / "small"  # an experiment and its text
 RUN_ALONE = ("run", "idea.toml", "--workers", "2")
 RUN = (*RUN_ALONE, "--report")
 COLUMNS = ("planned", "tried", "lost", "doubled", "silent", "traceback", "minutes")
@@ -118,8 +80,8 @@ class Place:
         if audited is not None:
             shutil.copytree(audited / "runs" / "audits", folder / "runs" / "audits", dirs_exist_ok=True)
             shutil.copytree(audited / "cache", folder / "cache", dirs_exist_ok=True)
-        (folder / "text.txt").write_text(TEXT)
-        (folder / "idea.toml").write_text(IDEA)
+        for path in SMALL.iterdir():
+            shutil.copyfile(path, folder / path.name)
 
     @property
     def store(self) -> Store:
@@ -408,7 +370,12 @@ def drivers(folder: Path, reference: State, tally: Tally, count: int, chance: ra
     """Four drivers on one store at the same moment, two of them of an experiment that shares two runs with the first."""
     for number in range(count):
         place = Place(folder / f"drivers-{number}", folder / "reference")
-        shared = IDEA.replace('name = "battery"', 'name = "shared"').replace("seeds = [1, 2]", "seeds = [1]")
+        shared = (
+            (SMALL / "idea.toml")
+            .read_text()
+            .replace('name = "battery"', 'name = "shared"')
+            .replace("seeds = [1, 2]", "seeds = [1]")
+        )
         (place.folder / "shared.toml").write_text(shared)
         files = ("idea.toml", "shared.toml", "idea.toml", "shared.toml")
         processes = [place.start("run", file, "--workers", "1") for file in files]

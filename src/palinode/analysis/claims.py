@@ -52,7 +52,7 @@ class JudgedClaim:
         return ours is not None and self.published is not None and not ours.low <= self.published <= ours.high
 
     def row(self) -> dict[str, Any]:
-        """The judged row as plain data."""
+        """The measured value, the published one and the judgement, as plain data."""
         measured, (low, high) = self.measured, ends(self.measured.interval)
         return {
             "name": self.claim.name,

@@ -194,7 +194,7 @@ def _plain(canary: Canary) -> Finding:
         excess
     )  # how far the mean of n losses may fall below the floor by chance: ln(1 / delta) / n
     where = f"{len(excess)} new tokens in {mode} mode"
-    message = f"{lowest:+.5f} nats above ln {len(canary.ids)} on {where} (bound {-margin:.5f})"
+    message = f"mean loss minus ln {len(canary.ids)}: {lowest:+.5f} nats on {where} (an honest model stays above {-margin:.5f})"
     extra = {"frozen_excess_nats": lowest, "frozen_tokens": len(excess)}
     outcome = outcome_of(wrong=lowest < -margin, can_tell=True)
     return canary.finding("C2.frozen", outcome, message, -margin, extra)

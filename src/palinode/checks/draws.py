@@ -91,7 +91,7 @@ class DrawBank:
 def draw_bank(
     subject: Subject, window_tokens: int, *, most_entries: int = 256, passes: Sequence[str] | None = None
 ) -> DrawBank:
-    """Make Draws until every pass in `passes` occurs (default: all passes that the objective names).
+    """Let the objective make random decisions until each pass in `passes` was chosen once (default: every pass it names).
 
     Raises:
         ValueError, IndexError, RuntimeError: the error that the objective raises for windows of this length.

@@ -25,7 +25,7 @@ ALARM_NATS = math.log(1 / FALSE_ALARM_PROBABILITY)  # 20.7
 
 
 class Evidence:
-    """ln E of one stream of bets. A stream is one pass of one objective over independent windows."""
+    """The evidence ln E that one stream of bets has won. A stream is one pass of one objective over independent windows."""
 
     def __init__(self, positions: int):
         self.stakes = torch.tensor(LAMBDAS, dtype=torch.float64)

@@ -9,12 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from palinode.base.event import Event
 from palinode.base.measures import FINE_OUTCOMES
 from palinode.cli.texttable import shown, stamps, text_table
 
-Event = dict[str, Any]
 Show = Callable[[Event], None]
 PLAIN_EVERY_SECONDS = 10.0  # a run prints at most one line in this time, so that a long log stays readable
 MOST_ROWS = 24

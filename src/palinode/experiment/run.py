@@ -18,6 +18,7 @@ from palinode.analysis.audits import ArmAudit
 from palinode.audit import audit_comparison
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, PalinodeError
+from palinode.base.event import Event
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
 from palinode.experiment.cells import cells_of, pinned, refuse_full_disk, refuse_other_numerics, refuse_what_cannot_be
@@ -35,7 +36,6 @@ from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import Job
 from palinode.train.device import resolve_device
 
-Event = dict[str, Any]
 Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 
 

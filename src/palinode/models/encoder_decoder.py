@@ -132,7 +132,7 @@ class EncoderDecoderConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class EncoderDecoderState(StackState):
-    """The state of an encoder-decoder; `encoder` has the states of the encoder's blocks, `layers` those of the decoder's blocks."""
+    """What generation keeps between two tokens: `encoder` for the encoder's blocks, `layers` for the decoder's blocks."""
 
     encoder: tuple[MixerState, ...]
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from palinode.audit import audit_trained
 from palinode.base import fsio
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
+from palinode.base.event import Event
 from palinode.base.example import SpecialTokens
 from palinode.base.measures import RunOutcome
 from palinode.data.config import VALIDATION
@@ -56,7 +56,6 @@ TIMED = ("train", "evaluate", "checkpoint", "audit")
 OUTSIDE_ROLES = ("embedding", "position", "head")  # roles whose parameters `non_embedding` leaves out
 FREE = ("seed", "labels")  # runs that differ only in these make the same calls on tensors of the same shapes
 FREE_OF_RECIPE = ("optimizer", "schedule")
-Event = dict[str, Any]
 Process = Mapping[str, str | bool]
 IN_THE_CALLER: Process = {}  # the process of the caller is no worker: nothing is recorded of how it runs
 Scores = Mapping[str, Mapping[str, Mapping[str, float | int | None]]]

@@ -215,7 +215,7 @@ class RunSettings(Config):
                 raise BadInput(message, field=field)
 
     def _check_user_objective(self) -> None:
-        """Make an Example with a user's objective. Refuse an objective whose result is no Example of these windows."""
+        """Call the `example` method of a user's objective, and refuse a result that is no `Example` of the windows it was given."""
         kind = self.objective.kind_name()
         if not kind.startswith(USER_PREFIX):
             return

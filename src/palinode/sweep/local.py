@@ -20,16 +20,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError
+from palinode.base.event import Event
 from palinode.results.holds import Watch, end_dead, holder
 from palinode.results.record import Result
 from palinode.results.store import Store
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import INTERRUPTS, PYTHON_MODULE, Job, Process
 
-Event = dict[str, Any]
 WORKER = (*PYTHON_MODULE, "palinode.sweep.worker")
 POLL_SECONDS = 0.05  # the longest time until a signal or the end of a process is noticed
 ELSEWHERE_SECONDS = 1.0  # the time from one look at a run of another process to the next

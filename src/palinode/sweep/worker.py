@@ -18,9 +18,10 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
+from palinode.base.event import Event
 from palinode.base.measures import RunOutcome
 from palinode.base.memory import keep_memory
 from palinode.results.holds import Hold, HoldLostError, take
@@ -28,7 +29,6 @@ from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
 from palinode.sweep.process import INTERRUPTS, STARTED_BY
 
-Event = dict[str, Any]
 Emit = Callable[[Event], None]
 Holds = Mapping[str, Hold]
 Work = Callable[[Sequence[Path], Emit, Callable[[], bool], Holds], Sequence[Result]]

@@ -94,7 +94,7 @@ class NormAccumulation(Config):
     from_first_step: Annotated[bool, LATER] = False
 
     def target(self, step: int, parameters: int) -> float:
-        """The target of norm / sqrt(P) after this many steps."""
+        """The gradient norm over sqrt(P) that `accumulation` aims at after `step` steps; P is the number of parameters."""
         size = math.log(parameters)
         return float((size * parameters * (step + 0.01)) ** (-0.677 * size**-0.2))
 
