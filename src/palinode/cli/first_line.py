@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palinode.cli.progress import Event
+from palinode.base.event import Event
 from palinode.cli.texttable import shown
 
 if TYPE_CHECKING:
