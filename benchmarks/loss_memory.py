@@ -110,7 +110,7 @@ def run(case: str, hidden: Tensor, head: Tensor, example: Example, chunk_slots: 
     if case == "naive":
         loss = F.cross_entropy(F.linear(hidden, head).flatten(0, 1), example.targets.flatten())
     else:
-        scored = weighted_nats(example, hidden, LinearHead(head, None, lambda raw: raw), chunk_slots)
+        scored = weighted_nats(example, hidden, LinearHead(head), chunk_slots)
         loss = scored.total / example.denominator
     torch.autograd.backward(loss)
     return loss.item()

@@ -100,12 +100,12 @@ def test_random_p_is_allowed_its_spread_and_no_more(p):
 def test_choose_reads_exactly_one_pass():
     shares = {"ltr": [0.7] * 10, "rtl": [0.3] * 10}
     expected = expected_counters(
-        steps=10, batch_windows=4, window_tokens=8, slots=8, scored=8, passes_per_window=shares, micro_batches=2
+        steps=10, batch_windows=4, window_tokens=8, slots=8, scored=8, passes_per_window=shares
     )
     assert expected["tokens_read"].mean == pytest.approx(320)
     assert expected["tokens_read"].deviation < 1e-3
     assert expected["tokens_scored_rtl"].mean == pytest.approx(96)
-    assert expected["tokens_scored_rtl"].deviation == pytest.approx((20 * 4 * 0.21) ** 0.5 * 8)
+    assert expected["tokens_scored_rtl"].deviation == pytest.approx((10 * 16 * 0.21) ** 0.5 * 8)
     assert expected["passes"] == Expected(pytest.approx(10), pytest.approx(0, abs=1e-3))
 
 

@@ -7,13 +7,13 @@ import torch
 
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
-from palinode.base.head import LinearHead
+from palinode.base.head import LinearHead, SoftCap
 from palinode.base.seeds import generator
 from palinode.base.visibility import Flipped, FlippedLowerTriangle, Intersection, Ltr, Prefix, Rtl
 from palinode.models import MODELS, DecoderConfig, gpt2, modern
 from palinode.models.base import GROUPS, LanguageModel
 from palinode.models.block import hidden_width
-from palinode.models.decoder import Decoder, capped
+from palinode.models.decoder import Decoder
 from palinode.models.stack import explicit_mask
 
 SMALL = {"layers": 2, "width": 32, "heads": 2}
@@ -189,12 +189,12 @@ def test_attention_probabilities_alone_are_dropped_in_training_only():
 
 @pytest.mark.parametrize("soft_cap", ["rsqrt", "tanh"])
 def test_soft_cap_bounds_and_leaves_small_logits(soft_cap):
-    far = capped(torch.tensor([-1e4, -40.0, 40.0, 1e4], dtype=torch.float64), soft_cap, 15.0)
+    far = SoftCap(soft_cap, 15.0)(torch.tensor([-1e4, -40.0, 40.0, 1e4], dtype=torch.float64))
     assert torch.all(far.abs() < 15.0 + 1e-9)
     assert torch.all(far.diff() >= 0)
     near = torch.linspace(-0.1, 0.1, 5, dtype=torch.float64)
-    assert torch.allclose(capped(near, soft_cap, 15.0), near, atol=1e-5)
-    assert torch.equal(capped(far, "none", 15.0), far)
+    assert torch.allclose(SoftCap(soft_cap, 15.0)(near), near, atol=1e-5)
+    assert torch.equal(SoftCap("none", 15.0)(far), far)
 
 
 def test_logits_are_float32_under_bf16_autocast():

@@ -7,16 +7,17 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from palinode.base.example import Draw, SpecialTokens, joined
-from palinode.base.head import LinearHead
+from palinode.base.head import LinearHead, SoftCap
 from palinode.base.seeds import generator
 from palinode.objectives import LtrObjective, RtlObjective
-from palinode.objectives.loss import CHUNK_LOGITS, DIRECT_LOGITS, weighted_nats
+from palinode.objectives.loss import CHUNK_LOGITS, DIRECT_LOGITS, loss_of_slots, weighted_nats
 
 SPECIALS = SpecialTokens(13)
 WIDTH = 6
 HEADS = {
     "function": lambda head: lambda states: states @ head.T,
-    "matrix": lambda head: LinearHead(head, None, lambda raw: raw),
+    "matrix": LinearHead,
+    "matrix, then any function": lambda head: LinearHead(head, None, lambda raw: raw),
 }
 
 
@@ -151,8 +152,12 @@ def test_chunks_with_frozen_parts(trained, kind):
             assert tensor.grad is None
 
 
-@pytest.mark.parametrize("kind", ["function", "matrix"])
-def test_chunks_with_a_head_made_elsewhere_and_a_soft_cap(kind):
+def cap_function(raw):
+    return 3 * torch.tanh(raw / 3)
+
+
+@pytest.mark.parametrize("finish", [None, cap_function, SoftCap("tanh", 3.0)], ids=["function", "matrix", "soft cap"])
+def test_chunks_with_a_head_made_elsewhere_and_a_soft_cap(finish):
     """The head's matrix may itself be computed: the gradient reaches what it was computed from, scaled by what follows."""
     example = example_of(2, 16, 0.2, 5)
     hidden, head = states_and_head(example, 5)
@@ -160,17 +165,46 @@ def test_chunks_with_a_head_made_elsewhere_and_a_soft_cap(kind):
     made = torch.tanh(head)
     parts = [hidden, head, bias]
 
-    def cap(raw):
-        return 3 * torch.tanh(raw / 3)
-
     def logits_of(h):
-        return cap(h @ made.T + bias)
+        return cap_function(h @ made.T + bias)
 
     wanted = torch.autograd.grad((naive_of(example, logits_of(hidden)).sum() / 7) ** 2, parts, retain_graph=True)
-    loss = weighted_nats(example, hidden, logits_of if kind == "function" else LinearHead(made, bias, cap), 5)
+    loss = weighted_nats(example, hidden, logits_of if finish is None else LinearHead(made, bias, finish), 5)
     result = torch.autograd.grad((loss.total / 7) ** 2, parts)
     for mine, theirs in zip(result, wanted, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("cap", [SoftCap(), SoftCap("rsqrt", 4.0), SoftCap("tanh", 4.0)], ids=lambda cap: cap.kind)
+@pytest.mark.parametrize("vocab", [2, 40, 259, 4096])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_written_out_loss_of_a_matrix_equals_autograd(cap, vocab, bias):
+    """The oracle: log-softmax of the capped logits in float64, with weights that are 0, fractions and above 1."""
+    slots, rng = 150, generator(7, "written out", vocab)
+    states = torch.randn(slots, WIDTH, generator=rng, dtype=torch.float64, requires_grad=True)
+    head = (3 * torch.randn(vocab, WIDTH, generator=rng, dtype=torch.float64)).requires_grad_()
+    shift = torch.randn(vocab, generator=rng, dtype=torch.float64).requires_grad_() if bias else None
+    targets = torch.randint(0, vocab, (slots,), generator=rng)
+    weight = torch.rand(slots, generator=rng) * 2 * (torch.rand(slots, generator=rng) > 0.2)
+    parts = [part for part in (states, head, shift) if part is not None]
+    linear = LinearHead(head, shift, cap)
+    wanted_nats = F.cross_entropy(linear(states), targets, reduction="none") * weight
+    wanted = torch.autograd.grad(wanted_nats.sum() / 7, parts)
+    total, nats = loss_of_slots(states, targets, weight, linear, None)
+    assert torch.allclose(nats, wanted_nats, atol=1e-12, rtol=1e-12)
+    assert torch.allclose(total, nats.sum(), atol=0, rtol=1e-12)
+    for mine, theirs in zip(torch.autograd.grad(total / 7, parts), wanted, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-12, rtol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(loss_of_slots(states, targets, weight, linear, None)[1], nats)
+
+
+def test_logits_far_outside_the_range_of_float32_give_finite_nats():
+    states = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    head = torch.tensor([[1e4], [0.0], [-1e4]], requires_grad=True)
+    total, nats = loss_of_slots(states, torch.tensor([2, 2]), torch.ones(2), LinearHead(head), None)
+    assert nats.tolist() == [2e8, 0.0]
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(total, [states, head]))
 
 
 def test_gradients_of_a_chunked_loss_are_handed_over_once():

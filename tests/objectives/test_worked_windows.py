@@ -149,7 +149,9 @@ def test_masked_input_as_written(token, table):
     assert objective.evaluation() == LtrObjective(direction_token=token).evaluation()
     hidden = objective.draw(500, 20, generator(0, "hidden"), Progress())["hidden"]
     assert set(hidden.sum(1).tolist()) == {6}
-    assert hidden.double().mean(0).tolist() == pytest.approx([0.3] * 20, abs=0.1)
+    assert hidden.double().mean(0).tolist() == pytest.approx([6 / 19] * 19 + [0], abs=0.1)
+    plain = MaskedInputObjective(rate=0.3, direction_token=False).draw(500, 20, generator(0, "hidden"), Progress())
+    assert set(plain["hidden"].sum(1).tolist()) == {6}
 
 
 def test_masked_input_hides_the_answers_of_a_task_in_training_and_in_evaluation():

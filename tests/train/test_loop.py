@@ -93,6 +93,24 @@ def test_p_zero_is_ltr_to_the_bit():
     assert weights_sha256(ltr.model) == weights_sha256(both.model)
 
 
+@pytest.mark.parametrize("granularity", ["batch", "row"])
+@pytest.mark.parametrize("objective", [BothObjective, ChooseObjective])
+def test_micro_batches_do_not_change_the_decisions(objective, granularity):
+    """A step draws once for all its windows: the rows of every pass are the same in one part and in four."""
+    chosen = objective(p=Constant(p=0.5), granularity=granularity)
+
+    def rows_of(parts, step):
+        training = make_training("gpt2-adamw", micro_batches=parts)
+        training.objective, training.counters.optimizer_steps = chosen, step
+        examples = batch_examples(training)
+        assert len(examples) == parts
+        rows = [(g.name, row) for example in examples for g, some in example.by_group() for row in example.inputs[some]]
+        return {name: [row.tolist() for other, row in rows if other == name] for name in ("ltr", "rtl")}
+
+    assert all(rows_of(1, step) == rows_of(4, step) for step in range(6))
+    assert len({len(rows_of(4, step)["rtl"]) for step in range(6)}) > 1
+
+
 def test_micro_batches_do_not_change_the_gradient():
     """Batches of unequal passes (row-wise coins) make a mean of means wrong; sum over sum is exact."""
     gradients = []

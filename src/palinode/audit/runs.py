@@ -15,6 +15,7 @@ from palinode.audit.trainer_bench import AUDIT_SEED
 from palinode.base.example import SpecialTokens
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import ParityAxis
+from palinode.base.numerics import NUMERICS_VERSION
 from palinode.base.seeds import generator
 from palinode.checks.budget import Expected, RunBudget, Tuning, added_up, check_budget, expected_counters
 from palinode.checks.collapse import check_collapse
@@ -29,6 +30,7 @@ from palinode.results.record import Record
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
+from palinode.train.loop import draws_of_step
 
 # The largest number of micro-batches whose decisions are drawn again, which takes a second. Above it counters are judged by their
 # deviation.
@@ -151,8 +153,8 @@ def _expected(spec: RunSpec) -> Mapping[str, Expected]:
         return {}
     if spec.labels != "all" or not spec.objective.reads_in_a_direction:  # scored tokens vary by window
         return {}
-    if recipe.steps * recipe.micro_batches <= MOST_REPLAYED:
-        return _replayed(spec)
+    if recipe.steps * recipe.micro_batches <= MOST_REPLAYED and spec.numerics_version == NUMERICS_VERSION:
+        return _replayed(spec)  # earlier versions drew the decisions for each micro-batch
     full = spec.data.window_tokens
     phases = recipe.growth.phases(recipe.steps, full) if recipe.growth else [(0, recipe.steps, full)]
     return added_up([_expected_phase(spec, *phase) for phase in phases])
@@ -164,17 +166,15 @@ def _replayed(spec: RunSpec) -> Mapping[str, Expected]:
     totals: Counter[str] = Counter(optimizer_steps=recipe.steps, tokens_scored_ltr=0, tokens_scored_rtl=0)
     for step in range(recipe.steps):
         reads = recipe.reads(step, {}, spec.seed, spec.data.window_tokens)
-        for part in range(reads.parts):
-            decisions = generator(spec.seed, "objective", step, part)
-            draw = objective.draw(reads.windows, reads.window_tokens, decisions, Progress(step, recipe.steps, {}, step))
-            windows = torch.zeros(reads.windows, reads.window_tokens, dtype=torch.long)
-            example = objective.example(windows, draw, SpecialTokens(1))
-            totals["window_tokens"] += windows.numel()
-            totals["tokens_read"] += example.inputs.numel()
-            for group, rows in example.by_group():
-                scored = int(scored_targets(example)[rows].sum())
-                totals["tokens_scored"] += scored
-                totals[f"tokens_scored_{group.name}"] += scored
+        [draw] = draws_of_step(objective, reads, spec.seed, Progress(step, recipe.steps, {}, step))
+        windows = torch.zeros(reads.windows * reads.parts, reads.window_tokens, dtype=torch.long)
+        example = objective.example(windows, draw, SpecialTokens(1))
+        totals["window_tokens"] += windows.numel()
+        totals["tokens_read"] += example.inputs.numel()
+        for group, rows in example.by_group():
+            scored = int(scored_targets(example)[rows].sum())
+            totals["tokens_scored"] += scored
+            totals[f"tokens_scored_{group.name}"] += scored
     return {name: Expected(total) for name, total in totals.items()}
 
 
@@ -192,5 +192,4 @@ def _expected_phase(spec: RunSpec, first: int, steps: int, length: int) -> Mappi
         slots=example.inputs.shape[1],
         scored=int((example.loss_weight[0] > 0).sum()),
         passes_per_window={name: [share.get(name, 0.0) for share in shares] for name in shares[0]},
-        micro_batches=recipe.micro_batches,
     )

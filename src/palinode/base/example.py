@@ -102,6 +102,10 @@ class Draw:
         """The decisions for one window, without the leading dimension."""
         return Draw({name: decision[window] for name, decision in self.decisions.items()})
 
+    def of_windows(self, first: int, count: int) -> Draw:
+        """The decisions for `count` windows, from the window `first` on."""
+        return Draw({name: decision[first : first + count] for name, decision in self.decisions.items()})
+
     def repeated(self, count: int) -> Draw:
         """The decisions of the first window, repeated `count` times, so that changed copies of a window get the same decisions."""
         first = {name: decision[:1] for name, decision in self.decisions.items()}

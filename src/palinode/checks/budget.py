@@ -256,7 +256,6 @@ def expected_counters(
     slots: int,
     scored: int,
     passes_per_window: Mapping[str, Sequence[float]],
-    micro_batches: int = 1,
 ) -> dict[str, Expected]:
     """The counters that the spec of a run implies.
 
@@ -268,14 +267,13 @@ def expected_counters(
         scored: the number of scored targets of one pass over a window.
         passes_per_window: the probability of each pass at every step, by the pass's name (for the objective `both`: ltr 1, rtl p;
             for `choose`: ltr 1 - p, rtl p). With probabilities of 0 and 1 the counters are exact. With any other probability, the
-            deviation is computed for one random choice per micro-batch: more choices give a smaller deviation.
-        micro_batches: the number of micro-batches in a step.
+            deviation is computed for one random choice per batch: more choices give a smaller deviation.
     """
     windows = steps * batch_windows
     totals = [sum(step) for step in zip(*passes_per_window.values(), strict=True)]
-    together = _windows_read(totals, batch_windows, micro_batches)
+    together = _windows_read(totals, batch_windows)
     scored_by_pass = {
-        f"tokens_scored_{name}": _windows_read(shares, batch_windows, micro_batches).times(scored)
+        f"tokens_scored_{name}": _windows_read(shares, batch_windows).times(scored)
         for name, shares in passes_per_window.items()
     }
     return {
@@ -300,13 +298,12 @@ def added_up(phases: Sequence[Mapping[str, Expected]]) -> dict[str, Expected]:
     }
 
 
-def _windows_read(shares: Sequence[float], batch_windows: int, micro_batches: int) -> Expected:
+def _windows_read(shares: Sequence[float], batch_windows: int) -> Expected:
     """The number of windows read.
 
-    A share of 1.25 means one certain pass, and one pass that each micro-batch makes with probability 0.25.
+    A share of 1.25 means one certain pass, and one pass that each step makes with probability 0.25.
     """
-    coin = batch_windows / micro_batches
-    variance = sum(micro_batches * coin**2 * (share % 1) * (1 - share % 1) for share in shares)
+    variance = sum(batch_windows**2 * (share % 1) * (1 - share % 1) for share in shares)
     return Expected(sum(shares) * batch_windows, math.sqrt(variance))
 
 

@@ -67,6 +67,7 @@ def _machine() -> Iterator[Line]:
     if (memory := machine_memory_bytes()) is not None:
         yield "ok", "memory", f"{memory / 1e9:.1f} GB"
     yield _kept_memory()
+    yield _bfloat16()
     reason = why_none()
     yield ("note", "workers", f"started one by one: {reason}") if reason else ("ok", "workers", "forked by one process")
     if torch.cuda.is_available():
@@ -83,6 +84,13 @@ def _kept_memory() -> Line:
     if (reason := why_no_huge_pages()) is not None:
         return "note", "freed memory", f"kept, in small pages: {reason}"
     return "ok", "freed memory", "kept by the process, in huge pages"
+
+
+def _bfloat16() -> Line:
+    from palinode.train.device import computes_bfloat16
+
+    found = {True: "computed by this CPU", False: "emulated on this CPU: much slower", None: "unknown on this CPU"}
+    return ("ok" if computes_bfloat16() else "note"), "bfloat16", found[computes_bfloat16()]
 
 
 def _places(store: Path) -> Iterator[Line]:

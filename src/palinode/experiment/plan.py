@@ -20,6 +20,7 @@ from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.tuning import trials_of
 from palinode.sweep.nursery import Nursery
+from palinode.train.device import computes_bfloat16, resolve_device
 from palinode.train.recipe import Recipe
 
 Measure = Literal["always", "if long", "never"]
@@ -157,6 +158,7 @@ def plan(
     if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
         batches = f"batches of {', '.join(growing)} grow with the noise of their gradients"
         warnings.append(f"{batches}: what is counted here is the least")
+    warnings += _emulated(unfinished)
     return Plan(
         cells=planned,
         workers=workers,
@@ -169,6 +171,20 @@ def plan(
         trials_disk_bytes=sum(trial.disk_bytes for trial in trials_left),
         is_short=is_short and bool(left),
     )
+
+
+def _emulated(cells: Sequence[Cell]) -> list[str]:
+    """A line about the arms that compute in bfloat16 on a CPU that has no bfloat16 arithmetic."""
+    if computes_bfloat16() is not False:
+        return []
+    arms = {
+        cell.arm.name
+        for cell in cells
+        if "bfloat16"
+        in (cell.spec.recipe.precision, getattr(cell.spec.recipe.optimizer, "newton_schulz_precision", ""))
+        and resolve_device(cell.spec.device).type == "cpu"
+    }
+    return [f"bfloat16 is emulated on this CPU: much slower for {', '.join(sorted(arms))}"] if arms else []
 
 
 def _is_short(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from palinode.base.bounds import LARGEST_MULTIPLE, MOST_LAYERS
 from palinode.base.config import LATER, one_of
 from palinode.base.errors import BadInput
-from palinode.base.head import LinearHead
+from palinode.base.head import LinearHead, SoftCap, SoftCapKind
 from palinode.base.visibility import Native, Visibility
 from palinode.models.base import ModelConfig
 from palinode.models.block import Block, Mlp, MlpKind, hidden_width
@@ -26,7 +26,7 @@ from palinode.models.init import InitRule, SchemeName, initialise
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import AttentionConfig
 from palinode.models.mixers.base import MixerConfig, Place, Reading, refuse_unread
-from palinode.models.parts.exact import exact, exact_dtype
+from palinode.models.parts.exact import exact_dtype
 from palinode.models.parts.linear import Linear, Norm, NormKind, Table
 from palinode.models.parts.positions import (
     RotaryKind,
@@ -42,7 +42,6 @@ from palinode.models.parts.state import StackState
 from palinode.models.stack import HeadsOfWidth, Stack, mask_of, positions_of
 
 PositionKind = Literal["learned", "rotary", "alibi", "none"]
-SoftCap = Literal["none", "rsqrt", "tanh"]
 
 
 class DecoderConfig(ModelConfig):
@@ -92,7 +91,7 @@ class DecoderConfig(ModelConfig):
     attention_scale: float = Field(default=1.0, gt=0)
     bias: bool = False
     tied_head: bool = True
-    soft_cap: SoftCap = "none"
+    soft_cap: SoftCapKind = "none"
     cap_value: float = Field(default=15.0, gt=0)
     init: SchemeName = "gpt2"
     zero_residual: bool = False
@@ -184,14 +183,12 @@ class Decoder(Stack):
 
     def linear_head(self) -> LinearHead:
         made_by = self.embedding if self.head is None else self.head
-        return LinearHead(made_by.weight, None if self.head is None else self.head.bias, self._capped)
+        cap = SoftCap(self.config.soft_cap, self.config.cap_value)
+        return LinearHead(made_by.weight, None if self.head is None else self.head.bias, cap)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs = visible_pairs(sees, slots)
         return self._cost(sum((block.cost(slots, pairs) for block in self.blocks), LayerCost(0.0, 0.0, 0)))
-
-    def _capped(self, raw: Tensor) -> Tensor:
-        return capped(exact(raw), self.config.soft_cap, self.config.cap_value)
 
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
         mask, config = mask_of(sees, tokens), self.config
@@ -220,13 +217,6 @@ class Decoder(Stack):
         table = distance_table(slots, native, mask, device=device, dtype=dtype, first=first)
         slopes = torch.tensor(alibi_slopes(self.config.heads), device=device, dtype=dtype)
         return table.bias(slopes[:, None, None])
-
-
-def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:
-    """The logits after the soft-cap, which maps them smoothly into (-cap, cap); `none` leaves the logits unchanged."""
-    if soft_cap == "rsqrt":
-        return cap * logits * torch.rsqrt(logits.square() + cap * cap)
-    return cap * torch.tanh(logits / cap) if soft_cap == "tanh" else logits
 
 
 def gpt2(*, layers: int, width: int, heads: int, dropout: float = 0.0, bias: bool = False) -> DecoderConfig:

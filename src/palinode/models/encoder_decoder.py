@@ -208,7 +208,7 @@ class EncoderDecoder(Stack):
         return self.finished(y, positions), replace(state, read=read, encoder=tuple(encoder), layers=tuple(layers))
 
     def linear_head(self) -> LinearHead:
-        return LinearHead(self.embedding.weight, None, exact)
+        return LinearHead(self.embedding.weight)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, width = visible_pairs(sees, slots), self.config.width

@@ -100,7 +100,7 @@ class Latent(Stack):
         self.head = Linear(config.width, vocab_size, bias=False, role="head")
 
     def linear_head(self) -> LinearHead:
-        return LinearHead(self.head.weight, None, exact)
+        return LinearHead(self.head.weight)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, computed = visible_pairs(sees, slots), computed_pairs(sees.native, slots)

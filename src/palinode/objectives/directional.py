@@ -122,7 +122,8 @@ class Mixture(Objective):
 
     Attributes:
         p: the probability of the rtl pass: a number, a schedule, or `adaptive`.
-        granularity: whether one choice is made for each micro-batch (`batch`, as published) or for each window (`row`).
+        granularity: whether one choice is made for each batch (`batch`, as published) or for each window (`row`). A step that
+            accumulates several batches makes a choice for each.
         direction_token: whether `[L]` and `[R]` mark the direction, so that all tokens can be scored.
         rtl_sees: the visibility of the rtl pass. Any visibility except `rtl` is a mistake; a test sets another visibility to
             check that the audit finds the mistake.

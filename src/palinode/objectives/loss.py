@@ -5,6 +5,8 @@ times as much with their log-softmax and gradient. When the logits are large, th
 gradient of each chunk is computed in the forward pass. The gradient can be computed so early because the loss is a sum: the
 backward pass gets one number and only multiplies the gradients by this number. If the head is a matrix (`LinearHead`), the
 gradient of this matrix is added up in place, because the matrix has 147 MiB at GPT-2's size.
+Small logits are computed in pieces, too, if the head is a matrix with a `SoftCap`: a piece fits the second-level cache of a CPU
+core, and the derivatives of soft-cap and cross-entropy are written out, so that they need one more buffer and not eight.
 There are two alternatives. Checkpointing of each chunk costs more: the logits are computed twice, and autograd makes one more
 gradient of the head for each chunk. `torch.nn.functional.linear_cross_entropy` does less: it has neither soft-cap nor weights.
 The script benchmarks/loss_memory.py measures the memory.
@@ -13,9 +15,9 @@ Legend: B rows, T slots, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +26,14 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from palinode.base.example import Example
-from palinode.base.head import LinearHead
+from palinode.base.head import LinearHead, SoftCap
 
 DIRECT_LOGITS = 2**23  # up to 8 million logits (32 MiB of float32) are made at once
 CHUNK_LOGITS = 2**22  # more than DIRECT_LOGITS logits are made in chunks of about 4 million logits (16 MiB of float32)
 # The factor of DIRECT_LOGITS and CHUNK_LOGITS on a GPU: a GPU needs larger chunks to be busy, and has the memory for them.
 GPU_FACTOR = 32
+# On a CPU, a head that is a matrix of at most PIECE_VOCABULARY rows makes about 65,536 logits (256 KiB of float32) at once.
+PIECE_VOCABULARY, PIECE_LOGITS, PIECE_SLOTS = 4096, 2**16, 32
 LogitsOf = Callable[[Tensor], Tensor]
 
 
@@ -54,14 +58,15 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
     Args:
         logits_of: the function (slots, D) -> (slots, V), usually `model.logits_map()`; a slot's logits depend only on its state.
         chunk_slots: the number of slots whose logits are in memory at once. Default: all slots if they have at most 8 million
-            logits, else so many slots that a chunk has about 4 million logits (on a GPU, both limits are 32 times as large).
+            logits, else so many slots that a chunk has about 4 million logits (on a GPU, both limits are 32 times as large). On
+            a CPU, a matrix of at most 4,096 rows makes about 65,536 logits at once.
     """
     weight = example.loss_weight.flatten()
     states, targets = hidden.flatten(0, 1), example.targets.flatten()
     kept = None if bool(weight.all()) else weight.nonzero().flatten()
     if kept is not None:
         states, targets = states[kept], targets[kept]
-    total, nats = _total(states, targets, weight if kept is None else weight[kept], logits_of, chunk_slots)
+    total, nats = loss_of_slots(states, targets, weight if kept is None else weight[kept], logits_of, chunk_slots)
     if kept is not None:
         nats = torch.zeros_like(weight, dtype=nats.dtype).index_put((kept,), nats)
     return _by_group(example, total, nats.view(example.targets.shape))
@@ -75,22 +80,21 @@ def every_nats(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     return _nats(logits.flatten(0, 1), targets.flatten()).view(targets.shape) * weight
 
 
-def _total(
+def loss_of_slots(
     states: Tensor, targets: Tensor, weight: Tensor, logits_of: LogitsOf, chunk_slots: int | None
 ) -> tuple[Tensor, Tensor]:
     """Return two tensors: the sum of the weighted nats, with a gradient, and the (slots,) weighted nats, without a gradient."""
-    slots = len(states)
-    chunk = chunk_slots or _slots_at_once(slots, logits_of(states[:0]).shape[-1], on_gpu=states.is_cuda)
-    if slots <= chunk:
+    slots, in_pieces = len(states), _in_pieces(states, logits_of)
+    chunk = chunk_slots or _slots_at_once(states, logits_of, in_pieces=in_pieces)
+    if slots <= chunk and not in_pieces:
         nats = _nats(logits_of(states), targets) * weight
         return nats.sum(), nats.detach()
     leaves = leaves_of(logits_of, states) if torch.is_grad_enabled() else []
     if leaves or (torch.is_grad_enabled() and states.requires_grad):
         total, terms = _ChunkedTotal.apply(states, targets, weight, logits_of, chunk, *leaves)  # type: ignore[no-untyped-call]
         return total, terms
-    pieces = zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
-    nats = torch.cat([_nats(logits_of(some), some_targets) for some, some_targets in pieces]) * weight
-    return nats.sum(), nats
+    terms = _terms(_Chunk(states, targets, weight, None), logits_of, chunk, (), [])
+    return terms.sum(), terms
 
 
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:
@@ -105,17 +109,9 @@ class _ChunkedTotal(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, targets: Tensor, weight: Tensor, logits_of: LogitsOf, chunk: int, *leaves: Tensor
     ) -> tuple[Tensor, Tensor]:
-        terms = torch.empty(len(states), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
         state_gradient = torch.empty_like(states) if states.requires_grad else None
         sums = [torch.zeros_like(leaf) for leaf in leaves]
-        for start in range(0, len(states), chunk):
-            part = slice(start, start + chunk)
-            into = None if state_gradient is None else state_gradient[part]
-            one = _Chunk(states[part].detach(), targets[part], weight[part], into)
-            if isinstance(logits_of, LinearHead):
-                terms[part] = _linear_chunk(one, logits_of, sums)
-            else:
-                terms[part] = _any_chunk(one, logits_of, leaves, sums)
+        terms = _terms(_Chunk(states.detach(), targets, weight, state_gradient), logits_of, chunk, leaves, sums)
         ctx.gradients = (state_gradient, *sums)
         ctx.mark_non_differentiable(terms)
         return terms.sum(), terms
@@ -145,6 +141,12 @@ class _Chunk(NamedTuple):
     weight: Tensor
     gradient: Tensor | None
 
+    def part(self, first: int, slots: int) -> _Chunk:
+        """The chunk of the slots from `first` on."""
+        some = slice(first, first + slots)
+        into = None if self.gradient is None else self.gradient[some]
+        return _Chunk(self.states[some], self.targets[some], self.weight[some], into)
+
     def nats_and_gradient(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The (slots,) weighted nats, and the (slots, V) gradient of their sum with respect to the logits."""
         log_chances = _exact(logits.detach()).log_softmax(dim=-1)
@@ -154,7 +156,25 @@ class _Chunk(NamedTuple):
         return nats, gradient.mul_(self.weight[:, None]).to(logits.dtype)
 
 
-def _any_chunk(chunk: _Chunk, logits_of: LogitsOf, leaves: tuple[Tensor, ...], sums: list[Tensor]) -> Tensor:
+def _terms(whole: _Chunk, logits_of: LogitsOf, chunk: int, leaves: Sequence[Tensor], sums: list[Tensor]) -> Tensor:
+    """The (slots,) weighted nats, computed chunk by chunk.
+
+    The function writes the gradient of the states into `whole.gradient`, and adds the gradients of `leaves` to `sums`. Without
+    leaves and without `whole.gradient` it computes no gradient.
+    """
+    parts = [whole.part(first, chunk) for first in range(0, len(whole.states), chunk)]
+    dtype = torch.promote_types(whole.states.dtype, torch.float32)
+    if (head := _soft_capped(logits_of)) is not None:
+        buffers = whole.states.new_empty(2, min(chunk, len(whole.states)), len(head.weight), dtype=dtype)
+        nats = [_linear_chunk(part, head, sums, buffers) for part in parts]
+    elif sums or whole.gradient is not None:
+        nats = [_any_chunk(part, logits_of, leaves, sums) for part in parts]
+    else:
+        nats = [_nats(logits_of(part.states), part.targets) * part.weight for part in parts]
+    return torch.cat(nats) if nats else whole.states.new_zeros(0, dtype=dtype)
+
+
+def _any_chunk(chunk: _Chunk, logits_of: LogitsOf, leaves: Sequence[Tensor], sums: list[Tensor]) -> Tensor:
     """The (slots,) weighted nats of a chunk, for any head.
 
     The function writes the gradient of the chunk's states into `chunk.gradient`, and adds the gradients of `leaves` to `sums`.
@@ -174,17 +194,42 @@ def _any_chunk(chunk: _Chunk, logits_of: LogitsOf, leaves: tuple[Tensor, ...], s
     return nats
 
 
-def _linear_chunk(chunk: _Chunk, head: LinearHead, sums: list[Tensor]) -> Tensor:
+def _linear_chunk(chunk: _Chunk, head: _SoftCapped, sums: list[Tensor], buffers: Tensor) -> Tensor:
     """The (slots,) weighted nats of a chunk, for a head that is a matrix; the result is that of `_any_chunk`.
 
+    With z = W x + b, y = cap(z) and p = softmax(y), the nats are -ln p[target], and their gradient by z is (p - onehot) cap'(z).
     The gradient of the matrix is added up in place, so that only one tensor of the matrix's size exists, and not two.
+
+    Args:
+        buffers: (2, slots or more, V) numbers that are overwritten: the logits, then their gradient; and what the cap keeps.
     """
-    raw = head.raw(chunk.states).requires_grad_()
-    with torch.enable_grad():
-        logits = head.finish(raw)
-    nats, upstream = chunk.nats_and_gradient(logits)
-    if logits is not raw:
-        (upstream,) = torch.autograd.grad(logits, raw, upstream)
+    logits, spare = buffers[:, : len(chunk.states)]
+    _raw_into(logits, head, chunk.states)
+    head.finish.apply_(logits, spare)
+    column, weight = chunk.targets[:, None], chunk.weight.to(logits.dtype)
+    logits.sub_(logits.amax(dim=1, keepdim=True))
+    chosen = logits.gather(1, column)[:, 0]
+    total = logits.exp_().sum(dim=1)
+    if sums or chunk.gradient is not None:
+        logits.mul_((weight / total)[:, None]).scatter_add_(1, column, -weight[:, None])
+        head.finish.times_slope_(logits, spare)
+        _add_gradients(chunk, head, logits.to(head.weight.dtype), sums)
+    nats: Tensor = (total.log_() - chosen) * weight
+    return nats
+
+
+def _raw_into(logits: Tensor, head: LinearHead, states: Tensor) -> None:
+    """Write the raw logits of (slots, D) states into (slots, V) numbers in float32 or better."""
+    if states.dtype != logits.dtype or head.weight.dtype != logits.dtype:
+        logits.copy_(head.raw(states))
+    elif head.bias is None:
+        torch.mm(states, head.weight.T, out=logits)
+    else:
+        torch.addmm(head.bias, states, head.weight.T, out=logits)
+
+
+def _add_gradients(chunk: _Chunk, head: LinearHead, upstream: Tensor, sums: list[Tensor]) -> None:
+    """For the (slots, V) gradient `upstream`: add the gradients of matrix and bias to `sums`, and write that of the states."""
     if chunk.gradient is not None:
         torch.mm(upstream, head.weight, out=chunk.gradient)
     totals = iter(sums)
@@ -192,7 +237,6 @@ def _linear_chunk(chunk: _Chunk, head: LinearHead, sums: list[Tensor]) -> Tensor
         next(totals).addmm_(upstream.T, chunk.states)
     if head.bias is not None and head.bias.requires_grad:
         next(totals).add_(upstream.sum(dim=0))
-    return nats
 
 
 def _exact(logits: Tensor) -> Tensor:
@@ -227,10 +271,30 @@ def parameters_read(model: nn.Module, logits_of: LogitsOf, states: Tensor) -> li
     return [name for name, parameter in model.named_parameters() if id(parameter) in leaves]
 
 
-def _slots_at_once(slots: int, vocab_size: int, *, on_gpu: bool) -> int:
-    scale = GPU_FACTOR if on_gpu else 1
+def _in_pieces(states: Tensor, logits_of: LogitsOf) -> bool:
+    """Whether logits are computed in pieces that fit a CPU's cache, however many there are."""
+    head = _soft_capped(logits_of)
+    return head is not None and states.device.type == "cpu" and len(head.weight) <= PIECE_VOCABULARY
+
+
+class _SoftCapped(LinearHead):
+    """A head whose derivative is written out in `_linear_chunk`."""
+
+    finish: SoftCap
+
+
+def _soft_capped(logits_of: LogitsOf) -> _SoftCapped | None:
+    is_one = isinstance(logits_of, LinearHead) and isinstance(logits_of.finish, SoftCap)
+    return cast(_SoftCapped, logits_of) if is_one else None
+
+
+def _slots_at_once(states: Tensor, logits_of: LogitsOf, *, in_pieces: bool) -> int:
+    slots, vocab_size = len(states), logits_of(states[:0]).shape[-1]
+    if in_pieces:
+        return max(PIECE_SLOTS, PIECE_LOGITS // vocab_size)
+    scale = GPU_FACTOR if states.is_cuda else 1
     if slots * vocab_size <= DIRECT_LOGITS * scale:
-        return slots
+        return max(1, slots)
     return max(1, CHUNK_LOGITS * scale // vocab_size)
 
 

@@ -110,8 +110,8 @@ class MaskedInputObjective(Objective):
     in their publications: each answer is predicted from the tokens before this answer, and no slot reads an answer.
 
     Attributes:
-        rate: the share of inputs that are hidden at random, in training only: round(rate * window_tokens) tokens of each window. A
-            hidden token stays a target.
+        rate: the share of inputs that are hidden at random, in training only: round(rate * n) of the n tokens of each window that
+            are read as inputs. The last token is only a target. A hidden token stays a target.
         direction_token: whether the input starts with `[L]`, so that the first token is scored too.
         hide_answers: whether the answers that a task marks are hidden as inputs, in training and in evaluation. A hidden answer
             stays a target.
@@ -123,10 +123,18 @@ class MaskedInputObjective(Objective):
     hide_answers: Annotated[bool, LATER] = False
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
-        decisions = {"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)}
+        decisions = {"hidden": self._hidden_inputs(batch, window_tokens, generator)}
         if self.hide_answers:
             decisions["answers"] = _stand_in(batch, window_tokens, generator)
         return Draw(decisions)
+
+    def _hidden_inputs(self, batch: int, window_tokens: int, generator: Generator) -> Tensor:
+        """(B, window_tokens) boolean: the tokens that are hidden, drawn among the tokens that a slot reads."""
+        sources, _ = self._unmasked().shifted(window_tokens)
+        read = sources[sources != NO_SOURCE]
+        hidden = torch.zeros(batch, window_tokens, dtype=torch.bool)
+        hidden[:, read] = _exactly(round(self.rate * len(read)), batch, len(read), generator)
+        return hidden
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
         sources, targets = self._unmasked().shifted(windows.shape[1])

@@ -42,6 +42,13 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device_type=device.type, dtype=torch.bfloat16)
 
 
+def computes_bfloat16() -> bool | None:
+    """Whether this CPU multiplies bfloat16 itself; False if PyTorch emulates it, much slower; None if PyTorch does not say."""
+    asked = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    answers = [bool(ask()) for ask in asked if callable(ask)]
+    return any(answers) if any(answers) or len(answers) == len(asked) else None
+
+
 def compiled(model: LanguageModel) -> LanguageModel:
     """The same model with its stack compiled; parameters, names and checkpoints do not change."""
     for name in model.compiled_methods:

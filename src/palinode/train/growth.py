@@ -24,16 +24,23 @@ State = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Reads:
-    """The batch of one optimizer step: `parts` micro-batches of `windows` windows of `window_tokens` tokens each.
+    """What one optimizer step reads: micro-batches of `windows` windows of `window_tokens` tokens each.
 
     Attributes:
+        micro_batches, batches: a batch has so many micro-batches, and the step accumulates so many batches.
         first_window: the index of the step's first window in the stream of windows of this length.
     """
 
     window_tokens: int
     windows: int
-    parts: int
+    micro_batches: int
+    batches: int
     first_window: int
+
+    @property
+    def parts(self) -> int:
+        """The number of micro-batches of the step."""
+        return self.micro_batches * self.batches
 
 
 class LengthGrowth(Config):

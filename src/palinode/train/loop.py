@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from palinode.base.example import Example, SpecialTokens
+from palinode.base.example import Draw, Example, SpecialTokens
 from palinode.base.seeds import derive, generator
 from palinode.base.visibility import Visibility
 from palinode.data.windows import Stream
@@ -210,18 +210,28 @@ def _move(training: Training, scheduled: int) -> float:
 
 
 def batch_examples(training: Training) -> list[Example]:
-    """The Examples of the next step, one for each micro-batch. The Examples depend only on seed, step and recipe state."""
-    step, reads = training.step, training.reads()
-    stream = training.windows.of_length(reads.window_tokens)
+    """The Examples of the next step, one for each micro-batch. The Examples depend only on seed, step and recipe state.
+
+    The micro-batches of a batch share one draw, so their number changes no decision.
+    """
+    reads = training.reads()
+    stream, count = training.windows.of_length(reads.window_tokens), reads.windows
+    draws = draws_of_step(training.objective, reads, training.seed, training.progress())
     examples = []
     for part in range(reads.parts):
-        windows = stream.read(reads.first_window + part * reads.windows, reads.windows)
-        decisions = generator(training.seed, "objective", step, part)
-        count, length = windows.tokens.shape
-        draw = training.objective.draw(count, length, decisions, training.progress())
-        example = training.objective.example(windows.tokens, windows.decisions(draw), training.specials)
+        windows = stream.read(reads.first_window + part * count, count)
+        batch, place = divmod(part, reads.micro_batches)
+        decisions = windows.decisions(draws[batch].of_windows(place * count, count))
+        example = training.objective.example(windows.tokens, decisions, training.specials)
         examples.append(masked(example, windows, training.labels).to(training.device))
     return examples
+
+
+def draws_of_step(objective: Objective, reads: Reads, seed: int, progress: Progress) -> list[Draw]:
+    """The decisions for the windows of a step: a Draw for each batch that the step accumulates (one batch by default)."""
+    streams = [generator(seed, "objective", progress.step, batch) for batch in range(reads.batches)]
+    count = reads.windows * reads.micro_batches
+    return [objective.draw(count, reads.window_tokens, stream, progress) for stream in streams]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Muon that orthogonalises matrices of one shape together, on the CPU in float32.
+"""Muon that orthogonalises matrices of one shape together, on the CPU in float32 unless its options say bfloat16.
 
 `torch.optim.Muon` handles matrices one by one, in bfloat16. A model of two blocks of width 64 has twelve matrices, which is 180
 kernel calls a step. They take 5 ms in torch's Muon and 2 ms here, in a step of 22 ms. A CPU without bfloat16 arithmetic emulates
@@ -8,12 +8,16 @@ bfloat16, tens of times slower than float32. The update is the same as torch's (
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 AT_ONCE = 2**22  # the number of elements that are orthogonalised together (16 MiB of float32); more is no faster
+# Newton-Schulz steps between two products with the matrix itself in the Gram form. Each step multiplies the rounding errors of the
+# smallest singular values of the Gram matrix by up to 12 (Jordan's coefficients), so that many more than five steps would diverge.
+GRAM_STEPS = 5
+Precision = Literal["float32", "bfloat16"]
 
 
 class Muon(torch.optim.Muon):
@@ -22,7 +26,12 @@ class Muon(torch.optim.Muon):
     m <- momentum * m + (1 - momentum) * g; u = (1 - momentum) * g + momentum * m (Nesterov);
     w <- w - lr * weight_decay * w - lr * sqrt(max(1, rows / columns)) * orthogonalised(u).
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+
+    Attributes:
+        newton_schulz_precision: the precision of `orthogonalised` on a CPU; on a GPU it is always bfloat16.
     """
+
+    newton_schulz_precision: Precision = "float32"
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -36,14 +45,16 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             for batch in _batches([parameter for parameter in group["params"] if parameter.grad is not None]):
                 wide = torch.stack([_laid_wide(self._momentum_of(parameter, group)) for parameter in batch])
-                steps = orthogonalised(wide, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                steps = orthogonalised(
+                    wide, group["ns_coefficients"], group["ns_steps"], group["eps"], self.newton_schulz_precision
+                )
                 for parameter, direction in zip(batch, steps, strict=True):
                     _move(parameter, direction, group)
 
     def flops_per_step(self) -> float:
         """The FLOPs of the matrix products of one step, which moves every matrix that has a gradient now."""
         return sum(
-            newton_schulz_flops(parameter.shape, group["ns_steps"])
+            newton_schulz_flops(parameter.shape, group["ns_steps"], _precision(parameter, self.newton_schulz_precision))
             for group in self.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
@@ -60,26 +71,74 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonalised(
-    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float = 1e-7
+    matrices: Tensor,
+    coefficients: tuple[float, float, float],
+    steps: int,
+    epsilon: float = 1e-7,
+    precision: Precision = "float32",
 ) -> Tensor:
     """(n, rows, columns) matrices, rows <= columns, whose singular values are moved towards 1 by Newton-Schulz steps.
 
-    X <- a X + (b A + c A^2) X with A = X X^T, starting at X / |X|. The precision is bfloat16 on a GPU, at least float32 elsewhere.
+    X <- P X with P = a I + b A + c A^2 and A = X X^T, starting at X / |X|. In float32, wide matrices take the Gram form: A <- P A P
+    needs no X, so the product of up to five P is multiplied by X once. Both forms are equal in exact arithmetic.
+
+    Args:
+        precision: the precision of the products: at least float32, or bfloat16. It is always bfloat16 on a GPU.
     """
-    a, b, c = coefficients
     exact = torch.promote_types(matrices.dtype, torch.float32)
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else exact)
+    half = _precision(matrices, precision) == "bfloat16"
+    x = matrices.to(torch.bfloat16 if half else exact)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(epsilon)
-    for _ in range(steps):
-        gram = torch.bmm(x, x.mT)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    for count in _steps_at_once(x.shape[1:], steps, half=half):
+        x = _stepped(x, coefficients) if count == 1 else torch.bmm(_product(torch.bmm(x, x.mT), coefficients, count), x)
     return x.to(matrices.dtype)
 
 
-def newton_schulz_flops(shape: Sequence[int], steps: int) -> float:
+def newton_schulz_flops(shape: Sequence[int], steps: int, precision: Precision = "float32") -> float:
     """The FLOPs of the matrix products of `orthogonalised` for one matrix; elementwise work is not counted."""
     short, long = sorted(shape)
-    return steps * (4.0 * short**2 * long + 2.0 * short**3)
+    counts = _steps_at_once((short, long), steps, half=precision == "bfloat16")
+    squares = sum(1 if count == 1 else 4 * count - 3 for count in counts)
+    return 4.0 * len(counts) * short**2 * long + 2.0 * squares * short**3
+
+
+def _precision(tensor: Tensor, on_cpu: Precision) -> Precision:
+    return "bfloat16" if tensor.is_cuda else on_cpu
+
+
+def _steps_at_once(shape: Sequence[int], steps: int, *, half: bool) -> list[int]:
+    """The numbers of Newton-Schulz steps between two products with the (rows, columns) matrix; they add up to `steps`.
+
+    They are 1, except for a matrix with at least twice as many columns as rows, in float32: there the Gram form costs less.
+    Half precision would need more products to stay exact.
+    """
+    rows, columns = shape
+    most = 1 if half or columns < 2 * rows else GRAM_STEPS
+    return [most] * (steps // most) + ([steps % most] if steps % most else [])
+
+
+def _stepped(x: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
+    """One Newton-Schulz step of (n, rows, columns) matrices."""
+    a, b, c = coefficients
+    gram = torch.bmm(x, x.mT)
+    return torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+
+
+def _product(gram: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """The (n, rows, rows) product of the factors P of `steps` Newton-Schulz steps, from the Gram matrix A = X X^T."""
+    a, b, c = coefficients
+    product = factor = _factor(gram, a, b, c)
+    for _ in range(steps - 1):
+        gram = torch.bmm(torch.bmm(factor, gram), factor)
+        factor = _factor(gram, a, b, c)
+        product = torch.bmm(factor, product)
+    return product
+
+
+def _factor(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor
 
 
 def _batches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from palinode.base.config import LATER, Config, Part
 from palinode.base.errors import BadInput, Unfinished, nearest
-from palinode.train.muon import Muon, newton_schulz_flops
+from palinode.train.muon import Muon, Precision, newton_schulz_flops
 from palinode.train.schedule import ExponentialDecay, PowerDecay, Schedule
 
 Optimizers = list[torch.optim.Optimizer]
@@ -141,6 +141,10 @@ class MuonAdamW(OptimizerConfig):
     published rates are for fewer than 80 million. The defaults here were tuned at 0.1 to 0.9 million (see docs/benchmarks.md).
     Compared with the published recipe, the defaults have twice the matrix and head rates, a third of the vector rate, less
     momentum, and Jordan's five Newton-Schulz steps instead of twelve.
+
+    Attributes:
+        newton_schulz_precision: the precision of the Newton-Schulz steps on a CPU; on a GPU it is always bfloat16. bfloat16 is
+            faster for widths of 128 and more on a CPU that has bfloat16 arithmetic, and much slower on a CPU without it.
     """
 
     kind: ClassVar[str] = "muon+adamw"
@@ -155,6 +159,7 @@ class MuonAdamW(OptimizerConfig):
     beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
     epsilon: float = Field(default=1e-10, gt=0.0)
     other_weight_decay: float = Field(default=0.001, ge=0.0)
+    newton_schulz_precision: Annotated[Precision, LATER] = "float32"
 
     def own_rates(self, roles: Roles) -> Mapping[str, RoleRate]:
         if any(rate.role == "matrix" for rate in self.rates):
@@ -162,7 +167,8 @@ class MuonAdamW(OptimizerConfig):
         return super().own_rates(roles)
 
     def flops_per_step(self, roles: Roles) -> float:
-        return sum(newton_schulz_flops(one.shape, self.newton_schulz_steps) for one in members(roles, "matrix"))
+        steps, precision = self.newton_schulz_steps, self.newton_schulz_precision
+        return sum(newton_schulz_flops(one.shape, steps, precision) for one in members(roles, "matrix"))
 
     def build(self, roles: Roles) -> Optimizers:
         rates = {"embedding": self.embedding_learning_rate, "head": self.head_learning_rate}
@@ -178,15 +184,15 @@ class MuonAdamW(OptimizerConfig):
             betas = (self.beta1, self.beta2)
             optimizers.append(adamw(groups, betas=betas, eps=self.epsilon, weight_decay=self.other_weight_decay))
         if matrices:
-            optimizers.append(
-                Muon(
-                    [{"params": matrices, "peak_lr": self.matrix_learning_rate}],
-                    lr=self.matrix_learning_rate,
-                    weight_decay=self.weight_decay,
-                    momentum=self.momentum,
-                    ns_steps=self.newton_schulz_steps,
-                )
+            muon = Muon(
+                [{"params": matrices, "peak_lr": self.matrix_learning_rate}],
+                lr=self.matrix_learning_rate,
+                weight_decay=self.weight_decay,
+                momentum=self.momentum,
+                ns_steps=self.newton_schulz_steps,
             )
+            muon.newton_schulz_precision = self.newton_schulz_precision
+            optimizers.append(muon)
         return optimizers
 
 

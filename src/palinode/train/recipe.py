@@ -81,7 +81,7 @@ class Recipe(Part):
         factor = self.accumulation.factor(state, seed, step) if self.accumulation else 1
         since = step - self.growth.first_step(length) if self.growth else step
         drawn = int(state.get(WINDOWS_DRAWN, 0)) if self.accumulation else since * windows * self.micro_batches
-        return Reads(length, windows, self.micro_batches * factor, drawn)
+        return Reads(length, windows, self.micro_batches, factor, drawn)
 
     def after_step(
         self,

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from palinode.base.errors import Unfinished
+from palinode.models.parts.norm import rms_norm
 
 
 class OwnStart(nn.Module):
@@ -133,4 +134,4 @@ class Norm(Slotwise):
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "layer":
             return F.layer_norm(x, self.width, self.gain, self.shift, self.epsilon)
-        return F.rms_norm(x, self.width, self.gain)
+        return rms_norm(x, self.gain)
