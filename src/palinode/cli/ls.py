@@ -219,7 +219,8 @@ def _run_text(record: Record) -> str:
             for name, value in by_name.items()
         ]
         lines += ["", text_table(("split", "direction", "score", "value"), scores, right=("value",))] if scores else []
-        for title in ("counters", "parameters", "seconds", "fingerprint", *(["source"] if result.source else [])):
+        optional = [title for title in ("rates", "source") if getattr(result, title)]
+        for title in ("counters", "parameters", "seconds", "fingerprint", *optional):
             lines += ["", title, *(f"  {name}: {_brief(value)}" for name, value in getattr(result, title).items())]
         lines.append(f"weights SHA-256: {result.weights_sha256}, attempts: {result.attempts}")
     return "\n".join(lines)

@@ -116,6 +116,14 @@ def plan_text(planned: Plan, equal: str) -> str:
         text_table(COLUMNS, rows, right=COLUMNS[2:]),
         "",
         f"{before}{planned.left} of {planned.runs} runs are left to do{time}, {planned.disk_bytes / 1e6:,.0f} MB on disk",
+        *_product_shares(planned),
         *(f"warning: {warning}" for warning in planned.warnings),
     ]
     return "\n".join(lines if planned.warnings else [*lines, f"every arm gets the same {equal}"])
+
+
+def _product_shares(planned: Plan) -> list[str]:
+    """The line about the share of the machine's product rate: its smallest and its largest value over the measured cells."""
+    shares = [cell.product_share for cell in planned.cells if cell.product_share is not None]
+    ends = dict.fromkeys(f"{share:.2f}" for share in (min(shares), max(shares))) if shares else {}
+    return [f"share of the machine's product rate that a step reaches: {' to '.join(ends)}"] if ends else []

@@ -52,6 +52,8 @@ class Result(Config):
             optimizer_flops, optimizer_steps, evaluations.
         parameters: the number of parameters in each group, in the model (`total`), and without embeddings (`non_embedding`).
         seconds: the time for train, evaluate, audit, checkpoint, and total.
+        rates: `product_flops_per_second` is the machine's own rate on the matrix products of the model, and `product_share` is the
+            share of it that training reached (`train/product_rate.py`). Empty for short runs and in results of older versions.
         fingerprint: values that decide, besides the spec, the exact bits of the numbers: torch, python, device, cpu_capability,
             threads, platform. A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit
             (`base/memory.py`, `sweep/nursery.py`).
@@ -68,6 +70,7 @@ class Result(Config):
     counters: Mapping[str, Number] = Field(default_factory=dict)
     parameters: Mapping[str, int] = Field(default_factory=dict)
     seconds: Mapping[str, Number] = Field(default_factory=dict)
+    rates: Mapping[str, Number] = Field(default_factory=dict)
     fingerprint: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
     weights_sha256: str | None = None
     attempts: int = Field(default=1, ge=1)

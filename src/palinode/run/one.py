@@ -49,6 +49,7 @@ from palinode.train.checkpoint import Saved, delete_checkpoints, is_whole, load_
 from palinode.train.device import compiled, fingerprint, resolve_device, use_threads
 from palinode.train.loop import Counters, DivergedError, StepReport, Training
 from palinode.train.optim import build_optimizers
+from palinode.train.product_rate import rates_of_run
 from palinode.train.stacked import train_together
 
 CHECKPOINTS = "ckpt"
@@ -203,6 +204,7 @@ class Attempt:
     rows: RowsSeal = field(default_factory=RowsSeal)
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMED, 0.0))
+    rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.spec = self.trained.spec
@@ -326,7 +328,8 @@ class Attempt:
         return self.result("stopped", reason=f"stopped after step {self.training.step}")
 
     def finish(self) -> Result:
-        """Do all work after the last step: save, measure, audit, record."""
+        """Do all work after the last step: time the products of the model, save, measure, audit, record."""
+        self.rates = rates_of_run(self.training, self.seconds["train"])
         self.save()
         scores = self.measure()
         if self.spec.evaluation.split == VALIDATION:  # a trial supports no claim, so it is not audited
@@ -397,6 +400,7 @@ class Attempt:
             counters={**asdict(training.counters), "evaluations": self.evaluations},
             parameters={**by_role, "total": total, "non_embedding": total - outside},
             seconds={**self.seconds, "total": sum(self.seconds.values())},
+            rates=self.rates,
             fingerprint={
                 **fingerprint(training.device),
                 "runs_together": self.runs_together,
