@@ -112,7 +112,9 @@ def test_seconds_are_measured_and_shared_between_workers(palinode):
     each = [cell["seconds"] for cell in data["cells"]]
     assert all(seconds > 0 for seconds in each)
     assert data["predicted_seconds"] == pytest.approx(max(each))
+    assert all(cell["product_share"] > 0 for cell in data["cells"])
     text = palinode("plan", "x.toml", "--no-measure").out
+    assert "product rate" not in text
     assert "4 of 4 runs are left to do" in text
     assert "warning: both" in text
 

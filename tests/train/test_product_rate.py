@@ -58,14 +58,17 @@ class WithoutMaps(LanguageModel):
 
 MODELS = {
     "gpt2, whose table of tokens is the head": lambda: gpt2(**SMALL).build(VOCABULARY, SLOTS, 0),
-    "modern": lambda: modern(**SMALL).build(VOCABULARY, SLOTS, 0),
+    "modern, without gains": lambda: modern(**SMALL, preset="N").build(VOCABULARY, SLOTS, 0),
     "a user's model": OwnModel,
 }
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
 def test_the_products_of_the_maps_are_those_of_a_step(build):
-    """PyTorch's counter sees the products of linear maps as `mm` and `addmm`, and those of attention as other operators."""
+    """PyTorch's counter sees the products of linear maps as `mm` and `addmm`, and those of attention as other operators.
+
+    It would also count the gradient of a norm's gain, which is a product of a vector with a matrix.
+    """
     model = build()
     tokens = torch.randint(0, VOCABULARY, (ROWS, SLOTS), generator=generator(0, "test tokens"))
     with FlopCounterMode(display=False) as counter:

@@ -30,9 +30,9 @@ ROUND_FLOPS, LEAST_SLOTS = 6e9, 256
 MOST_SIDE = 1024  # a longer side of a matrix is cut to this length; sides of 1024 to 8192 had the same rate within 3 %
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
 MOST_SECONDS = 0.15  # no further round begins after this time
-SHARE_OF_RUN = 0.01  # the largest share of the FLOPs of a run that the measurement takes, so about this share of its time
+# The largest share of the FLOPs of a run that the measurement takes, so about this share of its time.
+SHARE_OF_RUN = 0.01
 
-ROLES_OF_MAPS = ("matrix", "head")
 Clock = Callable[[], float]
 
 
