@@ -83,7 +83,9 @@ def main() -> None:
     arguments.add_argument("--case", choices=tuple(CASES), help="measure this case only")
     arguments.add_argument("--against", type=Path, metavar="SRC", help="the folder src of another checkout")
     arguments.add_argument("--threads", type=int, choices=THREADS, default=1, help="with --against")
-    arguments.add_argument("--mode", choices=("float32", "bfloat16", "compiled"), default="float32", help="with --against")
+    arguments.add_argument(
+        "--mode", choices=("float32", "bfloat16", "compiled"), default="float32", help="with --against"
+    )
     arguments.add_argument("--part", choices=("row", "steps"), help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.part == "row":

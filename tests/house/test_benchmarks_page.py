@@ -76,7 +76,11 @@ def test_the_section_of_the_step_rate_judges_shares_page_faults_and_bfloat16(pag
         **{"page_faults": spread(3.0), "system_share": 0.01, "peak_mib": 99.0, "load_average": 1.5},
     }
     result = {
-        "rows": [row, {**row, "threads": 2, "share": spread(0.3)}, {**row, "case": "4x128, 16 x 128", "share": spread(0.7)}],
+        "rows": [
+            row,
+            {**row, "threads": 2, "share": spread(0.3)},
+            {**row, "case": "4x128, 16 x 128", "share": spread(0.7)},
+        ],
         **{"bfloat16": [], "bfloat16_is_emulated": True, "vocabulary": 259, "target_page_faults": 50},
         **{"target_shares": {"2x64, 16 x 128": 0.64, "4x128, 16 x 128": 0.77, "2x64, 32 x 20": 0.45}},
         "target_bfloat16": 1.5,
