@@ -6,7 +6,8 @@ take turns in one process. Every case has a process of its own, started like a w
 With one thread the seconds are CPU seconds, which other programs change least. With two threads they are wall seconds, because a
 thread that waits also uses CPU time. Linux only (/proc/self).
 
-    python benchmarks/step_rate.py                       every case, about 12 minutes
+    python benchmarks/step_rate.py
+        every case: about 10 minutes on two quiet cores, 15 where bfloat16 is measured too
     python benchmarks/step_rate.py --case "2x64, 16 x 128"
         this case only; its rows replace those in the result
     python benchmarks/step_rate.py --case "2x64, 16 x 128" --against OTHER/src

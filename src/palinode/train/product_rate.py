@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from palinode.models.base import LanguageModel
 from palinode.models.cost import TRAINING_FACTOR
@@ -58,19 +59,17 @@ def linear_maps(model: LanguageModel, precision: Precision = "float32") -> Count
     """How often a model has each linear map that every slot goes through.
 
     These are the 2-D parameters of the groups `matrix` and `head`, and the token table if it is also the head. The head computes
-    in the format of its weight, because autocast ends before it.
+    in the format of its weight, because autocast ends before it. In a model with an encoder, all maps count as if every slot went
+    through them.
     """
     groups = model.parameter_groups()
-    maps: Counter[LinearMap] = Counter()
-    heads = {id(weight): weight for _, weight in groups.get("head", ()) if weight.ndim == 2}
+    heads: dict[int, Tensor] = {id(weight): weight for _, weight in groups.get("head", ())}
     if (head := model.linear_head()) is not None:
         heads[id(head.weight)] = head.weight
-    maps.update(LinearMap(*weight.shape, weight.dtype) for weight in heads.values())
-    for _, weight in groups.get("matrix", ()):
-        if weight.ndim == 2 and id(weight) not in heads:
-            dtype = torch.bfloat16 if precision == "bfloat16" else weight.dtype
-            maps[LinearMap(*weight.shape, dtype)] += 1
-    return maps
+    inner = [weight for _, weight in groups.get("matrix", ()) if id(weight) not in heads]
+    formats = [(weight, weight.dtype) for weight in heads.values()]
+    formats += [(weight, torch.bfloat16 if precision == "bfloat16" else weight.dtype) for weight in inner]
+    return Counter(LinearMap(weight.shape[0], weight.shape[1], dtype) for weight, dtype in formats if weight.ndim == 2)
 
 
 class Products:
@@ -120,7 +119,7 @@ class _Product:
     def __init__(self, linear_map: LinearMap, slots: int, device: torch.device):
         outputs, inputs = linear_map.outputs, linear_map.inputs
 
-        def ones(rows: int, columns: int) -> torch.Tensor:
+        def ones(rows: int, columns: int) -> Tensor:
             return torch.ones(rows, columns, dtype=linear_map.dtype, device=device)
 
         self.flops = float(slots * linear_map.flops_per_slot)
