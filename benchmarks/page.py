@@ -416,9 +416,10 @@ def numerics(result: Row) -> Iterator[str]:
     yield from paragraph(
         f"The same trainings in a program of numerics version {old} and in one of version {new}: `modern` models, recipe "
         "`speedrun`, Tinyshakespeare as characters, one thread. Both start from the same weights and read the same windows, "
-        "so only rounding differs. The difference is the final validation loss of the new version minus that of the old one, in nats a token; "
-        f"the brackets hold its lowest and highest value of {len(result['pairs']) // len(result['cases'])} seeds. Target: a mean "
-        f"difference of at most {result['target_nats']:g}; {met(worst <= result['target_nats'])}."
+        "so only rounding differs. The difference is the final validation loss of the new version minus that of the old one, in "
+        "nats a token; the brackets hold its lowest and highest value of "
+        f"{len(result['pairs']) // len(result['cases'])} seeds. Target: a mean difference of at most {result['target_nats']:g}; "
+        f"{met(worst <= result['target_nats'])}."
     )
     yield ""
     yield from table(
