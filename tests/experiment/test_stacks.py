@@ -41,7 +41,7 @@ from palinode.results.record import ExperimentEntry, StackEntry
 from palinode.train.checkpoint import Saved, save_checkpoint
 
 BASE = RunSettings(
-    data=TaskData(task=AssociativeRecall(vocabulary=4, length=6), validation_sequences=4),
+    data=TaskData(task=AssociativeRecall(vocabulary=10, length=8), validation_sequences=4),
     model=modern(layers=1, width=16, heads=2),
     objective=LtrObjective(),
     recipe=Gpt2AdamW(steps=3, batch_windows=2),

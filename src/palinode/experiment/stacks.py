@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import torch
+
 from palinode.base.memory import keep_memory
 from palinode.data.source import prepare
 from palinode.experiment.cells import Cell
@@ -36,7 +38,8 @@ from palinode.train.loop import Counters, DivergedError, Training
 from palinode.train.stacked import Stack
 
 LEAST_GAIN = 1.2  # a stack changes the last digits, so a smaller gain is not worth it
-PROMISING_GAIN = 1.05  # a size that gains less in a round is not measured again
+PROMISING_GAIN = 1.0  # a size whose median gain so far is smaller is not measured again
+LEAST_ROUNDS = 2  # one round may be disturbed by other programs
 SIZES = (2, 4, 8)  # the sizes that are measured, as far as there are so many runs
 ROUNDS = 5  # in each round, single steps and the steps of every size are timed in turn
 WARM_UP_STEPS, TIMED_STEPS = 2, 6  # in each round; the first steps of a stack allocate memory
@@ -59,9 +62,8 @@ class Measured:
 
     @property
     def gains(self) -> dict[int, float]:
-        """Size -> the median, over the rounds, of the seconds of a single run divided by those of a run in a stack."""
-        sizes = sorted({size for one in self.rounds for size in one} - {1})
-        return {size: median(one[1] / one[size] for one in self.rounds if size in one) for size in sizes}
+        """Size -> the steps a second of the runs of a stack, divided by those of single runs."""
+        return gains_of(self.rounds)
 
     def process_seconds(self, size: int) -> list[float]:
         """The seconds of each process when the runs are divided into stacks of at most `size` runs."""
@@ -295,9 +297,17 @@ def measure(specs: Sequence[RunSpec]) -> list[dict[int, float]]:
     began = time.perf_counter()
     while sizes and len(rounds) < ROUNDS and (not rounds or time.perf_counter() - began < BUDGET_SECONDS):
         seconds = {size: _step_seconds(members[:size] if size > 1 else [alone]) for size in (1, *sizes)}
-        sizes = [size for size in sizes if seconds[1] / seconds[size] >= PROMISING_GAIN]
         rounds.append(seconds)
+        if len(rounds) >= LEAST_ROUNDS:
+            gains = gains_of(rounds)
+            sizes = [size for size in sizes if gains[size] >= PROMISING_GAIN]
     return rounds
+
+
+def gains_of(rounds: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Size -> the median, over the rounds, of the seconds of a single run divided by those of a run in a stack."""
+    sizes = sorted({size for one in rounds for size in one} - {1})
+    return {size: median(one[1] / one[size] for one in rounds if size in one) for size in sizes}
 
 
 def sizes_up_to(runs: int) -> list[int]:
@@ -314,13 +324,17 @@ def _step_seconds(members: Sequence[Training]) -> float:
 
 
 def _timed_steps(stack: Stack) -> Iterator[float]:
+    """The seconds of single steps. Computing time, where one thread does all the work: other programs disturb it least."""
+    first = stack.members[0]
+    is_one_thread = first.device.type == "cpu" and torch.get_num_threads() == 1
+    now = time.process_time if is_one_thread else time.perf_counter
     for _ in range(WARM_UP_STEPS + TIMED_STEPS):
         if any(member.finished for member in stack.members):  # a short run is measured from its first step again
             for member in stack.members:
                 member.counters = Counters()
-        started = time.perf_counter()
+        started = now()
         reports = stack.step()
-        yield time.perf_counter() - started
+        yield now() - started
         for report in reports:
             if isinstance(report, DivergedError):
                 raise report

@@ -198,8 +198,8 @@ class Stack:
     def _reached(self, index: int, examples: Sequence[Example]) -> list[bool]:
         """Whether each parameter of the member with this index would get a gradient in a separate run.
 
-        An optimizer does not move or decay the other parameters. The answer is computed once for every list of passes, because a pass that starts later in training may reach more
-        parameters.
+        An optimizer does not move or decay the other parameters. The answer is computed once for every list of passes, because a
+        pass that starts later in training may reach more parameters.
         """
         passes = tuple((group.name, group.sees) for example in examples for group in example.groups if group.rows)
         if passes not in self._has_gradient:
