@@ -281,11 +281,9 @@ def _entry(
     choices: Sequence[ChoiceEntry] = (),
 ) -> ExperimentEntry:
     """The entry of an experiment in the store. The date, command and plan of an earlier entry with the same runs stay."""
-    runs = _run_entries(resolved)
+    runs, experiments = _run_entries(resolved), store.experiments()
     same = (resolved.name, resolved.size, [run.run_id for run in runs])
-    earlier = next(
-        (one for one in store.experiments() if (one.name, one.size, [run.run_id for run in one.runs]) == same), None
-    )
+    earlier = next((one for one in experiments if (one.name, one.size, [run.run_id for run in one.runs]) == same), None)
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
         hashes.setdefault(audit.arm.name, {}).update(audit.hashes)
@@ -306,7 +304,7 @@ def _entry(
         to_choose=resolved.tuning.field if resolved.tuning is not None else "",
         plan=earlier.plan if earlier else {},
         claims=resolved.claims,
-        stacks=kept_stacks(store.experiments(), f"{resolved.name}--{resolved.size}", [run.run_id for run in runs]),
+        stacks=kept_stacks(experiments, f"{resolved.name}--{resolved.size}", [run.run_id for run in runs]),
     )
 
 

@@ -89,6 +89,12 @@ def kept_stacks(earlier: Sequence[ExperimentEntry], full_name: str, run_ids: Seq
     return tuple(stack for entry in entries for stack in entry.stacks if own & {one for g in stack.groups for one in g})
 
 
+def stored_stacks(store: Store) -> list[tuple[str, ...]]:
+    """The run ids of every stack of two or more runs that an entry in the store has."""
+    groups = [group for entry in store.experiments() for stack in entry.stacks for group in stack.groups]
+    return sorted({group for group in groups if len(group) > 1})
+
+
 def fixed_stack_of(store: Store, run_ids: Sequence[str], *, all_groups: bool) -> dict[str, tuple[str, ...]]:
     """Run id -> the run ids of its fixed stack, for runs that are trained in one.
 
@@ -97,10 +103,9 @@ def fixed_stack_of(store: Store, run_ids: Sequence[str], *, all_groups: bool) ->
     Args:
         all_groups: whether stacks count that have not begun. A stack has begun when a run of it has a checkpoint of a stack.
     """
-    groups = {group for entry in store.experiments() for stack in entry.stacks for group in stack.groups}
     own = set(run_ids)
     fixed: dict[str, tuple[str, ...]] = {}
-    for group in sorted(group for group in groups if len(group) > 1 and own & set(group)):
+    for group in (group for group in stored_stacks(store) if own & set(group)):
         before = {run_id: runs_together_before(store, run_id) or 0 for run_id in group}
         if all_groups or max(before.values()) > 1:
             fixed |= {run_id: group for run_id in group if run_id in own and before[run_id] != 1}
@@ -178,8 +183,9 @@ class _Open(NamedTuple):
 
 
 def runs_to_begin(cell: Cell, store: Store) -> list[str]:
-    """The ids of the cell's runs that have not ended, and that have no checkpoint."""
-    run_ids = [spec.run_id for spec in cell.specs if store.ended(spec.run_id) is None]
+    """The ids of the cell's runs that have not ended, have no checkpoint, and have no place in a stack of any experiment."""
+    placed = {run_id for group in stored_stacks(store) for run_id in group}
+    run_ids = [spec.run_id for spec in cell.specs if spec.run_id not in placed and store.ended(spec.run_id) is None]
     return [run_id for run_id in run_ids if runs_together_before(store, run_id) is None]
 
 
