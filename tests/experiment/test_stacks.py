@@ -44,7 +44,7 @@ BASE = RunSettings(
     data=TaskData(task=AssociativeRecall(vocabulary=10, length=8), validation_sequences=4),
     model=modern(layers=1, width=16, heads=2),
     objective=LtrObjective(),
-    recipe=Gpt2AdamW(steps=3, batch_windows=2),
+    recipe=Gpt2AdamW(steps=200, batch_windows=2),
     evaluation=EvaluationConfig(directions=("ltr",), labels="answer"),
 )
 
@@ -160,7 +160,7 @@ def test_one_seed_needs_no_choice(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"recipe": Gpt2AdamW(steps=3, batch_windows=2, compile=True)}, "compiled"),
+        ({"recipe": Gpt2AdamW(steps=200, batch_windows=2, compile=True)}, "compiled"),
         ({"objective": ChooseObjective(p=Constant(p=0.5))}, "drawn for each run"),
     ],
 )
@@ -173,7 +173,8 @@ def test_a_cell_that_cannot_be_stacked_is_not_measured(monkeypatch, tmp_path, ch
     assert why_alone(cells()[0]) == ""
 
 
-def test_the_measurement_gives_times_of_every_size():
+def test_the_measurement_gives_times_of_every_size(monkeypatch):
+    monkeypatch.setattr(stacks, "ROUNDS", 1)
     first, *_ = measure([run.spec for run in resolved(seeds=3).runs])
     assert set(first) == {1, 2, 3}
     assert all(seconds > 0 for seconds in first.values())

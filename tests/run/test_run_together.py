@@ -164,6 +164,7 @@ def test_in_a_fixed_stack_a_run_ends_with_the_same_bits_wherever_it_was_stopped(
     assert runs_together_before(Store(tmp_path / "empty"), together[0]) is None
 
 
+@pytest.mark.nightly
 def test_runs_of_a_fixed_stack_whose_batches_differ_in_shape_do_not_depend_on_each_other(corpus, tmp_path):
     recipe = Gpt2AdamW(steps=6, batch_windows=4, schedule=Cosine(warmup_steps=2))
     drawn = ChooseObjective(p=Constant(p=0.5))
