@@ -182,11 +182,11 @@ OLD_FILE = "5f0400042816183c93ae490981011eb6f24dd06bf249d78d9c27ad322d858cf0"
 
 
 def old_run(write):
-    """A run of the user's class as an earlier version stored it: named by the hash of the whole file."""
+    """A run of the user's class as an earlier version stored it: without a numerics version, and named by the hash of the whole file."""
     source = load(write("mine.py", USER))
     spec = source.resolve().runs[1].spec
     encoded = encode(spec)
-    del encoded["objective"]["code_sha256"]
+    del encoded["objective"]["code_sha256"], encoded["numerics_version"]
     encoded["objective"]["source_sha256"] = OLD_FILE
     directory = Store("runs").write_spec(OLD_ID, encoded)
     write(f"runs/{OLD_ID}/code.py", USER)
