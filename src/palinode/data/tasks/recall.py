@@ -306,20 +306,23 @@ class MultiQueryRecall(ShapedTask):
 
     def sample(self, count: int, rng: Generator) -> Sample:
         half, shown = self.vocabulary // 2, self.shown_tokens
-        keys, values = draws.distinct_of_each(count, self.pairs, (half - 1, self.vocabulary - half), rng)
-        keys, values = 1 + keys, half + values
+        keys = draws.distinct(count, self.pairs, half - 1, rng).add_(1)
+        values = draws.distinct(count, self.pairs, self.vocabulary - half, rng).add_(half)
         tokens = torch.zeros(count, self.length, dtype=torch.long)
         if self.filler == "uniform":
             tokens[:, shown:] = draws.integers(self.vocabulary, (count, self.length - shown), rng)
-        by_pass = tokens[:, :shown].view(count, self.passes, 2 * self.pairs)
-        by_pass[..., ::2], by_pass[..., 1::2] = keys[:, None], values[:, None]
-        places = shown + 2 * self._query_slots(count, rng)
+        written = tokens.numpy()  # the same memory: a slice of it costs a third of the time of a slice of a tensor
+        for first in range(0, shown, 2 * self.pairs):
+            written[:, first : first + 2 * self.pairs : 2] = keys
+            written[:, first + 1 : first + 2 * self.pairs : 2] = values
+        places = self._query_slots(count, rng).mul_(2).add_(shown)
         replies = places + 1
         tokens.scatter_(1, places, keys).scatter_(1, replies, values)
         # The last place of each pair's key before the queries.
-        last_shown = shown - 2 * self.pairs + 2 * torch.arange(self.pairs)
+        last_shown = torch.arange(shown - 2 * self.pairs, shown, 2)
         gap = torch.full_like(tokens, NO_VALUE).scatter_(1, replies, places - last_shown)
-        return Sample.with_gaps(tokens, gap)
+        answers = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, replies, True)
+        return Sample(tokens, answers, {"gap": gap})
 
     def _query_slots(self, count: int, rng: Generator) -> Tensor:
         """(B, P): the slot of the query of each pair; a slot is two tokens.
