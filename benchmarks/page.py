@@ -408,6 +408,55 @@ def startup(result: Row) -> Iterator[str]:
     )
 
 
+def numerics(result: Row) -> Iterator[str]:
+    worst = max(abs(row["difference_nats"]) for row in result["cases"])
+    old, new = result["cases"][0]["versions"]
+    yield "## Numerics versions"
+    yield ""
+    yield from paragraph(
+        f"The same trainings in a program of numerics version {old} and in one of version {new}: `modern` models, recipe "
+        "`speedrun`, Tinyshakespeare as characters, one thread. Both start from the same weights and read the same windows, "
+        "so only rounding differs. The difference is the final validation loss of the new version minus that of the old one, in "
+        "nats a token; the brackets hold its lowest and highest value of "
+        f"{len(result['pairs']) // len(result['cases'])} seeds. Target: a mean difference of at most {result['target_nats']:g}; "
+        f"{met(worst <= result['target_nats'])}."
+    )
+    yield ""
+    yield from table(
+        ("model", "loss", "difference", "times less CPU"),
+        [
+            [
+                row["case"],
+                f"{row['nats']:.4f}",
+                f"{row['difference_nats']:+.4f} ({min(row['differences_nats']):+.4f} to {max(row['differences_nats']):+.4f})",
+                f"{row['times_less_cpu']:.2f}",
+            ]
+            for row in result["cases"]
+        ],
+    )
+
+
+def first_result(result: Row) -> Iterator[str]:
+    medians, targets = result["medians"], result["targets"]
+    yield "## First result"
+    yield ""
+    yield from paragraph(
+        "`palinode demo` in an empty store and with an empty cache, on a terminal: nine runs of three arms, the audits, the "
+        f"verdict and the report. Medians of {len(result['rounds'])} starts. The runs go two at a time, so the seconds of the "
+        "parts add up to more than the wall time."
+    )
+    yield ""
+    words = {"wall_seconds": "wall time", "first_line_seconds": "first line", "audit_seconds": "all audits together"}
+    rows = [
+        [words[name], f"{medians[name]:.1f}", f"{target:g}", met(medians[name] <= target)]
+        for name, target in targets.items()
+    ]
+    rows.append(["CPU time of all processes", f"{medians['cpu_seconds']:.1f}", "", ""])
+    parts = {name: sorted(one["parts"][name] for one in result["rounds"]) for name in result["rounds"][0]["parts"]}
+    rows += [[name.replace("_", " "), f"{values[len(values) // 2]:.1f}", "", ""] for name, values in parts.items()]
+    yield from table(("what", "seconds", "target", ""), rows)
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -423,6 +472,8 @@ SECTIONS = {
         long_context,
         stacked_runs,
         startup,
+        numerics,
+        first_result,
     )
 }
 

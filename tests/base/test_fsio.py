@@ -373,7 +373,13 @@ def test_reading_what_is_not_there_or_not_ours(tmp_path):
     assert fsio.read_rows(tmp_path / "none").rows == []
     (tmp_path / "other").write_text('[1]\n"x"\n{"crc": 1}\n\n{"crc": "a", "row": {}}\nnull\n' + "[" * 100_000)
     assert fsio.read_rows(tmp_path / "other").rows == []
-    for name, content in {"empty": b"", "half": b'{"a":', "latin": b'{"a": "\xe9"}', "deep": b"[" * 100_000}.items():
+    for name, content in {
+        "empty": b"",
+        "half": b'{"a":',
+        "latin": b'{"a": "\xe9"}',
+        "deep": b"[" * 100_000,
+        "twice": b'{"a": {"b": 1, "b": 1}}',
+    }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Damaged) as caught:
             fsio.read_json(tmp_path / name)

@@ -189,7 +189,9 @@ def test_damaged_files_are_named_and_listed(tmp_path, name, content):
     assert [record.outcome for record in store.records()] == ["damaged"]
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"seed": 1', b'{"seed": 2, "self_sha256": "0"}'])
+@pytest.mark.parametrize(
+    "content", [None, b"", b'{"seed": 1', b'{"seed": 2, "self_sha256": "0"}', b'{"seed": 1, "seed": 1}']
+)
 def test_a_spec_that_cannot_be_read_is_written_again(tmp_path, content):
     store = Store(tmp_path)
     path = store.write_spec(RUN, {"seed": 1}) / "spec.json"

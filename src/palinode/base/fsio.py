@@ -207,10 +207,12 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that this module wrote.
 
     Raises:
-        Damaged: the file is missing, unreadable, not UTF-8, not JSON, or holds a number that this module does not write.
+        Damaged: the file is missing, unreadable, not UTF-8, not JSON, or holds what this module does not write: such a number, or a
+            key twice.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_int=_integer, parse_constant=_no_constant)
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, parse_int=_integer, parse_constant=_no_constant, object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"cannot be read as JSON: {type(error).__name__}", file=str(path)) from error
 
@@ -385,6 +387,13 @@ def _integer(digits: str) -> int:
 
 def _no_constant(name: str) -> float:
     raise ValueError(name)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key is given twice")
+    return table
 
 
 def _is_torn(text: str) -> bool:

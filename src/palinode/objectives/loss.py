@@ -5,8 +5,8 @@ times as much with their log-softmax and gradient. When the logits are large, th
 gradient of each chunk is computed in the forward pass. The gradient can be computed so early because the loss is a sum: the
 backward pass gets one number and only multiplies the gradients by this number. If the head is a matrix (`LinearHead`), the
 gradient of this matrix is added up in place, because the matrix has 147 MiB at GPT-2's size.
-Small logits are computed in pieces, too, if the head is a matrix with a `SoftCap`: a piece fits the second-level cache of a CPU
-core, and the derivatives of soft-cap and cross-entropy are written out, so that they need one more buffer and not eight.
+For a matrix with a `SoftCap` the derivatives of soft-cap and cross-entropy are written out, so that they need one more buffer of
+the logits' size and not eight. On a CPU small logits are computed in this way, too.
 There are two alternatives. Checkpointing of each chunk costs more: the logits are computed twice, and autograd makes one more
 gradient of the head for each chunk. `torch.nn.functional.linear_cross_entropy` does less: it has neither soft-cap nor weights.
 The script benchmarks/loss_memory.py measures the memory.
@@ -32,8 +32,9 @@ DIRECT_LOGITS = 2**23  # up to 8 million logits (32 MiB of float32) are made at 
 CHUNK_LOGITS = 2**22  # more than DIRECT_LOGITS logits are made in chunks of about 4 million logits (16 MiB of float32)
 # The factor of DIRECT_LOGITS and CHUNK_LOGITS on a GPU: a GPU needs larger chunks to be busy, and has the memory for them.
 GPU_FACTOR = 32
-# On a CPU, a head that is a matrix of at most PIECE_VOCABULARY rows makes about 65,536 logits (256 KiB of float32) at once.
-PIECE_VOCABULARY, PIECE_LOGITS, PIECE_SLOTS = 4096, 2**16, 32
+# On a CPU, a head that is a matrix of at most PIECE_VOCABULARY rows makes about a million logits (4 MiB of float32) at once. Pieces
+# of 256 KiB, which fit a second-level cache, were slower: 6.6 ms and not 5.1 for 2,048 slots of 259 logits (7.3 through autograd).
+PIECE_VOCABULARY, PIECE_LOGITS = 4096, 2**20
 LogitsOf = Callable[[Tensor], Tensor]
 
 
@@ -59,7 +60,7 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
         logits_of: the function (slots, D) -> (slots, V), usually `model.logits_map()`; a slot's logits depend only on its state.
         chunk_slots: the number of slots whose logits are in memory at once. Default: all slots if they have at most 8 million
             logits, else so many slots that a chunk has about 4 million logits (on a GPU, both limits are 32 times as large). On
-            a CPU, a matrix of at most 4,096 rows makes about 65,536 logits at once.
+            a CPU, a matrix of at most 4,096 rows makes about a million logits at once.
     """
     weight = example.loss_weight.flatten()
     states, targets = hidden.flatten(0, 1), example.targets.flatten()
@@ -272,7 +273,7 @@ def parameters_read(model: nn.Module, logits_of: LogitsOf, states: Tensor) -> li
 
 
 def _in_pieces(states: Tensor, logits_of: LogitsOf) -> bool:
-    """Whether logits are computed in pieces that fit a CPU's cache, however many there are."""
+    """Whether the loss is computed with written-out derivatives, however few logits there are."""
     head = _soft_capped(logits_of)
     return head is not None and states.device.type == "cpu" and len(head.weight) <= PIECE_VOCABULARY
 
@@ -291,7 +292,7 @@ def _soft_capped(logits_of: LogitsOf) -> _SoftCapped | None:
 def _slots_at_once(states: Tensor, logits_of: LogitsOf, *, in_pieces: bool) -> int:
     slots, vocab_size = len(states), logits_of(states[:0]).shape[-1]
     if in_pieces:
-        return max(PIECE_SLOTS, PIECE_LOGITS // vocab_size)
+        return PIECE_LOGITS // vocab_size
     scale = GPU_FACTOR if states.is_cuda else 1
     if slots * vocab_size <= DIRECT_LOGITS * scale:
         return max(1, slots)
