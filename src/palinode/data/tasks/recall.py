@@ -306,8 +306,8 @@ class MultiQueryRecall(ShapedTask):
 
     def sample(self, count: int, rng: Generator) -> Sample:
         half, shown = self.vocabulary // 2, self.shown_tokens
-        keys = draws.distinct(count, self.pairs, half - 1, rng).add_(1)
-        values = draws.distinct(count, self.pairs, self.vocabulary - half, rng).add_(half)
+        drawn = draws.distinct_of_each(count, self.pairs, (half - 1, self.vocabulary - half), rng)
+        keys, values = drawn[0].add_(1), drawn[1].add_(half)
         tokens = torch.zeros(count, self.length, dtype=torch.long)
         if self.filler == "uniform":
             tokens[:, shown:] = draws.integers(self.vocabulary, (count, self.length - shown), rng)
@@ -321,7 +321,10 @@ class MultiQueryRecall(ShapedTask):
         # The last place of each pair's key before the queries.
         last_shown = torch.arange(shown - 2 * self.pairs, shown, 2)
         gap = torch.full_like(tokens, NO_VALUE).scatter_(1, replies, places - last_shown)
-        answers = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, replies, True)
+        are_answers = torch.ones_like(
+            replies, dtype=torch.bool
+        )  # `scatter_` takes twice as long for one number as for a tensor
+        answers = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, replies, are_answers)
         return Sample(tokens, answers, {"gap": gap})
 
     def _query_slots(self, count: int, rng: Generator) -> Tensor:
