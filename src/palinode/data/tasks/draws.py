@@ -61,17 +61,18 @@ def distinct_of_each(rows: int, count: int, pools: Sequence[int], rng: Generator
     widest = max(pools)
     if count <= FEW or count >= min(pools) or widest > DENSE * count or not _fits_in_keys(widest):
         return torch.stack([distinct(rows, count, pool, rng) for pool in pools])
-    noise = _whole_noise(rows * sum(pools), rng).split([rows * pool for pool in pools])
-    index_bits = _index_bits(widest)
+    noise, index_bits = _whole_noise(rows * sum(pools), rng).numpy(), _index_bits(widest)
+    starts = [rows * sum(pools[:which]) for which in range(len(pools))]
     keys = np.full(
         (len(pools), rows, widest), -1 << index_bits, np.int32
-    )  # less than every key, so never among the largest
-    for part, numbers, pool in zip(keys, noise, pools, strict=True):
-        np.left_shift(numbers.numpy().reshape(rows, pool), index_bits, out=part[:, :pool])
+    )  # below every key, so never among the largest
+    for part, start, pool in zip(keys, starts, pools, strict=True):
+        np.left_shift(noise[start : start + rows * pool].reshape(rows, pool), index_bits, out=part[:, :pool])
     chosen, open_rows = _largest_in_keys(keys.reshape(-1, widest), index_bits, count)
     for row in open_rows:
         which, place = divmod(int(row), rows)
-        numbers = noise[which].view(rows, -1)[place]
+        start = starts[which] + place * pools[which]
+        numbers = torch.from_numpy(noise[start : start + pools[which]])
         chosen[row] = (numbers * 2.0**-NOISE_BITS).topk(count).indices
     return chosen.view(len(pools), rows, count)
 
