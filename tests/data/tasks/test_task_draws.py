@@ -37,18 +37,3 @@ def test_a_subset_ascends_and_no_row_is_no_draw(pool, count):
     noise = torch.rand(50, pool, generator=generator(1, "draws"))
     assert torch.equal(chosen, noise.topk(count, dim=1).indices.sort(1).values)
     assert draws.subset(0, count, pool, generator(1, "draws")).shape == (0, count)
-
-
-@pytest.mark.parametrize(
-    ("pools", "count"), [((19, 20), 8), ((8, 20), 8), ((128, 127), 40), ((19, 40), 8), ((5, 6), 3), ((300, 200), 80)]
-)
-@pytest.mark.parametrize("bits", [2, 24])
-def test_numbers_of_several_pools_are_those_of_each_pool_in_turn(pools, count, bits, monkeypatch):
-    """Pools are drawn together or one by one; with numbers of few bits, many rows have equal numbers."""
-    if bits < 24 and count > 3 and max(pools) <= 4 * count:  # elsewhere numbers of few bits would not end
-        few_bits(monkeypatch, bits)
-    together, in_turn = generator(2, "draws"), generator(2, "draws")
-    drawn = draws.distinct_of_each(300, count, pools, together)
-    expected = torch.stack([draws.distinct(300, count, pool, in_turn) for pool in pools])
-    assert torch.equal(drawn, expected)
-    assert torch.equal(together.get_state(), in_turn.get_state()), "more or fewer numbers were drawn"

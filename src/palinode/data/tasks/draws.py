@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -56,27 +56,6 @@ def distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
     return numbers
 
 
-def distinct_of_each(rows: int, count: int, pools: Sequence[int], rng: Generator) -> Tensor:
-    """(pools, B, P) what `distinct` gives for each pool in turn. Small pools are drawn and sorted together, with fewer calls."""
-    widest = max(pools)
-    if count <= FEW or count >= min(pools) or widest > DENSE * count or not _fits_in_keys(widest):
-        return torch.stack([distinct(rows, count, pool, rng) for pool in pools])
-    noise, index_bits = _whole_noise(rows * sum(pools), rng).numpy(), _index_bits(widest)
-    starts = [rows * sum(pools[:which]) for which in range(len(pools))]
-    keys = np.full(
-        (len(pools), rows, widest), -1 << index_bits, np.int32
-    )  # below every key, so never among the largest
-    for part, start, pool in zip(keys, starts, pools, strict=True):
-        np.left_shift(noise[start : start + rows * pool].reshape(rows, pool), index_bits, out=part[:, :pool])
-    chosen, open_rows = _largest_in_keys(keys.reshape(-1, widest), index_bits, count)
-    for row in open_rows:
-        which, place = divmod(int(row), rows)
-        start = starts[which] + place * pools[which]
-        numbers = torch.from_numpy(noise[start : start + pools[which]])
-        chosen[row] = (numbers * 2.0**-NOISE_BITS).topk(count).indices
-    return chosen.view(len(pools), rows, count)
-
-
 def _few_distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
     """(B, P) different numbers: each number is the r-th of the numbers that earlier draws of the row left, for a uniform r."""
     numbers = integers(pool, (rows, 1), rng)
@@ -96,48 +75,26 @@ def subset(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
 
 
 def _indices_of_largest(rows: int, pool: int, count: int, rng: Generator) -> Tensor:
-    """(B, P) what `torch.rand(rows, pool).topk(count)` gives: the indices of the largest numbers of each row, in order."""
-    if not _fits_in_keys(pool):
-        return torch.rand(rows, pool, generator=rng).topk(count, dim=1).indices
-    noise = _whole_noise(rows * pool, rng).view(rows, pool)
-    index_bits = _index_bits(pool)
-    chosen, open_rows = _largest_in_keys(np.left_shift(noise.numpy(), index_bits), index_bits, count)
-    if len(open_rows):
-        chosen[open_rows] = (noise[open_rows] * 2.0**-NOISE_BITS).topk(count, dim=1).indices
-    return chosen
+    """(B, P) what `torch.rand(rows, pool).topk(count)` gives: the indices of the largest numbers of each row, in order.
 
-
-def _whole_noise(count: int, rng: Generator) -> Tensor:
-    """(count,) int32: 2^24 times what `torch.rand` draws."""
-    return torch.randint(1 << NOISE_BITS, (count,), generator=rng, dtype=torch.int32)
-
-
-def _index_bits(pool: int) -> int:
-    return (pool - 1).bit_length()
-
-
-def _fits_in_keys(pool: int) -> bool:
-    """Whether a row of `pool` numbers is sorted by keys of 31 bits: the upper bits are a number, the lower bits are its index."""
-    return pool <= SORTED_WHOLE and NOISE_BITS + _index_bits(pool) <= 31
-
-
-def _largest_in_keys(keys: NDArray[np.int32], index_bits: int, count: int) -> tuple[Tensor, Tensor]:
-    """(B, P) the indices of the largest numbers in order, and the rows where equal numbers leave the order open.
-
-    NumPy sorts short rows of whole numbers without branches: for 256 rows of 111 numbers that takes .04 ms, `topk` .4 to .6 ms.
-
-    Args:
-        keys: (B, pool) numbers whose lower bits are zero; they are changed.
+    The upper bits of a key are a number, its lower bits are the number's index. NumPy sorts short rows of whole numbers without
+    branches: for 256 rows of 111 numbers that takes .04 ms, `topk` .4 to .6 ms.
     """
-    keys += np.arange(keys.shape[1], dtype=np.int32)
+    index_bits = (pool - 1).bit_length()
+    if pool > SORTED_WHOLE or NOISE_BITS + index_bits > 31:
+        return torch.rand(rows, pool, generator=rng).topk(count, dim=1).indices
+    noise = torch.randint(1 << NOISE_BITS, (rows, pool), generator=rng, dtype=torch.int32)  # 2^24 times `torch.rand`
+    keys = np.left_shift(noise.numpy(), index_bits)
+    keys += np.arange(pool, dtype=np.int32)
     keys.sort(axis=1)
     # One key more than the result has, because the last number of the result may equal the next number.
-    largest = keys[:, -min(count + 1, keys.shape[1]) :]
+    largest = keys[:, -min(count + 1, pool) :]
     chosen = torch.from_numpy((largest[:, ::-1][:, :count] & ((1 << index_bits) - 1)).astype(np.int64))
     apart = largest[:, 1:] ^ largest[:, :-1]
-    if not apart.size or apart.min() >= 1 << index_bits:
-        return chosen, torch.empty(0, dtype=torch.long)
-    return chosen, torch.from_numpy(np.flatnonzero((apart < 1 << index_bits).any(axis=1)))
+    if apart.size and apart.min() < 1 << index_bits:  # two numbers are equal, and only `topk` knows their order
+        open_rows = torch.from_numpy(np.flatnonzero((apart < 1 << index_bits).any(axis=1)))
+        chosen[open_rows] = (noise[open_rows] * 2.0**-NOISE_BITS).topk(count, dim=1).indices
+    return chosen
 
 
 def indices_of_smallest(times: Tensor, count: int) -> Tensor:

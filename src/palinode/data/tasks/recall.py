@@ -306,8 +306,8 @@ class MultiQueryRecall(ShapedTask):
 
     def sample(self, count: int, rng: Generator) -> Sample:
         half, shown = self.vocabulary // 2, self.shown_tokens
-        drawn = draws.distinct_of_each(count, self.pairs, (half - 1, self.vocabulary - half), rng)
-        keys, values = drawn[0].add_(1), drawn[1].add_(half)
+        keys = draws.distinct(count, self.pairs, half - 1, rng).add_(1)
+        values = draws.distinct(count, self.pairs, self.vocabulary - half, rng).add_(half)
         tokens = torch.zeros(count, self.length, dtype=torch.long)
         if self.filler == "uniform":
             tokens[:, shown:] = draws.integers(self.vocabulary, (count, self.length - shown), rng)
