@@ -414,6 +414,69 @@ def startup(result: Row) -> Iterator[str]:
     )
 
 
+def step_rate(result: Row) -> Iterator[str]:
+    rows, pairs, most = result["rows"], result["bfloat16"], result["target_page_faults"]
+    judged = {row["case"]: row for row in rows if (row["threads"], row["mode"]) == (1, "float32")}
+    yield "## Share of the product rate"
+    yield ""
+    yield from paragraph(
+        "The FLOPs a second of a training step (model and optimizer), divided by the machine's own rate on the products of the "
+        "model's matrices alone: forward, and both gradients. Steps and products took turns. Model `modern`, recipe `speedrun`, "
+        f"{result['vocabulary']} tokens; 16 x 128 means a batch of 16 windows of 128 tokens. With one thread the share is of CPU "
+        "seconds, with two threads of wall seconds. Brackets hold the quartiles. Peak memory is above what was resident before "
+        "the model was built."
+    )
+    yield ""
+    yield from table(
+        (
+            "model and batch",
+            "threads",
+            "mode",
+            "CPU, ms",
+            "wall, ms",
+            "GFLOP, model + optimizer",
+            "product rate, GFLOP/s",
+            "share",
+            "page faults",
+            "system time",
+            "peak, MiB",
+            "load",
+        ),
+        [
+            [
+                row["case"],
+                str(row["threads"]),
+                row["mode"],
+                with_range(row["cpu_ms"], 1),
+                with_range(row["wall_ms"], 1),
+                f"{row['model_gflop']:.2f} + {row['optimizer_gflop']:.2f}",
+                f"{row['product_gflop_per_second']['median']:.0f}",
+                with_range(row["share"], 2),
+                f"{row['page_faults']['median']:.0f}",
+                f"{row['system_share']:.1%}",
+                f"{row['peak_mib']:.0f}",
+                f"{row['load_average']:g}",
+            ]
+            for row in rows
+        ],
+    )
+    yield ""
+    yield "Targets, with one thread in float32, for medians:"
+    yield ""
+    for case, target in result["target_shares"].items():
+        if case in judged:
+            share = judged[case]["share"]["median"]
+            yield f"- share of {case}: at least {target:g}; {met(share >= target)} ({share:.2f})"
+    faults = max((row["page_faults"]["median"] for row in judged.values()), default=0.0)
+    yield f"- page faults of a step: fewer than {most}; {met(faults < most)} (at most {faults:.0f})"
+    if result["bfloat16_is_emulated"]:
+        yield "- bfloat16: not measured, because this CPU emulates it"
+    for pair in pairs:
+        target, ratio = result["target_bfloat16"], pair["ratio"]
+        reached = met(ratio["median"] >= target)
+        yield f"- {pair['case']}, float32 over bfloat16, CPU time: at least {target:g}; {reached}, {with_range(ratio, 2)}"
+
+
 def numerics(result: Row) -> Iterator[str]:
     worst = max(abs(row["difference_nats"]) for row in result["cases"])
     old, new = result["cases"][0]["versions"]
@@ -478,6 +541,7 @@ SECTIONS = {
         long_context,
         stacked_runs,
         startup,
+        step_rate,
         numerics,
         first_result,
     )

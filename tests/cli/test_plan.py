@@ -11,7 +11,7 @@ from tiny_experiment import TOML
 from palinode import Store
 from palinode.cli.plan import plan_text
 from palinode.experiment.calibrate import shares
-from palinode.experiment.plan import MOST_ARMS_LISTED, Plan, makespan
+from palinode.experiment.plan import MOST_ARMS_LISTED, Plan, PlannedCell, makespan
 
 
 def planned(palinode, *options: str) -> dict:
@@ -112,7 +112,9 @@ def test_seconds_are_measured_and_shared_between_workers(palinode):
     each = [cell["seconds"] for cell in data["cells"]]
     assert all(seconds > 0 for seconds in each)
     assert data["predicted_seconds"] == pytest.approx(max(each))
+    assert all(cell["product_share"] > 0 for cell in data["cells"])
     text = palinode("plan", "x.toml", "--no-measure").out
+    assert "product rate" not in text
     assert "4 of 4 runs are left to do" in text
     assert "warning: both" in text
 
@@ -230,3 +232,20 @@ def test_the_disk_of_a_plan_holds_no_checkpoint_that_is_never_made(palinode):
     Path("x.toml").write_text(TOML)
     few, many = (planned(palinode, "--no-measure", "--set", f"recipe.keep_checkpoints={kept}") for kept in (4, 10**9))
     assert few["disk_bytes"] == many["disk_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "line"),
+    [((0.25, None, 0.5), ": 0.25 to 0.50"), ((0.4,), ": 0.40"), ((None,), None)],
+    ids=["several cells", "one cell", "no cell was measured"],
+)
+def test_the_share_of_the_product_rate_is_given_from_smallest_to_largest(shares, line):
+    cells = [
+        PlannedCell("a", "base", 1, 1, 1.0, 1.0, 1.0, 1.0, 0.0, 1, 1, 1, 0, product_share=share) for share in shares
+    ]
+    lines = [
+        text
+        for text in plan_text(Plan(tuple(cells), 1, None, ()), "tokens_read").splitlines()
+        if "product rate" in text
+    ]
+    assert lines == ([] if line is None else [f"share of the machine's product rate that a step reaches{line}"])

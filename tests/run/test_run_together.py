@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_spec
 
-from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RtlObjective, Store, modern
-from palinode.run.one import run_one, run_together, stack_key
+from palinode import (
+    AdamW,
+    ChooseObjective,
+    Constant,
+    EvaluationConfig,
+    Gpt2AdamW,
+    LtrObjective,
+    RtlObjective,
+    Store,
+    gpt2,
+    modern,
+)
+from palinode.run.one import run_one, run_together, runs_together_before, stack_key
 from palinode.train.optim import MuonAdamW
 from palinode.train.schedule import Cosine
 
@@ -131,6 +142,38 @@ def test_killed_they_go_on_from_their_own_checkpoints(corpus, tmp_path):
     assert notes == ["going on from step 20", "going on from step 10", "going on from step 10"]
     for spec, result in zip(wanted, results, strict=True):
         assert_as_alone(store, spec, result, tmp_path)
+
+
+def test_in_a_fixed_stack_a_run_ends_with_the_same_bits_wherever_it_was_stopped(corpus, tmp_path):
+    """Width 18: the places of a stack have memory of different alignment there, which changes bits."""
+    recipe = Gpt2AdamW(steps=8, batch_windows=3, checkpoint_every_steps=2, schedule=Cosine(warmup_steps=2))
+    model = gpt2(layers=1, width=18, heads=3, bias=True)
+    wanted = [spec.with_(model=model, recipe=recipe) for spec in specs(corpus)]
+    together = [spec.run_id for spec in wanted]
+    whole, resumed, requests = Store(tmp_path / "whole"), Store(tmp_path / "resumed"), []
+    expected = run_together(wanted, whole, together=together)
+    run_together(wanted, resumed, should_stop=lambda: bool(requests.append(1)) or len(requests) == 4, together=together)
+    (middle,) = run_together([wanted[1]], resumed, together=together)
+    others = run_together([wanted[2], wanted[0]], resumed, together=together)
+    for before, after in zip(expected, [others[1], middle, others[0]], strict=True):
+        assert (before.run_id, before.weights_sha256) == (after.run_id, after.weights_sha256)
+        assert before.scores == after.scores
+        assert before.compared_fingerprint == after.compared_fingerprint
+        assert "stack of 3 runs" in after.may_differ_by
+    assert runs_together_before(resumed, together[0]) == 3
+    assert runs_together_before(Store(tmp_path / "empty"), together[0]) is None
+
+
+@pytest.mark.nightly
+def test_runs_of_a_fixed_stack_whose_batches_differ_in_shape_do_not_depend_on_each_other(corpus, tmp_path):
+    recipe = Gpt2AdamW(steps=6, batch_windows=4, schedule=Cosine(warmup_steps=2))
+    drawn = ChooseObjective(p=Constant(p=0.5))
+    wanted = [spec.with_(recipe=recipe, objective=drawn) for spec in specs(corpus, 2)]
+    together = [spec.run_id for spec in wanted]
+    both = run_together(wanted, Store(tmp_path / "both"), together=together)
+    for spec, result in zip(wanted, both, strict=True):
+        (alone,) = run_together([spec], Store(tmp_path / spec.run_id), together=together)
+        assert alone.weights_sha256 == result.weights_sha256
 
 
 def test_the_key_is_the_shape(corpus):

@@ -12,7 +12,7 @@ from palinode.results.store import Store
 from palinode.sweep import worker
 
 
-def work(directories, emit, should_stop, holds) -> list[Result]:
+def work(directories, emit, should_stop, holds, together=()) -> list[Result]:
     return [one(directory, emit, should_stop) for directory in directories]
 
 

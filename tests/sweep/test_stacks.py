@@ -8,10 +8,12 @@ import pytest
 
 from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem
+from palinode.results import holds
 from palinode.results.store import Store
 from palinode.sweep.local import sweep
 from palinode.sweep.process import Job
 
+OTHER_HOST = {"host": "elsewhere", "pid": 1}
 WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 
@@ -69,6 +71,43 @@ def test_the_workers_share_them_fairly(store):
     names = [f"r{i}" for i in range(6)]
     run(store, *(job(store, name, "sleep", seconds=0.2) for name in names), workers=3)
     assert sorted(map(len, shared(store, names))) == [2, 2, 2]
+
+
+def fixed(store: Store, together: list[str], do: str = "done") -> list[Job]:
+    return [Job(name, store.write_spec(name, {"do": do}), together=tuple(together)) for name in together]
+
+
+def test_a_fixed_stack_has_one_process_however_many_workers_are_free(store):
+    first, second = ["r0", "r1", "r2"], ["s0", "s1"]
+    jobs = [*fixed(store, first), *fixed(store, second), job(store, "alone", "done", None)]
+    end, _ = run(store, *jobs, workers=4, stack=1)
+    assert set(end.outcomes.values()) == {"done"}
+    sizes = sorted(sorted(names) for names in shared(store, [one.run_id for one in jobs]))
+    assert sizes == [["alone"], first, second]
+
+
+def test_after_a_crash_of_the_machine_a_fixed_stack_is_taken_over_together(store, monkeypatch):
+    """Each run has a stale hold with a number of its own."""
+    names = ["r0", "r1", "r2"]
+    jobs = fixed(store, names)
+    for count, name in enumerate(names):
+        for number in range(1, count + 2):
+            fsio.create_table(
+                store.run_directory(name) / f"hold-{number}.json",
+                {**OTHER_HOST, "worker": f"{name}-{number}", "released": number <= count},
+            )
+    monkeypatch.setattr(holds, "STALE_SECONDS", 0.2)
+    end, _ = run(store, *jobs)
+    assert end.outcomes == dict.fromkeys(names, "done")
+    assert shared(store, names) == [set(names)]
+
+
+@pytest.mark.parametrize("how", ["raise", "kill"])
+def test_a_fixed_stack_that_fails_is_tried_alone_even_with_one_run_left(store, how):
+    (one, _) = fixed(store, ["bad", "elsewhere"], how)
+    end, events = run(store, one)
+    assert end.outcomes == {"bad": "failed" if how == "raise" else "oom"}
+    assert [event["run_id"] for event in events if event["event"] == "alone"] == ["bad"]
 
 
 def test_one_that_is_done_is_not_in_a_stack(store):

@@ -118,7 +118,7 @@ class CostAxis:
     name: str
     title: str
     short: str = ""
-    table: Literal["counters", "parameters", "seconds"] = "counters"
+    table: Literal["counters", "parameters", "seconds", "rates"] = "counters"
     key: str = ""
     compared: bool = False
 
@@ -150,6 +150,7 @@ COST_AXES: Mapping[str, CostAxis] = {
         CostAxis("evaluations", "evaluations"),
         CostAxis("train_seconds", "training seconds", "seconds", table="seconds", key="train"),
         CostAxis("total_seconds", "seconds in all", table="seconds", key="total"),
+        CostAxis("product_share", "share of the machine's product rate", table="rates"),
     )
 }
 # The columns of a metrics row over which a learning curve can be drawn; the first one is shown first.

@@ -156,6 +156,8 @@ def show(
         record = place.record(place.find(name))
         data: dict[str, Any] = {"run_id": record.run_id, "outcome": record.outcome, "spec": dict(record.spec)}
         data |= {"result": encode(record.result) if record.result else None}
+        if record.result and record.result.may_differ_by:
+            data["may_differ_by"] = record.result.may_differ_by
         typer.echo(as_json(data) if json else _run_text(record))
         return
     try:
@@ -181,6 +183,7 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
         lines.append(
             f"\n  {choice.arm} at {choice.scale}: {choice.field} = {choice.chosen:g}{edge} (tuning split: {tried})"
         )
+    lines += [f"\n  {stack.arm} at {stack.scale}: {stack.words}" for stack in entry.stacks]
     rows = [[run.arm, run.scale, str(run.seed), run.run_id, outcomes.get(run.run_id, "missing")] for run in entry.runs]
     return "\n".join([*lines, "", text_table(("arm", "scale", "seed", "run", "outcome"), rows, right=("seed",))])
 
@@ -219,8 +222,10 @@ def _run_text(record: Record) -> str:
             for name, value in by_name.items()
         ]
         lines += ["", text_table(("split", "direction", "score", "value"), scores, right=("value",))] if scores else []
-        for title in ("counters", "parameters", "seconds", "fingerprint", *(["source"] if result.source else [])):
+        optional = [title for title in ("rates", "source") if getattr(result, title)]
+        for title in ("counters", "parameters", "seconds", "fingerprint", *optional):
             lines += ["", title, *(f"  {name}: {_brief(value)}" for name, value in getattr(result, title).items())]
+        lines += [result.may_differ_by] if result.may_differ_by else []
         lines.append(f"weights SHA-256: {result.weights_sha256}, attempts: {result.attempts}")
     return "\n".join(lines)
 

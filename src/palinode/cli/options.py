@@ -50,8 +50,12 @@ Workers = Annotated[
     typer.Option("--workers", min=1, max=1024, help="Runs at a time. Default: cores divided by threads per run."),
 ]
 Stack = Annotated[
-    int,
-    typer.Option("--stack", min=1, max=256, help="The most runs of one shape to train together in a process."),
+    str,
+    typer.Option(
+        "--stack",
+        metavar="N | auto",
+        help="The most runs of one shape to train together in a process; auto measures it once for each arm.",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_LIMIT:,} runs.")]
 Code = Annotated[

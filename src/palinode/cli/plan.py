@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from palinode.base.errors import EnvironmentProblem
+from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.cli import options
 from palinode.cli.options import as_json, of_file, resolve
 from palinode.cli.stores import writable_store
@@ -16,6 +17,7 @@ from palinode.cli.texttable import text_table
 if TYPE_CHECKING:
     from palinode.experiment.cells import Cell
     from palinode.experiment.plan import Plan
+    from palinode.results.store import Store
     from palinode.spec.experiment import ResolvedExperiment
 
 COLUMNS = (
@@ -40,6 +42,7 @@ def plan(
     seeds: options.Seeds = None,
     store: options.StorePath = options.DEFAULT_STORE,
     workers: options.Workers = None,
+    stack: options.Stack = "1",
     measure: Annotated[bool, typer.Option(help="Time a few steps, to predict the hours.")] = True,
     yes: options.Yes = False,
     code: options.Code = None,
@@ -50,6 +53,7 @@ def plan(
 
     Also its runs, parameters and FLOPs, and whether the comparison of its arms is fair. Nothing is trained.
     """
+    size_of_stacks = stack_size(stack)
     place = writable_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.cells import refuse_other_numerics, refuse_what_cannot_be
@@ -78,7 +82,20 @@ def plan(
         )
     if missing is not None:
         typer.echo(f"{missing}: counted without the text, so no time is predicted", err=True)
-    typer.echo(as_json(planned.as_data()) if json else plan_text(planned, resolved.decision.equal))
+    stacks = _stacks(size_of_stacks, resolved, cells, place)
+    if json:
+        typer.echo(as_json(planned.as_data() | ({"stacks": stacks} if stacks else {})))
+    else:
+        typer.echo("\n".join([plan_text(planned, resolved.decision.equal), *(f"stack: {line}" for line in stacks)]))
+
+
+def _stacks(stack: StackSize, resolved: ResolvedExperiment, cells: Sequence[Cell], store: Store) -> list[str]:
+    """The lines about runs that are trained together; empty for single runs. The predicted time is that of single runs."""
+    if stack == AUTO:
+        from palinode.experiment.stacks import planned_words
+
+        return planned_words(resolved, cells, store)
+    return [f"up to {stack} runs of one shape together; the time above is of single runs"] if stack > 1 else []
 
 
 def _cells(resolved: ResolvedExperiment) -> tuple[ResolvedExperiment, Sequence[Cell], EnvironmentProblem | None]:
@@ -116,6 +133,14 @@ def plan_text(planned: Plan, equal: str) -> str:
         text_table(COLUMNS, rows, right=COLUMNS[2:]),
         "",
         f"{before}{planned.left} of {planned.runs} runs are left to do{time}, {planned.disk_bytes / 1e6:,.0f} MB on disk",
+        *_product_shares(planned),
         *(f"warning: {warning}" for warning in planned.warnings),
     ]
     return "\n".join(lines if planned.warnings else [*lines, f"every arm gets the same {equal}"])
+
+
+def _product_shares(planned: Plan) -> list[str]:
+    """The line about the share of the machine's product rate: its smallest and its largest value over the measured cells."""
+    shares = [cell.product_share for cell in planned.cells if cell.product_share is not None]
+    ends = dict.fromkeys(f"{share:.2f}" for share in (min(shares), max(shares))) if shares else {}
+    return [f"share of the machine's product rate that a step reaches: {' to '.join(ends)}"] if ends else []

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from palinode.base.stack_size import stack_size
 from palinode.cli import options
 from palinode.cli.first_line import first_line
 from palinode.cli.options import audits_are_kept, of_file, resolve
@@ -25,7 +26,7 @@ def run(
     seeds: options.Seeds = None,
     store: options.StorePath = options.DEFAULT_STORE,
     workers: options.Workers = None,
-    stack: options.Stack = 1,
+    stack: options.Stack = "1",
     report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
     yes: options.Yes = False,
     code: options.Code = None,
@@ -40,6 +41,7 @@ def run(
     whose auxiliary term vanishes is refused unless it is marked expect_collapse. Exit 1 when some runs failed or diverged.
     """
     then = "makes the others and then trains"
+    size_of_stacks = stack_size(stack)
     with nullcontext() if quiet or json else first_line(file, size, seeds) as line:
         place = writable_store(store)
         source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
@@ -50,7 +52,7 @@ def run(
         command = ["palinode", *(context.obj or [])]
         with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
             on_event = line.before(show) if line is not None else show
-            end = run_experiment(resolved, place, HowToRun(workers, stack, source.code, command, on_event))
+            end = run_experiment(resolved, place, HowToRun(workers, size_of_stacks, source.code, command, on_event))
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code

@@ -39,6 +39,7 @@ from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.sweep.nursery import Nursery
 from palinode.train.loop import Training, batch_examples, take_step
+from palinode.train.product_rate import counted_flops, product_rate, products_of
 
 WARM_UP_STEPS = 2  # the first steps allocate; they are several times slower
 LEAST_STEPS, MOST_STEPS = 4, 40
@@ -91,11 +92,13 @@ class Predicted(NamedTuple):
     Attributes:
         seconds: (arm, scale) -> the seconds of one run; a cell that could not be measured is missing.
         settings, measured: the number of distinct settings, and the number of settings that were measured.
+        product_shares: (arm, scale) -> the share of the machine's product rate that a step reaches; only for measured cells.
     """
 
     seconds: Mapping[tuple[str, str], float]
     settings: int
     measured: int
+    product_shares: Mapping[tuple[str, str], float] = {}
 
 
 def calibrate(
@@ -121,7 +124,8 @@ def calibrate(
     settings = [setting_of(cell) for cell in cells]
     specs = [cells[index].spec for index in spanning_order(settings)]
     processes = min(workers, runs)
-    by_run = _means(_measured_in_processes(specs, code, processes, runs / processes, on_failure, nursery))
+    messages = _measured_in_processes(specs, code, processes, runs / processes, on_failure, nursery)
+    by_run, shares_by_run = _means(messages), _product_shares(messages)
     by_index = {index: by_run[id_] for index, cell in enumerate(cells) if (id_ := cell.spec.run_id) in by_run}
     measured = {index: calibration for index, calibration in by_index.items() if calibration is not None}
     failed = by_index.keys() - measured.keys()
@@ -130,7 +134,12 @@ def calibrate(
         for cell, calibration in zip(cells, completed(settings, measured, failed), strict=True)
         if calibration is not None
     }
-    return Predicted(seconds, len(cells), len(measured))
+    product_shares = {
+        (cell.arm.name, cell.scale): shares_by_run[cell.spec.run_id]
+        for cell in cells
+        if cell.spec.run_id in shares_by_run
+    }
+    return Predicted(seconds, len(cells), len(measured), product_shares)
 
 
 def completed(
@@ -295,6 +304,15 @@ def _means(messages: Sequence[Message]) -> dict[str, Calibration | None]:
     }
 
 
+def _product_shares(messages: Sequence[Message]) -> dict[str, float]:
+    """Run id -> the share of the product rate; the mean where two processes measured the same run."""
+    shares_by_run: dict[str, list[float]] = {}
+    for message in messages:
+        if (share := message.get("product_share")) is not None:
+            shares_by_run.setdefault(message["run_id"], []).append(share)
+    return {run_id: fmean(of_run) for run_id, of_run in shares_by_run.items()}
+
+
 def main() -> None:
     """Measure the runs of these directories, one after the other while there is time, and print each calibration.
 
@@ -313,20 +331,25 @@ def main() -> None:
         say({"run_id": directory.name, "calibration": None})  # a run that was begun and has no calibration failed
         with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
-            calibration = measure(spec, Store(directory.parent), importing_seconds)
-        say({"run_id": spec.run_id, "calibration": asdict(calibration)})
+            calibration, product_share = measure(spec, Store(directory.parent), importing_seconds)
+        say({"run_id": spec.run_id, "calibration": asdict(calibration), "product_share": product_share})
         each_seconds.append(time.monotonic() - started - spent)
         predicted.append(calibration.predicted_seconds(spec))
 
 
-def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibration:
-    """The calibration of one run, with the same `Attempt` that trains it."""
+def measure(spec: RunSpec, store: Store, importing_seconds: float) -> tuple[Calibration, float | None]:
+    """The calibration of one run, with the same `Attempt` that trains it, and its share of the machine's product rate.
+
+    The share is None for a model without linear maps.
+    """
     began = time.perf_counter()
     attempt = Attempt.begin(spec, store, lambda event: None)
     building_seconds = time.perf_counter() - began
-    per_slot = _seconds_per_slot(attempt.training)
+    per_slot, flops_per_second = _speed(attempt.training)
+    products = products_of(attempt.training)
+    product_share = flops_per_second / product_rate(products) if products is not None else None
     evaluation, evaluation_seconds = _evaluation(attempt)
-    return Calibration(
+    calibration = Calibration(
         startup_seconds=importing_seconds + building_seconds,
         seconds_per_slot=per_slot,
         evaluation_seconds=evaluation_seconds,
@@ -334,24 +357,28 @@ def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibratio
         audit_seconds=_timed(lambda: _audit(attempt, evaluation)),
         cut_seconds=_cut_seconds(attempt) if spec.evaluation.layer_cut else 0.0,
     )
+    return calibration, product_share
 
 
-def _seconds_per_slot(training: Training) -> float:
-    """The median of the seconds per slot over single training steps."""
+def _speed(training: Training) -> tuple[float, float]:
+    """The seconds for one slot, and the FLOPs a second of model and optimizer: medians over single training steps."""
     training.model.train()
-    times: list[float] = []
+    times, rates = list[float](), list[float]()
     began = time.perf_counter()
     for number in range(WARM_UP_STEPS + MOST_STEPS):
         if training.finished:
             break
         slots = sum(example.inputs.numel() for example in batch_examples(training))
+        flops_before = counted_flops(training.counters)
         started = time.perf_counter()
         take_step(training)
+        seconds = time.perf_counter() - started
         if number >= WARM_UP_STEPS or training.finished:
-            times.append((time.perf_counter() - started) / slots)
+            times.append(seconds / slots)
+            rates.append((counted_flops(training.counters) - flops_before) / seconds)
         if len(times) >= LEAST_STEPS and time.perf_counter() - began > BUDGET_SECONDS:
             break
-    return median(times)
+    return median(times), median(rates)
 
 
 def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:

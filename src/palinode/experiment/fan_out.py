@@ -26,7 +26,12 @@ from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import PYTHON_MODULE, Start, Started, Streams
 from palinode.train.device import resolve_device
 
-JOB_MODULES = ("palinode.sweep.worker", "palinode.experiment.calibrate", "palinode.experiment.audits")
+JOB_MODULES = (
+    "palinode.sweep.worker",
+    "palinode.experiment.calibrate",
+    "palinode.experiment.audits",
+    "palinode.experiment.stacks",
+)
 Message = dict[str, Any]
 
 

@@ -28,6 +28,7 @@ MOST_ARMS_LISTED = 12  # the most warnings by arm; 8 mixers x 4 ways of training
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 SHORT_SECONDS = 180.0  # the guessed time of a short grid; measuring would take a tenth of it or more
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
+NOT_MEASURED: Mapping[tuple[str, str], float] = {}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class PlannedCell:
     Attributes:
         runs, done: the number of runs (one for each seed), and the number of runs that the store holds already.
         seconds: the predicted seconds of one run; None if no time was measured.
+        product_share: the share of the machine's rate on the matrix products of the model that a step reaches; None for a cell
+            that was not measured.
         split_tokens: split -> the number of its tokens; for a task with fresh training sequences, `train` is 0.
     """
 
@@ -54,6 +57,7 @@ class PlannedCell:
     runs: int
     done: int
     seconds: float | None = None
+    product_share: float | None = None
     split_tokens: dict[str, int] = field(default_factory=dict)
 
 
@@ -149,7 +153,7 @@ def plan(
     is_measured = measure != "never" and not is_short
     if is_measured:
         predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure, nursery=nursery)
-    planned = tuple(_planned(cell, left, predicted.seconds) for cell in cells)
+    planned = tuple(_planned(cell, left, predicted.seconds, predicted.product_shares) for cell in cells)
     trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
     trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]
     seconds = [predicted.seconds[place] for place in left if place in predicted.seconds]
@@ -204,7 +208,12 @@ def _most_checkpoints(recipe: Recipe) -> int:
     return min(recipe.keep_checkpoints, -(-recipe.steps // recipe.checkpoint_interval_steps))
 
 
-def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple[str, str], float]) -> PlannedCell:
+def _planned(
+    cell: Cell,
+    left: Sequence[tuple[str, str]],
+    seconds: Mapping[tuple[str, str], float],
+    product_shares: Mapping[tuple[str, str], float] = NOT_MEASURED,
+) -> PlannedCell:
     """The planned cost of a cell's runs. `left` holds the arm and scale of every run that is left to do."""
     place, runs, parameters = (cell.arm.name, cell.scale), len(cell.specs), cell.cost.total_parameters
     checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
@@ -219,6 +228,7 @@ def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple
         runs=runs,
         done=runs - left.count(place),
         seconds=seconds.get(place),
+        product_share=product_shares.get(place),
         split_tokens=cell.split_tokens,
     )
 

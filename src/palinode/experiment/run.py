@@ -19,11 +19,13 @@ from palinode.audit import audit_comparison
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.base.event import Event
+from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
 from palinode.experiment.cells import cells_of, pinned, refuse_full_disk, refuse_other_numerics, refuse_what_cannot_be
 from palinode.experiment.fan_out import nursery_for
 from palinode.experiment.plan import Plan, plan
+from palinode.experiment.stacks import begun_stacks, fixed_stack_of, kept_stacks, stacks_with_choices
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 from palinode.run.one import stack_key
@@ -41,21 +43,25 @@ Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 
 @dataclass(frozen=True)
 class HowToRun:
-    """The options for running an experiment; no option changes a result.
+    """The options for running an experiment. No option changes a result, but the last digits of stacked runs differ.
 
     Attributes:
         at_a_time: the number of processes that train at the same time; None: the number that `default_at_a_time` gives.
-        stack: the largest number of runs of one shape that are trained together in one process (`run_together`).
+        stack: the largest number of runs of one shape that are trained together in one process (`run_together`); `auto`: the
+            number that is measured once for each arm at each scale, and kept in the entry (`experiment/stacks.py`).
         code: the user's Python code that parts of the experiment were written in.
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice` and `note` events, and with the events of `sweep.local.sweep`.
     """
 
     at_a_time: int | None = None
-    stack: int = 1
+    stack: StackSize = 1
     code: Code | None = None
     command: Sequence[str] = ()
     on_event: Callable[[Event], None] = lambda event: None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stack", stack_size(self.stack))
 
     def note(self, message: str) -> None:
         """Send a `note` event."""
@@ -108,7 +114,7 @@ def _run(resolved: ResolvedExperiment, store: Store, how: HowToRun, nursery: Nur
     began = time.perf_counter()
     if resolved.tuning is not None:
         chooser = trials(resolved)  # a separate experiment in the store; its arms were audited already
-        store.write_experiment(_entry(chooser, store, how))
+        _with_stacks(_entry(chooser, store, how), chooser, store, how, at_a_time, nursery)
         end = _sweep(chooser, store, how, at_a_time, nursery)
         if end.interrupted is not None or (chosen := tuned(resolved, store)) is None:
             return end
@@ -117,6 +123,7 @@ def _run(resolved: ResolvedExperiment, store: Store, how: HowToRun, nursery: Nur
         store.write_experiment(entry)
     for choice in choices:
         how.on_event({"event": "choice", **encode(choice)})
+    entry = _with_stacks(entry, resolved, store, how, at_a_time, nursery)
     end = _sweep(resolved, store, how, at_a_time, nursery)
     measured = _measured(planned, time.perf_counter() - began, end)
     compared = _compared(resolved, store, choices) if end.interrupted is None else entry.comparison
@@ -179,20 +186,45 @@ def _mean_score(results: Sequence[Result | None], metric: str) -> float | None:
     return fmean(finished) if len(finished) == len(scores) else None
 
 
+def _with_stacks(
+    entry: ExperimentEntry,
+    resolved: ResolvedExperiment,
+    store: Store,
+    how: HowToRun,
+    at_a_time: int,
+    nursery: Nursery,
+) -> ExperimentEntry:
+    """Write the entry, with the choices of `--stack auto` where the user wants them, and return it."""
+    if how.stack == AUTO:
+        cells = cells_of(resolved)
+        stacks = stacks_with_choices(cells, entry.stacks, store, workers=at_a_time, code=how.code, nursery=nursery)
+        entry = entry.with_(stacks=stacks)
+        for stack in stacks:
+            how.note(f"{stack.arm} at {stack.scale}: {stack.words}")
+    store.write_experiment(entry)
+    return entry
+
+
 def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int, nursery: Nursery) -> SweepEnd:
     """Write the specs with the user's code, and do the runs that are left. An event names the arm, scale, seed and steps."""
     jobs, labels = list[Job](), dict[str, Event]()
+    run_ids = [run.spec.run_id for run in resolved.runs]
+    fixed = fixed_stack_of(store, run_ids, all_groups=how.stack == AUTO)
+    begun = begun_stacks(store, run_ids) if how.stack == AUTO else {}
     for run in resolved.runs:
         spec = run.spec
         directory = store.write_spec(spec.run_id, encode(spec))
         keep_code(directory, how.code)
-        jobs.append(Job(spec.run_id, directory, spec.threads, stack_key(spec)))
+        together = fixed.get(spec.run_id, ())
+        key = stack_key(spec) if how.stack != AUTO or spec.run_id in begun else None
+        jobs.append(Job(spec.run_id, directory, spec.threads, key, together))
         labels[spec.run_id] = {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": spec.recipe.steps}
 
     def on_event(event: Event) -> None:
         how.on_event({**event, **labels[event["run_id"]]})
 
-    return sweep(jobs, store, workers=at_a_time, stack=how.stack, on_event=on_event, nursery=nursery)
+    stack = max(begun.values(), default=1) if how.stack == AUTO else how.stack
+    return sweep(jobs, store, workers=at_a_time, stack=stack, on_event=on_event, nursery=nursery)
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
@@ -249,11 +281,9 @@ def _entry(
     choices: Sequence[ChoiceEntry] = (),
 ) -> ExperimentEntry:
     """The entry of an experiment in the store. The date, command and plan of an earlier entry with the same runs stay."""
-    runs = _run_entries(resolved)
+    runs, experiments = _run_entries(resolved), store.experiments()
     same = (resolved.name, resolved.size, [run.run_id for run in runs])
-    earlier = next(
-        (one for one in store.experiments() if (one.name, one.size, [run.run_id for run in one.runs]) == same), None
-    )
+    earlier = next((one for one in experiments if (one.name, one.size, [run.run_id for run in one.runs]) == same), None)
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
         hashes.setdefault(audit.arm.name, {}).update(audit.hashes)
@@ -274,6 +304,7 @@ def _entry(
         to_choose=resolved.tuning.field if resolved.tuning is not None else "",
         plan=earlier.plan if earlier else {},
         claims=resolved.claims,
+        stacks=kept_stacks(experiments, f"{resolved.name}--{resolved.size}", [run.run_id for run in runs]),
     )
 
 

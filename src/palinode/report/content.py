@@ -269,10 +269,12 @@ def _environment(record: ExperimentRecord) -> list[Content]:
             values.setdefault(item, Counter())[words.without_home(str(value))] += 1
     listed = {item.replace("_", " "): [value for value, _ in counted.most_common()] for item, counted in values.items()}
     not_compared = {item.replace("_", " ") for item in NOT_COMPARED}
-    return [
+    rows: list[Content] = [
         {"item": item, "values": found, "mixed": len(found) > 1 and item not in not_compared}
         for item, found in listed.items()
     ]
+    stacked = sorted({run.result.may_differ_by for run in record.runs if run.result is not None} - {""})
+    return rows + ([{"item": "stacked runs", "values": stacked, "mixed": False}] if stacked else [])
 
 
 def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:

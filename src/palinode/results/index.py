@@ -29,7 +29,7 @@ from palinode.results.record import RESULT_FILE, SPEC_FILE, ended_at_step, read_
 from palinode.results.rows import check_end, metrics_paths
 
 INDEX_FILE = "index.json"
-INDEX_VERSION = 5
+INDEX_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class RunRow:
         steps: the number of optimizer steps that the recipe plans for the whole run.
         step: the optimizer step at which the run ended.
         loss: the validation loss at the end of the run, in nats per token, in the pass in which training scored most targets.
+        runs_together: the largest number of runs whose weights were stacked with those of this run; 1 for a run alone.
+        may_differ_by: what a run of a stack may differ by from the same run alone.
     """
 
     run_id: str
@@ -56,6 +58,8 @@ class RunRow:
     steps: int | None = None
     step: int | None = None
     loss: float | None = None
+    runs_together: int | None = None
+    may_differ_by: str | None = None
 
 
 def run_ids(root: Path) -> list[str]:
@@ -149,6 +153,8 @@ def read_row(directory: Path) -> RunRow:
         attempts=result.attempts,
         step=count(result.counters.get("optimizer_steps")),
         loss=result.score("validation.own.nats_per_token"),
+        runs_together=result.runs_together if result.fingerprint else None,
+        may_differ_by=result.may_differ_by or None,
     )
 
 

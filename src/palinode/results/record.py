@@ -52,9 +52,11 @@ class Result(Config):
             optimizer_flops, optimizer_steps, evaluations.
         parameters: the number of parameters in each group, in the model (`total`), and without embeddings (`non_embedding`).
         seconds: the time for train, evaluate, audit, checkpoint, and total.
+        rates: `product_flops_per_second` is the machine's own rate on the matrix products of the model, and `product_share` is the
+            share of it that training reached (`train/product_rate.py`). Empty for short runs and in results of older versions.
         fingerprint: values that decide, besides the spec, the exact bits of the numbers: torch, python, device, cpu_capability,
             threads, platform. A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit
-            (`base/memory.py`, `sweep/nursery.py`).
+            (`base/memory.py`, `sweep/nursery.py`). `runs_together` above 1 says that the run was in a stack (`may_differ_by`).
         attempts: the number of processes that worked on this run. The number 1 means that the run was never interrupted.
         rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results of versions without holds.
         provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
@@ -68,12 +70,24 @@ class Result(Config):
     counters: Mapping[str, Number] = Field(default_factory=dict)
     parameters: Mapping[str, int] = Field(default_factory=dict)
     seconds: Mapping[str, Number] = Field(default_factory=dict)
+    rates: Mapping[str, Number] = Field(default_factory=dict)
     fingerprint: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
     weights_sha256: str | None = None
     attempts: int = Field(default=1, ge=1)
     rows: Mapping[str, int | str] = Field(default_factory=dict)
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
+
+    @property
+    def runs_together(self) -> int:
+        """The largest number of runs whose weights were stacked with those of this run, itself included; 1 for a run alone."""
+        stored = self.fingerprint.get("runs_together")
+        return stored if isinstance(stored, int) else 1
+
+    @property
+    def may_differ_by(self) -> str:
+        """What a stacked run may differ by from the same run alone, in words; empty for a run that was never in a stack."""
+        return stacked_words(self.runs_together) if self.runs_together > 1 else ""
 
     @property
     def compared_fingerprint(self) -> dict[str, str | int | float | bool | None]:
@@ -297,6 +311,38 @@ class ChoiceEntry(Config):
         return self.chosen in (min(self.values), max(self.values))
 
 
+class StackEntry(Config):
+    """The number of runs that `--stack auto` chose for one arm at one scale, and the stacks that follow from it.
+
+    Attributes:
+        stack: the largest number of runs of a stack; 1 means that each run is trained alone.
+        sizes: the numbers of runs whose stacks were measured; empty if none could be measured.
+        gains: for each size, the steps a second of the runs of a stack, divided by those of single runs.
+        groups: the run ids of each stack in the order of their places; a group of one run is trained alone.
+        reason: why the runs are trained alone; empty for stacks.
+    """
+
+    arm: str
+    scale: str
+    stack: int = Field(ge=1)
+    sizes: tuple[int, ...] = ()
+    gains: tuple[float, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    reason: str = ""
+
+    @property
+    def gain(self) -> float | None:
+        """The measured gain of the chosen size; None for runs alone."""
+        return dict(zip(self.sizes, self.gains, strict=True)).get(self.stack)
+
+    @property
+    def words(self) -> str:
+        """The choice in words, such as `stacks of up to 4 runs, 1.31 times the steps a second of single runs`."""
+        if self.stack == 1 or self.gain is None:
+            return f"single runs: {self.reason}"
+        return f"stacks of up to {self.stack} runs, {self.gain:.2f} times the steps a second of single runs"
+
+
 class ExperimentEntry(Config):
     """A resolved experiment, stored in experiments/<name>--<size>.json before its first run starts.
 
@@ -312,6 +358,7 @@ class ExperimentEntry(Config):
             in `runs` are only plans: a stored run with one of these ids does not belong to this experiment.
         plan: the predicted cost of the runs (hours, tokens, FLOPs, disk).
         claims: the claims that are judged by the finished runs; empty in entries of versions that had no claims.
+        stacks: the choices of `--stack auto`; empty where nobody used it, and in entries of versions that did not have it.
         source: the format, file and sha256 of an imported experiment.
     """
 
@@ -333,6 +380,7 @@ class ExperimentEntry(Config):
     plan: Mapping[str, Any] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     source: Mapping[str, str] = Field(default_factory=dict)
+    stacks: tuple[StackEntry, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -427,6 +475,12 @@ class ExperimentRecord:
         """The runs with the outcome `done`: of one arm at one scale if both arguments are given, otherwise of the experiment."""
         found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
         return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
+
+
+def stacked_words(runs_together: int) -> str:
+    """What runs of a stack of this size may differ by from the same runs alone."""
+    why = f"in a stack of {runs_together} runs, sums are added in another order than in a run alone"
+    return f"{why}: gradients agree to 1e-5 of their size, so the bits of weights and scores differ"
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:

@@ -45,11 +45,20 @@ from palinode.results.store import Store
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
-from palinode.train.checkpoint import Saved, delete_checkpoints, is_whole, load_newest, save_checkpoint, weights_sha256
+from palinode.train.checkpoint import (
+    Saved,
+    delete_checkpoints,
+    is_whole,
+    load_newest,
+    newest_saved,
+    save_checkpoint,
+    weights_sha256,
+)
 from palinode.train.device import compiled, fingerprint, resolve_device, use_threads
 from palinode.train.loop import Counters, DivergedError, StepReport, Training
 from palinode.train.optim import build_optimizers
-from palinode.train.stacked import train_together
+from palinode.train.product_rate import rates_of_run
+from palinode.train.stacked import Places, train_together
 
 CHECKPOINTS = "ckpt"
 TIMED = ("train", "evaluate", "checkpoint", "audit")
@@ -97,6 +106,7 @@ def run_together(
     should_stop: Callable[[], bool] = lambda: False,
     holds: Mapping[str, Hold] | None = None,
     process: Process = IN_THE_CALLER,
+    together: Sequence[str] = (),
 ) -> list[Result]:
     """Train, evaluate and record runs that have the same `stack_key`, or go on with them. The arguments are those of `run_one`.
 
@@ -105,6 +115,8 @@ def run_together(
     Args:
         holds: run id -> the hold of this process on the run's directory. For a run without one, this call takes a hold.
         process: `memory_kept` and `started_by` of a worker, for the fingerprint.
+        together: the run ids of a fixed stack in the order of their places (`Places`), also of runs that have ended or work
+            elsewhere; empty: the runs that are left are stacked without gaps.
     """
     holds = holds or {}
     results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
@@ -113,8 +125,10 @@ def run_together(
     try:
         for spec in left:
             emit = _with_run_id(on_event, spec.run_id)
-            attempts.append(Attempt.begin(spec, store, emit, holds.get(spec.run_id), len(left), process))
-        results |= {result.run_id: result for result in _train_attempts(attempts, should_stop)}
+            size = len(together) or len(left)
+            attempts.append(Attempt.begin(spec, store, emit, holds.get(spec.run_id), size, process))
+        places = Places(len(together), tuple(together.index(spec.run_id) for spec in left)) if together else None
+        results |= {result.run_id: result for result in _train_attempts(attempts, should_stop, places)}
     finally:
         for attempt in attempts:
             if attempt.spec.run_id not in holds:
@@ -126,7 +140,9 @@ def _with_run_id(on_event: Callable[[Event], None], run_id: str) -> Callable[[Ev
     return lambda event: on_event({**event, "run_id": run_id})
 
 
-def _train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> list[Result]:
+def _train_attempts(
+    attempts: Sequence[Attempt], should_stop: Callable[[], bool], places: Places | None = None
+) -> list[Result]:
     """Train these runs until each has ended or stopped, and return their results. The weights of several runs are stacked."""
     for attempt in attempts:
         attempt.resume()
@@ -135,7 +151,7 @@ def _train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]
         attempts[index].after_step(report)
 
     trainings = [attempt.training for attempt in attempts]
-    ends = train_together(trainings, after_step=after_step, should_stop=should_stop)
+    ends = train_together(trainings, after_step=after_step, should_stop=should_stop, places=places)
     results = []
     for attempt, end in zip(attempts, ends, strict=True):
         try:
@@ -156,6 +172,12 @@ def stack_key(spec: RunSpec) -> str | None:
     return content_hash({name: value for name, value in plain.items() if name not in FREE} | {"recipe": recipe})
 
 
+def runs_together_before(store: Store, run_id: str) -> int | None:
+    """The number of runs that a run was stacked with so far, itself included: 1 for a run alone; None without a checkpoint."""
+    saved = newest_saved(store.run_directory(run_id) / CHECKPOINTS)
+    return saved.runs_together if saved is not None else None
+
+
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
     """The untrained model of a spec. The model's vocabulary has room for the special tokens that every arm carries.
 
@@ -166,6 +188,27 @@ def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[Languag
     refuse_evaluation(settings, specials)
     model = settings.model.build(specials.vocab_size, settings.data.window_tokens, seed)
     return model.to(resolve_device(settings.device)), specials
+
+
+def new_training(spec: RunSpec, data: Source) -> Training:
+    """The training of a run before its first step.
+
+    Raises:
+        BadInput: the evaluation needs something that this model cannot do.
+    """
+    model, specials = build_model(spec, data, spec.seed)
+    return Training(
+        model=compiled(model) if spec.recipe.compile else model,
+        optimizers=build_optimizers(spec.recipe.optimizer, model, model.parameter_groups()),
+        objective=spec.objective,
+        recipe=spec.recipe,
+        windows=data.training(spec.data.window_tokens, spec.seed),
+        labels=spec.labels,
+        specials=specials,
+        seed=spec.seed,
+        device=resolve_device(spec.device),
+        objective_state=spec.objective.state(),
+    )
 
 
 def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
@@ -203,6 +246,7 @@ class Attempt:
     rows: RowsSeal = field(default_factory=RowsSeal)
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMED, 0.0))
+    rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.spec = self.trained.spec
@@ -222,8 +266,8 @@ class Attempt:
         """Prepare data, model and optimizer, and write the spec. Hold the run's directory, unless the caller has a hold.
 
         Args:
-            runs_together: the number of runs whose weights are stacked, this run included. The result has the largest number
-                of all attempts.
+            runs_together: the number of runs whose weights are stacked, this run included; for fixed places, the number of
+                places. The result has the largest number of all attempts.
             process: how the worker runs, as in `run_together`.
 
         Raises:
@@ -232,21 +276,9 @@ class Attempt:
         spec.check_numerics()
         use_threads(spec.threads)
         data = prepare(spec.data)
-        model, specials = build_model(spec, data, spec.seed)
-        training = Training(
-            model=compiled(model) if spec.recipe.compile else model,
-            optimizers=build_optimizers(spec.recipe.optimizer, model, model.parameter_groups()),
-            objective=spec.objective,
-            recipe=spec.recipe,
-            windows=data.training(spec.data.window_tokens, spec.seed),
-            labels=spec.labels,
-            specials=specials,
-            seed=spec.seed,
-            device=resolve_device(spec.device),
-            objective_state=spec.objective.state(),
-        )
+        training = new_training(spec, data)
         directory = store.write_spec(spec.run_id, encode(spec))
-        trained = Trained(spec, training.model, specials, data)
+        trained = Trained(spec, training.model, training.specials, data)
         return cls(trained, training, store, emit, hold or _take(directory), runs_together, process)
 
     def resume(self) -> None:
@@ -326,7 +358,8 @@ class Attempt:
         return self.result("stopped", reason=f"stopped after step {self.training.step}")
 
     def finish(self) -> Result:
-        """Do all work after the last step: save, measure, audit, record."""
+        """Do all work after the last step: time the products of the model, save, measure, audit, record."""
+        self.rates = rates_of_run(self.training, self.seconds["train"])
         self.save()
         scores = self.measure()
         if self.spec.evaluation.split == VALIDATION:  # a trial supports no claim, so it is not audited
@@ -397,6 +430,7 @@ class Attempt:
             counters={**asdict(training.counters), "evaluations": self.evaluations},
             parameters={**by_role, "total": total, "non_embedding": total - outside},
             seconds={**self.seconds, "total": sum(self.seconds.values())},
+            rates=self.rates,
             fingerprint={
                 **fingerprint(training.device),
                 "runs_together": self.runs_together,

@@ -211,13 +211,28 @@ class _Driver:
             if not self.nursery.is_ready():  # signals are looked at while it imports
                 self.waiting.appendleft(job)
                 return
-            # The number of a run's hold is of no use for another run, so a run with a stale hold gets a process of its own.
-            jobs = [job] if stale_hold is not None else [job, *self._companions(job)]
-            self._start(jobs, stale_hold)
+            stale_holds = {job.run_id: stale_hold} if stale_hold is not None else {}
+            if job.together:
+                jobs = [job, *self._rest_of_fixed_stack(job, stale_holds)]
+            else:  # a run with a stale hold gets a process of its own
+                jobs = [job] if stale_holds else [job, *self._companions(job)]
+            self._start(jobs, stale_holds)
+
+    def _rest_of_fixed_stack(self, job: Job, stale_holds: dict[str, int]) -> list[Job]:
+        """The waiting jobs of the fixed stack of this job; the numbers of their stale holds are added to `stale_holds`."""
+        companions: list[Job] = []
+        for other in [one for one in self.waiting if one.together == job.together]:
+            owner, stale_hold = holder(other.directory, self.watch)
+            if owner is None and self.store.ended(other.run_id) is None:
+                companions.append(other)
+                stale_holds |= {other.run_id: stale_hold} if stale_hold is not None else {}
+        for other in companions:
+            self.waiting.remove(other)
+        return companions
 
     def _companions(self, job: Job) -> list[Job]:
         """The waiting jobs that share a process with this job. The free workers get equal numbers of jobs."""
-        alike = [other for other in self.waiting if job.stack is not None and other.stack == job.stack]
+        alike = [one for one in self.waiting if job.stack is not None and one.stack == job.stack and not one.together]
         most = min(self.stack, math.ceil((1 + len(alike)) / (self.workers - len(self.running)))) - 1
         companions: list[Job] = []
         for other in alike:
@@ -252,8 +267,8 @@ class _Driver:
             else:
                 self.waiting.append(job)
 
-    def _start(self, jobs: Sequence[Job], stale_hold: int | None) -> None:
-        process = Process.start(self.worker, jobs, stale_hold, self.nursery.start)
+    def _start(self, jobs: Sequence[Job], stale_holds: Mapping[str, int]) -> None:
+        process = Process.start(self.worker, jobs, stale_holds, self.nursery.start)
         for name, stream in process.streams():
             os.set_blocking(stream.fileno(), False)
             self.selector.register(stream, selectors.EVENT_READ, (process, name))
@@ -326,15 +341,15 @@ class _Driver:
             )
         elif report.get("event") == "alone":
             self._try_alone(job, str(report.get("reason")))
-        elif len(process.jobs) > 1:
-            self._try_alone(job, f"the process of {len(process.jobs)} runs {process.death()[0]}")
+        elif len(process.jobs) > 1 or job.together:
+            self._try_alone(job, f"the process of the stack {process.death()[0]}")
         else:
             self._write_death(process, job)
 
     def _try_alone(self, job: Job, reason: str) -> None:
         """Try a run by itself. When a process of several runs fails, the failure does not show which run caused it."""
         self._emit(job, {"event": "alone", "reason": reason})
-        self.waiting.append(replace(job, stack=None))
+        self.waiting.append(replace(job, stack=None, together=()))
 
     def _write_death(self, process: Process, job: Job) -> None:
         """Write the result of a run whose worker ended without an event, unless another process has taken over the run."""

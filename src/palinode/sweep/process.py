@@ -30,12 +30,15 @@ class Job:
     Attributes:
         threads: the number of CPU threads that the run computes with, from its spec.
         stack: the key of the stack. Jobs with the same key may share a process; a job with None shares no process.
+        together: the run ids of a fixed stack in the order of their places. The jobs of a fixed stack that can start are in one
+            process, however many workers are free. Empty: the run has no fixed stack.
     """
 
     run_id: str
     directory: Path
     threads: int = 1
     stack: str | None = None
+    together: tuple[str, ...] = ()
 
 
 class Streams(NamedTuple):
@@ -102,17 +105,18 @@ class Process:
     killed: bool = False
 
     @classmethod
-    def start(cls, worker: Sequence[str], jobs: Sequence[Job], stale_hold: int | None, start: Start) -> Process:
+    def start(cls, worker: Sequence[str], jobs: Sequence[Job], stale_holds: Mapping[str, int], start: Start) -> Process:
         """Start a worker for these runs.
 
         Args:
             start: a function that starts a process.
-            stale_hold: the number of the stale hold that the worker takes over; None when there is none.
+            stale_holds: run id -> the number of the stale hold that the worker takes over; no item for a run without one.
 
         Raises:
             EnvironmentProblem: the system cannot start a process.
         """
-        takeover = ("--stale-hold", str(stale_hold)) if stale_hold is not None else ()
+        options = [f"--stale-hold={run_id}={number}" for run_id, number in stale_holds.items()]
+        options += [f"--together={','.join(jobs[0].together)}"] if jobs[0].together else []
         threads = {name: str(jobs[0].threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         try:
             (stdin, input_end), (output_end, stdout), (error_end, stderr) = os.pipe(), os.pipe(), os.pipe()
@@ -121,7 +125,7 @@ class Process:
         ends = ((input_end, "wb"), (output_end, "rb"), (error_end, "rb"))
         files: list[IO[bytes]] = [os.fdopen(end, mode, 0) for end, mode in ends]
         try:
-            command = [*worker, *(str(job.directory) for job in jobs), *takeover]
+            command = [*worker, *(str(job.directory) for job in jobs), *options]
             environment = with_huge_pages({**os.environ, **threads})
             started = start(command, environment, Streams(stdin, stdout, stderr))
         except BaseException:

@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -31,16 +32,24 @@ from palinode.sweep.process import INTERRUPTS, STARTED_BY
 
 Emit = Callable[[Event], None]
 Holds = Mapping[str, Hold]
-Work = Callable[[Sequence[Path], Emit, Callable[[], bool], Holds], Sequence[Result]]
+Work = Callable[..., Sequence[Result]]  # the arguments of `train_runs`
 
 ORPHAN_SECONDS = 120.0  # the time after a request to stop at which a run that still works is ended
 LONGEST_REASON_CHARACTERS = 20_000
 
 
 def train_runs(
-    directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], holds: Holds
+    directories: Sequence[Path],
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    holds: Holds,
+    together: Sequence[str] = (),
 ) -> Sequence[Result]:
-    """Train the runs of these directories as their specs say. This function imports torch, so it is called only when needed."""
+    """Train the runs of these directories as their specs say. This function imports torch, so it is called only when needed.
+
+    Args:
+        together: the run ids of a fixed stack in the order of their places; empty without a fixed stack.
+    """
     from palinode.run.one import run_together
     from palinode.spec.load import load_run
 
@@ -50,7 +59,7 @@ def train_runs(
     }
     # The driver has decided which user code may run before it started this process.
     specs = [load_run(directory, allow_code=True) for directory in directories]
-    return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process)
+    return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process, together)
 
 
 def prepare_for_forks() -> None:
@@ -68,14 +77,18 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
     """Work on the runs of these directories. The exit code is 0 when the driver got an event for each run."""
     parser = argparse.ArgumentParser(prog="python -m palinode.sweep.worker", description=__doc__)
     parser.add_argument("directories", type=Path, nargs="+", help="the runs' directories in one store")
-    parser.add_argument("--stale-hold", type=int, default=None, help="the number of a stale hold, which is taken over")
+    parser.add_argument("--stale-hold", action="append", default=[], metavar="RUN=NUMBER", help="a hold to take over")
+    parser.add_argument("--together", default="", metavar="RUN,RUN", help="all runs of a fixed stack, by their places")
     options = parser.parse_args(arguments)
+    stale_holds = {run_id: int(number) for run_id, _, number in (one.rpartition("=") for one in options.stale_hold)}
+    if options.together:
+        work = partial(work, together=options.together.split(","))
     faulthandler.enable()
     channel = _Channel.open()
     stop = _Stop(nothing_done_yet=lambda: channel.events == 0)
     holds: dict[str, Hold] = {}
     for directory in options.directories:
-        if (hold := take(directory, stale=options.stale_hold)) is None:
+        if (hold := take(directory, stale=stale_holds.get(directory.name))) is None:
             channel.emit({"event": "busy", "run_id": directory.name})
         else:
             holds[directory.name] = hold
@@ -84,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
         return stop.requested or channel.broken or any(hold.lost for hold in holds.values())
 
     try:
-        for event in _work(holds, channel.emit, should_stop, work):
+        for event in _work(holds, channel.emit, should_stop, work, is_fixed_stack=bool(options.together)):
             channel.emit(event)
     finally:
         for hold in holds.values():
@@ -92,7 +105,9 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
     return 0
 
 
-def _work(holds: Holds, emit: Emit, should_stop: Callable[[], bool], work: Work) -> list[Event]:
+def _work(
+    holds: Holds, emit: Emit, should_stop: Callable[[], bool], work: Work, *, is_fixed_stack: bool
+) -> list[Event]:
     """The last event of each run: `finished` with the outcome, `alone`, `lost`, or `problem` when a disk or a device failed."""
     before = {hold.directory: Store(hold.directory.parent).ended(run_id) for run_id, hold in holds.items()}
     ended = [result for result in before.values() if result is not None]
@@ -111,7 +126,7 @@ def _work(holds: Holds, emit: Emit, should_stop: Callable[[], bool], work: Work)
             for run_id, hold in holds.items()
         ]
     except Exception as error:  # noqa: BLE001 - every exception of a run becomes its result
-        if len(left) > 1:
+        if len(left) > 1 or is_fixed_stack:
             reason = _reason(error).splitlines()[0]
             return [{"event": "alone", "run_id": run_id, "reason": reason} for run_id in holds]
         outcome: RunOutcome = "oom" if ran_out_of_memory(error) else "failed"

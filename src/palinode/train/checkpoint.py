@@ -7,6 +7,7 @@ one of the checkpoints to keep.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -138,6 +139,15 @@ def newest_first(root: Path) -> list[Path]:
         return []
     steps = {path: path.name.removeprefix("step-") for path in root.glob("step-*") if not path.is_symlink()}
     return sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: int(steps[path]), reverse=True)
+
+
+def newest_saved(root: Path) -> Saved | None:
+    """The numbers of the newest checkpoint whose manifest can be read; None if there is none. The tensors are not read."""
+    for directory in newest_first(root):
+        path = directory / MANIFEST_FILE
+        with contextlib.suppress(Damaged):
+            return decode_stored(_Manifest, fsio.read_table(path), path)
+    return None
 
 
 def weights_sha256(model: nn.Module) -> str:

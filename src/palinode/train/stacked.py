@@ -5,7 +5,9 @@ make the same calls on tensors K times as large (`torch.func.vmap` of the gradie
 clipping, optimizer, counters and checkpoints. The parameters of a run are views into the stack, so the optimizer, the evaluation
 and the files of the run need no change.
 
-Sums are taken in another order than in separate runs: gradients agree to 1e-5 of their size, but bits differ.
+Sums are taken in another order than in separate runs: gradients agree to 1e-5 of their size, but bits differ. The bits of a run in
+a stack may also depend on its place in the stacked tensors, because a place decides how memory is aligned (seen at width 18). So a
+stack that must resume with the same bits has fixed places, see `Places`.
 Legend: K runs, B rows, T slots.
 """
 
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,18 +48,40 @@ Values = dict[str, Tensor]
 Returned = TypeVar("Returned")
 
 
+class Places(NamedTuple):
+    """The fixed places of trainings in a stack: the bits of a run then do not depend on which other runs are left in the stack.
+
+    A place without a training is filled with a copy of another training, whose results are dropped. This costs as much as the
+    training that was in this place.
+
+    Attributes:
+        size: the number of places.
+        indexes: the place of each training, from 0.
+    """
+
+    size: int
+    indexes: tuple[int, ...]
+
+    def of(self, some: Sequence[int]) -> Places:
+        """The places of some of the trainings."""
+        return Places(self.size, tuple(self.indexes[one] for one in some))
+
+
 def train_together(
     trainings: Sequence[Training],
     *,
     after_step: Callable[[int, StepReport], None],
     should_stop: Callable[[], bool] = lambda: False,
+    places: Places | None = None,
 ) -> list[Outcome]:
     """Train every run to its end. A run that is further on waits until the other runs have reached its step.
 
-    When the examples of the runs differ in shape at a step, each run takes this step alone.
+    When the examples of the runs differ in shape at a step, each run takes this step alone. With fixed places, the runs whose
+    examples have one shape take the step together.
 
     Args:
         after_step: a function that gets the index of a training and the report of its step. DivergedError ends the run.
+        places: the fixed places of the trainings; None: the trainings that are left are stacked without gaps.
 
     Returns:
         For each run: True when the run is finished, False when `should_stop` ended it, or the DivergedError of the run.
@@ -73,7 +97,7 @@ def train_together(
         now = [index for index in going if trainings[index].step == first]
         members = [trainings[index] for index in now]
         if [id(member) for member in members] != [id(member) for member in stack.members]:
-            stack = Stack(members)
+            stack = Stack(members, places.of(now) if places is not None else None)
         for index, report in zip(now, stack.step(), strict=True):
             try:
                 if isinstance(report, DivergedError):
@@ -88,78 +112,102 @@ def train_together(
 class Stack:
     """Several trainings as one model: the parameters are (K, ...) tensors, and the models' own parameters become views into them.
 
+    Args:
+        places: the fixed places of the members; None: the members are stacked without gaps.
+
     Raises:
         RuntimeError: a model has buffers. Values that a pass writes into buffers would be lost.
     """
 
-    def __init__(self, members: Sequence[Training]):
+    def __init__(self, members: Sequence[Training], places: Places | None = None):
         self.members = list(members)
+        self._is_fixed = places is not None
+        self._places = places or Places(len(self.members), tuple(range(len(self.members))))
         self._parameters: dict[str, Tensor] = {}
         self._has_gradient: dict[tuple[Any, ...], list[bool]] = {}
         self._head_names: list[str] | None = None
-        if len(members) > 1:
+        if self._places.size > 1 and members:
             if buffer := next((name for member in members for name, _ in member.model.named_buffers()), None):
                 raise RuntimeError(f"models that have buffers ({buffer}) are not stacked")
             readers = [AsModule(member.model, read_and_terms) for member in members]
             self._reader = readers[0]
             self._head = AsModule(members[0].model, lambda model, hidden: model.logits(hidden))
             named = [dict(reader.named_parameters()) for reader in readers]
-            self._parameters = {name: _moved([each[name] for each in named]) for name in named[0]}
+            self._parameters = {name: _moved([each[name] for each in named], self._places) for name in named[0]}
             self._own = [[each[name] for name in self._parameters] for each in named]
 
     def step(self) -> list[StepReport | DivergedError]:
         """Take one optimizer step of every member. Each member gets an equal share of the seconds."""
         began = time.perf_counter()
         examples = [batch_examples(member) for member in self.members]
-        alike = len({_shapes(batch) for batch in examples}) == 1
-        if len(self.members) > 1 and alike:
-            losses: Sequence[BatchLoss | DivergedError] = self.gradients(examples)
-        else:
-            losses = [_caught(accumulate_gradients, *pair) for pair in zip(self.members, examples, strict=True)]
         reports = [
             loss if isinstance(loss, DivergedError) else _caught(update, member, batch, loss)
-            for member, batch, loss in zip(self.members, examples, losses, strict=True)
+            for member, batch, loss in zip(self.members, examples, self._losses(examples), strict=True)
         ]
         share = (time.perf_counter() - began) / len(self.members)
         return [one if isinstance(one, DivergedError) else replace(one, seconds=share) for one in reports]
 
-    def gradients(self, examples: Sequence[Sequence[Example]]) -> list[BatchLoss | DivergedError]:
-        """Compute the loss of every member. The gradients are then in `parameter.grad`, as after `accumulate_gradients`."""
+    def _losses(self, examples: Sequence[Sequence[Example]]) -> list[BatchLoss | DivergedError]:
+        """Compute the loss and the gradients of every member: together where the shapes of the examples allow it."""
+        by_shape: dict[tuple[Any, ...], list[int]] = {}
+        for index, batch in enumerate(examples):
+            by_shape.setdefault(_shapes(batch), []).append(index)
+        if self._places.size == 1 or (len(by_shape) > 1 and not self._is_fixed):
+            return [_caught(accumulate_gradients, *pair) for pair in zip(self.members, examples, strict=True)]
+        losses: dict[int, BatchLoss | DivergedError] = {}
+        for alike in by_shape.values():
+            losses |= zip(alike, self.gradients(examples, alike), strict=True)
+        return [losses[index] for index in range(len(examples))]
+
+    def gradients(
+        self, examples: Sequence[Sequence[Example]], alike: Sequence[int] | None = None
+    ) -> list[BatchLoss | DivergedError]:
+        """Compute losses of members. The gradients are then in `parameter.grad`, as after `accumulate_gradients`.
+
+        Args:
+            examples: the examples of every member.
+            alike: the indexes of the members whose losses are computed, and whose examples have one shape; None: all members.
+        """
+        alike = range(len(self.members)) if alike is None else alike
+        at = {self._places.indexes[index]: index for index in alike}
+        filled = [at.get(place, alike[0]) for place in range(self._places.size)]
         denominators = [batch_denominator(batch) for batch in examples]
-        rows = sum(len(example.inputs) for example in examples[0])
+        first = examples[alike[0]]
+        rows = sum(len(example.inputs) for example in first)
         gradients: dict[str, Tensor] = {}
         nats: list[Tensor] = []
         terms: list[dict[str, AuxiliaryTerm]] = []
-        for micro in zip(*examples, strict=True):
-            new_gradients, row_nats, micro_terms = self._differentiated(micro, denominators, rows)
+        for micro in zip(*(examples[index] for index in filled), strict=True):
+            of_places = [denominators[index] for index in filled]
+            new_gradients, row_nats, micro_terms = self._differentiated(micro, of_places, rows)
             gradients = {
                 name: gradients[name] + new if name in gradients else new for name, new in new_gradients.items()
             }
             nats.append(row_nats.cpu())
             terms.append(micro_terms)
-        reached = self._reached(examples[0])
-        for index, own in enumerate(self._own):
-            for parameter, gradient, has_one in zip(own, gradients.values(), reached, strict=True):
-                parameter.grad = gradient[index] if has_one else None
+        reached = self._reached(alike[0], first)
         losses = []
-        for index, (member, batch) in enumerate(zip(self.members, examples, strict=True)):
-            own_nats, own_terms = [each[index] for each in nats], [_of(index, each) for each in terms]
+        for place, index in at.items():
+            for parameter, gradient, has_one in zip(self._own[index], gradients.values(), reached, strict=True):
+                parameter.grad = gradient[place] if has_one else None
+            own_nats, own_terms = [each[place] for each in nats], [_of(place, each) for each in terms]
+            member, batch = self.members[index], examples[index]
             losses.append(_caught(_member_loss, member, batch, denominators[index], own_nats, own_terms))
         return losses
 
-    def _reached(self, examples: Sequence[Example]) -> list[bool]:
-        """Whether each parameter would get a gradient in a separate run. An optimizer does not move or decay the other parameters.
+    def _reached(self, index: int, examples: Sequence[Example]) -> list[bool]:
+        """Whether each parameter of the member with this index would get a gradient in a separate run.
 
-        The answer is computed once for every list of passes, because a pass that starts later in training may reach more
-        parameters.
+        An optimizer does not move or decay the other parameters. The answer is computed once for every list of passes, because a
+        pass that starts later in training may reach more parameters.
         """
         passes = tuple((group.name, group.sees) for example in examples for group in example.groups if group.rows)
         if passes not in self._has_gradient:
-            for parameter in self._own[0]:
+            for parameter in self._own[index]:
                 parameter.grad = None
             with contextlib.suppress(DivergedError):  # the error comes after the gradients are computed
-                accumulate_gradients(self.members[0], list(examples))
-            self._has_gradient[passes] = [parameter.grad is not None for parameter in self._own[0]]
+                accumulate_gradients(self.members[index], list(examples))
+            self._has_gradient[passes] = [parameter.grad is not None for parameter in self._own[index]]
         return self._has_gradient[passes]
 
     def _differentiated(
@@ -216,11 +264,12 @@ class Stack:
         return self._head_names
 
 
-def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Stack the parameters of one name into one tensor. Each parameter becomes a view into that tensor."""
-    together = torch.stack([parameter.detach() for parameter in parameters])
-    for parameter, part in zip(parameters, together, strict=True):
-        parameter.data = part
+def _moved(parameters: Sequence[nn.Parameter], places: Places) -> Tensor:
+    """Stack the parameters of one name into one tensor. Each parameter becomes a view into that tensor, at its place."""
+    at = dict(zip(places.indexes, parameters, strict=True))
+    together = torch.stack([at.get(place, parameters[0]).detach() for place in range(places.size)])
+    for place, parameter in at.items():
+        parameter.data = together[place]
     return together
 
 
