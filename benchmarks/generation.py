@@ -129,7 +129,7 @@ def write(
         if reread:
             patched.enter_context(patch.object(type(model), "can_step", lambda self: False))
         if onednn:
-            patched.enter_context(patch.object(generation, "_for_single_slots", lambda model: nullcontext()))
+            patched.enter_context(patch.object(generation, "_without_onednn", nullcontext))
         return generate(trained, range(PROMPT_TOKENS), new_tokens, 1, rows=rows)
 
 

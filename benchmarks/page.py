@@ -247,6 +247,7 @@ def task_generation(result: Row) -> Iterator[str]:
         "(tested). The first loop calls NumPy's generator once for each draw, as published generators do; the second calls "
         "Python's own generator, which is faster. Tasks with few draws in a sequence gain less. Target: "
         f"{target:g} times the first loop (aim {aim:g}); {met(not short)}{missed_by(short)}."
+        + "".join(numbers_alone(row) for row in rows if "numbers_share" in row)
     )
     yield ""
     yield from table(
@@ -264,6 +265,11 @@ def task_generation(result: Row) -> Iterator[str]:
             for row in rows
         ],
     )
+
+
+def numbers_alone(row: Row) -> str:
+    share = row["numbers_share"]["median"]
+    return f" The random numbers of `{row['task']}` alone take {share:.2f} of the time that the target allows."
 
 
 def generation(result: Row) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 Loops and task are timed one after the other, several times, and each ratio is within one turn. There are two loops: the first
 calls a NumPy generator once for each draw, as the published generators do (the target is set against it); the second calls
-Python's own generator, which is faster. Tests check that loops and tasks have one distribution. Run: python
-benchmarks/task_generation.py   (a minute)
+Python's own generator, which is faster. Tests check that loops and tasks have one distribution. The memory stays in the process, as
+in every worker that trains.
+The row `mqar` also has the time of its random numbers alone, as a share of the time that the target allows for a sequence.
+Run: python benchmarks/task_generation.py   (a minute)
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 
 from machine import machine_facts
 from palinode.base import fsio
+from palinode.base.memory import keep_memory
 from palinode.base.seeds import generator
 from palinode.data.tasks import AssociativeRecall, InductionHead, MadRecall, MultiQueryRecall, SelectiveCopy, Task
 from task_loops import LOOPS, NumpyDice, PlainDice
@@ -42,6 +45,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     torch.set_num_threads(1)
+    keep_memory()
     rows = [measure(task) for task in TASKS]
     result = {
         "rows": rows,
@@ -60,10 +64,13 @@ def measure(task: Task) -> Row:
     rng, loop = generator(0, "benchmark"), LOOPS[task.kind]
     dice = {"published": NumpyDice(0), "lean": PlainDice(0)}
     task.sample(BLOCK, rng)
+    numbers = random_numbers(task)
     turns: list[dict[str, float]] = []
     for _ in range(TURNS):
         turn = {name: rate(lambda one=one: loop(task, one), 1) for name, one in dice.items()}
         turn["task"] = rate(lambda: task.sample(BLOCK, rng), BLOCK)
+        if numbers:
+            turn["numbers"] = rate(lambda: torch.rand(BLOCK * numbers, generator=rng), BLOCK)
         turns.append(turn)
         print(task.kind, {name: round(value) for name, value in turn.items()}, flush=True)
     row: Row = {"task": task.kind, "length_tokens": task.length_tokens}
@@ -71,7 +78,19 @@ def measure(task: Task) -> Row:
         row[key] = spread([turn[name] for turn in turns])
     for name in dice:
         row[f"against_{name}"] = spread([turn["task"] / turn[name] for turn in turns])
+    if numbers:
+        row["numbers_a_sequence"] = numbers
+        row["numbers_share"] = spread([TARGET_RATIO * turn["published"] / turn["numbers"] for turn in turns])
+        share = row["numbers_share"]["median"]
+        print(f"{task.kind}: the random numbers alone take {share:.2f} of 1 / {TARGET_RATIO:g} of the NumPy loop")
     return row
+
+
+def random_numbers(task: Task) -> int:
+    """How many float32 numbers a sequence of `mqar` draws: one for each key, each value and each slot; 0 for other tasks."""
+    if not isinstance(task, MultiQueryRecall):
+        return 0
+    return task.vocabulary - 1 + (task.length - task.shown_tokens) // 2
 
 
 def rate(make: Callable[[], object], sequences: int) -> float:

@@ -141,12 +141,13 @@ def test_dropout_is_off_while_writing_and_the_mode_is_put_back():
     assert model.training
 
 
-def test_onednn_is_put_back_even_when_writing_fails(monkeypatch):
+def test_onednn_and_modules_are_put_back_even_when_writing_fails(monkeypatch):
     model = gpt2(layers=1, width=16, heads=2).build(SPECIALS.vocab_size, 8, 0)
     seen = []
 
     def broken(hidden):
         seen.append(torch.backends.mkldnn.enabled)
+        assert vars(model.embedding)["weight"] is model.embedding.weight, "the weight is not found at once"
         raise ArithmeticError("no logits")
 
     monkeypatch.setattr(model, "logits", broken)
@@ -155,6 +156,7 @@ def test_onednn_is_put_back_even_when_writing_fails(monkeypatch):
         with pytest.raises(ArithmeticError):
             generate(trained(model), [1], 2, 0)
         assert torch.backends.mkldnn.enabled is before
+        assert not any({*module._parameters, *module._modules} & {*vars(module)} for module in model.modules())
     assert seen == [False, False]
 
 

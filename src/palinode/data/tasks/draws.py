@@ -7,6 +7,7 @@ Shapes: B sequences (`rows`), P draws of a sequence (`count`).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,10 +19,10 @@ FEW = 4  # up to this many draws without replacement are made one after the othe
 # From a pool of up to this many times their number, draws are sorted noise; from a larger pool, repeats are redrawn.
 DENSE = 4
 TABLE_KINDS = 1024  # up to this many kinds, a table for each sequence is faster than a sort
-NOISE_BITS = 24  # torch draws a float32 below 1 as a whole number below 2^24, times 2^-24
-SORTED_WHOLE = (
-    256  # up to this many numbers in a row, NumPy sorts the whole row faster than torch finds the largest numbers
-)
+# torch draws a float32 below 1 as a whole number below 2^24, times 2^-24. `torch.randint` draws the same whole numbers.
+NOISE_BITS = 24
+SORTED_WHOLE = 256  # up to this many numbers in a row, NumPy sorts the row faster than torch finds the largest numbers
+LOWER = 0 if sys.byteorder == "little" else 1  # the place of the lower half of a 64-bit number
 
 
 def integers(high: int, shape: tuple[int, ...], rng: Generator) -> Tensor:
@@ -43,7 +44,7 @@ def distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
     if count <= FEW:
         return _few_distinct(rows, count, pool, rng)
     if pool <= DENSE * count:
-        return _indices_of_largest(torch.rand(rows, pool, generator=rng), count)
+        return _indices_of_largest(rows, pool, count, rng)
     numbers = integers(pool, (rows, count), rng)
     open_rows = torch.arange(rows)
     while len(open_rows):
@@ -68,55 +69,52 @@ def _few_distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
 
 def subset(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
     """(B, P) ascending numbers: each row is a uniform subset of the numbers below `pool`."""
-    chosen = _indices_of_largest(torch.rand(rows, pool, generator=rng), count).numpy()
+    chosen = _indices_of_largest(rows, pool, count, rng).numpy()
     chosen.sort(axis=1)
     return torch.from_numpy(chosen)
 
 
-def _indices_of_largest(noise: Tensor, count: int) -> Tensor:
-    """(B, P) what `noise.topk(count)` gives for (B, pool) numbers of `torch.rand`: the indices of the largest numbers in order."""
-    pool = noise.shape[1]
+def _indices_of_largest(rows: int, pool: int, count: int, rng: Generator) -> Tensor:
+    """(B, P) what `torch.rand(rows, pool).topk(count)` gives: the indices of the largest numbers of each row, in order.
+
+    The upper bits of a key are a number, its lower bits are the number's index. NumPy sorts short rows of whole numbers without
+    branches: for 256 rows of 111 numbers that takes .04 ms, `topk` .4 to .6 ms.
+    """
     index_bits = (pool - 1).bit_length()
     if pool > SORTED_WHOLE or NOISE_BITS + index_bits > 31:
-        return noise.topk(count, dim=1).indices
-    keys = noise.numpy() * np.float32(1 << (NOISE_BITS + index_bits))  # exact, as only the power of two changes
-    ordered = _sorted_with_indices(keys.astype(np.int32))
-    chosen, open_rows = _cut_out(ordered[:, ::-1], index_bits, count)
-    if open_rows is not None:
-        chosen[open_rows] = noise[open_rows].topk(count, dim=1).indices
+        return torch.rand(rows, pool, generator=rng).topk(count, dim=1).indices
+    noise = torch.randint(1 << NOISE_BITS, (rows, pool), generator=rng, dtype=torch.int32)  # 2^24 times `torch.rand`
+    keys = np.left_shift(noise.numpy(), index_bits)
+    keys += np.arange(pool, dtype=np.int32)
+    keys.sort(axis=1)
+    # One key more than the result has, because the last number of the result may equal the next number.
+    largest = keys[:, -min(count + 1, pool) :]
+    chosen = torch.from_numpy((largest[:, ::-1][:, :count] & ((1 << index_bits) - 1)).astype(np.int64))
+    apart = largest[:, 1:] ^ largest[:, :-1]
+    if apart.size and apart.min() < 1 << index_bits:  # two numbers are equal, and only `topk` knows their order
+        open_rows = torch.from_numpy(np.flatnonzero((apart < 1 << index_bits).any(axis=1)))
+        chosen[open_rows] = (noise[open_rows] * 2.0**-NOISE_BITS).topk(count, dim=1).indices
     return chosen
 
 
 def indices_of_smallest(times: Tensor, count: int) -> Tensor:
     """(B, P) what `times.topk(count, largest=False)` gives for (B, pool) float32 numbers that are not negative."""
-    pool = times.shape[1]
-    index_bits = (pool - 1).bit_length()
+    rows, pool = times.shape
     if pool > SORTED_WHOLE:
         return times.topk(count, dim=1, largest=False).indices
-    # The bits of floats that are not negative, read as whole numbers, have the order of the floats.
-    keys = np.left_shift(times.numpy().view(np.int32), index_bits, dtype=np.int64)
-    chosen, open_rows = _cut_out(_sorted_with_indices(keys), index_bits, count)
-    if open_rows is not None:
+    # The bits of floats that are not negative, read as whole numbers, have the order of the floats. A pair has the index of a float
+    # in its lower half, so its 64 bits are one number, whose order is that of the floats.
+    pairs = np.empty((rows, pool, 2), np.int32)
+    pairs[..., LOWER] = np.arange(pool, dtype=np.int32)
+    pairs[..., 1 - LOWER] = times.numpy().view(np.int32)
+    pairs.view(np.int64)[..., 0].sort(axis=1)
+    chosen = torch.from_numpy(pairs[:, :count, LOWER].astype(np.int64))
+    smallest = pairs[:, : count + 1, 1 - LOWER]
+    equal = smallest[:, 1:] == smallest[:, :-1]
+    if equal.any():  # only `topk` knows the order of equal numbers
+        open_rows = torch.from_numpy(np.flatnonzero(equal.any(axis=1)))
         chosen[open_rows] = times[open_rows].topk(count, dim=1, largest=False).indices
     return chosen
-
-
-def _sorted_with_indices(keys: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Add to each number of (B, pool) `keys`, whose low bits are zero, its index in the row, and sort each row.
-
-    NumPy sorts short rows of whole numbers without branches: for 256 rows of 111 numbers that takes .04 ms, `topk` .4 to .6 ms.
-    """
-    keys += np.arange(keys.shape[1], dtype=keys.dtype)
-    keys.sort(axis=1)
-    return keys
-
-
-def _cut_out(ordered: NDArray[np.integer], index_bits: int, count: int) -> tuple[Tensor, Tensor | None]:
-    """The indices in the low bits of the first `count` keys of each row, and the rows where equal numbers leave the order open."""
-    chosen = np.bitwise_and(ordered[:, :count], (1 << index_bits) - 1, dtype=np.int64)
-    ties = ordered[:, : min(count, ordered.shape[1] - 1)] ^ ordered[:, 1 : count + 1] < 1 << index_bits
-    open_rows = torch.from_numpy(np.flatnonzero(ties.any(axis=1))) if ties.any() else None
-    return torch.from_numpy(chosen), open_rows
 
 
 def one_true(allowed: Tensor, rng: Generator) -> Tensor:

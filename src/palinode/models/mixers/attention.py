@@ -128,7 +128,7 @@ class Attention(Heads, Mixer):
         """Normalise and rotate q and k together, in float32 or better; v does not change. The results are (B, H, T, D / H)."""
         fine, v = exact(qkv.narrow(2, 0, 2 * self.heads)), qkv.narrow(2, 2 * self.heads, self.heads)
         if self.qk_norm:
-            fine = F.rms_norm(fine, (self.head_width,))
+            fine = torch.rms_norm(fine, (self.head_width,))
         if reading.rotary is not None:
             fine = reading.rotary.turn(fine)
         q, k = fine.to(v.dtype).transpose(1, 2).chunk(2, dim=1)

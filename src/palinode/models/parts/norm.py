@@ -18,8 +18,9 @@ def rms_norm(x: Tensor, gain: Tensor | None) -> Tensor:
     On a CPU in float32 or float64, forward and backward take half the time of PyTorch's (0.39 ms and not 0.74 for 2,048 slots of
     width 64 on one core). In half precision PyTorch's own norm is used, which computes in float32 there; on a GPU it is one kernel.
     """
-    written_out = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    if not written_out or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
+        return torch.rms_norm(x, x.shape[-1:], gain)
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return F.rms_norm(x, x.shape[-1:], gain)
     normed, _ = _RmsNorm.apply(x, gain)  # type: ignore[no-untyped-call]
     return normed  # type: ignore[no-any-return]

@@ -94,7 +94,8 @@ class StackState(ModelState):
         for block, kept in zip(blocks, self.layers, strict=True):
             x, after = block.extend(x, reading, kept)
             layers.append(after)
-        return x, replace(self, read=self.read + x.shape[1], layers=tuple(layers))
+        changed = {"read": self.read + x.shape[1], "layers": tuple(layers)}
+        return x, type(self)(**(vars(self) | changed))  # `replace` takes twice as long
 
 
 def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
