@@ -28,7 +28,7 @@ from palinode.train.recipe import Precision
 # A round multiplies as many slots as fit into so many FLOPs (75 ms on one core of 2023), but at least so many slots. The rate at
 # 256 slots was within 3 % of the rate at 1024, and at 64 slots 20 % below it.
 ROUND_FLOPS, LEAST_SLOTS = 6e9, 256
-MOST_SIDE = 1024  # a longer side of a matrix is cut to this length; sides of 1024 to 8192 had the same rate within 3 %
+MOST_SIDE = 1024  # a longer side of a matrix is cut to this length; sides of 1024 to 8192 had 64 to 72 GFLOP a second
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
 MOST_SECONDS = 0.15  # no further round begins after this time
 # The largest share of the FLOPs of a run that the measurement takes, so about this share of its time.

@@ -54,5 +54,6 @@ class _RmsNorm(torch.autograd.Function):
         scaled = upstream if gain is None else upstream * gain
         mean = (product.mean(-1) if gain is None else product @ gain / x.shape[-1]).unsqueeze(-1)
         x_gradient = torch.addcmul(scaled, x, mean * inverse.square(), value=-1) * inverse
-        gain_gradient = None if gain is None else inverse.flatten() @ product.reshape(-1, x.shape[-1])
+        by_slot = product.reshape(-1, x.shape[-1])
+        gain_gradient = None if gain is None else torch.mv(by_slot.T, inverse.flatten())
         return x_gradient, gain_gradient
