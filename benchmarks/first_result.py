@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine_facts
-from overhead import shares
+from overhead import seconds_by_part
 from palinode.base import fsio
 from palinode.results.store import Store
 
@@ -52,14 +52,14 @@ def one_demo() -> Row:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         store = Store(Path(temporary) / "runs")
         (entry,) = store.experiments()
-        parts = shares(store.experiment(entry.name), wall_seconds)["seconds"]
+        parts = seconds_by_part(store.experiment(entry.name))
     return {
         "wall_seconds": wall_seconds,
         "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "first_line_seconds": first_line_seconds,
         "audit_seconds": parts["audit_before"] + parts["audit_after"],
         "load_average": round(os.getloadavg()[0], 2),
-        "parts": {name: seconds for name, seconds in parts.items() if name != "rest"},
+        "parts": parts,
     }
 
 

@@ -56,9 +56,7 @@ def main() -> None:
 def shares(record: ExperimentRecord, wall_seconds: float) -> Row:
     """Seconds of each part of the command, and their shares of its wall time."""
     results = [run.result for run in record.runs if run.result is not None]
-    seconds: dict[str, float] = {"audit_before": sum(report.seconds for report in record.audits.values())}
-    for name in (*WORK, "checkpoint", "audit"):
-        seconds[name if name != "audit" else "audit_after"] = sum(one.seconds[name] or 0.0 for one in results)
+    seconds = seconds_by_part(record)
     seconds["rest"] = wall_seconds - sum(seconds.values())
     share = {name: value / wall_seconds for name, value in seconds.items()}
     overhead = {name: value for name, value in share.items() if name not in WORK}
@@ -73,6 +71,15 @@ def shares(record: ExperimentRecord, wall_seconds: float) -> Row:
         "plan": {name: plan[name] for name in ("predicted_seconds", "measured_seconds", "measured_to_predicted")},
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def seconds_by_part(record: ExperimentRecord) -> dict[str, float]:
+    """The seconds that the store recorded, added up over arms and runs."""
+    results = [run.result for run in record.runs if run.result is not None]
+    seconds: dict[str, float] = {"audit_before": sum(report.seconds for report in record.audits.values())}
+    for name in (*WORK, "checkpoint", "audit"):
+        seconds[name if name != "audit" else "audit_after"] = sum(one.seconds[name] or 0.0 for one in results)
+    return seconds
 
 
 if __name__ == "__main__":
