@@ -19,10 +19,10 @@ from palinode.base.numerics import NUMERICS_VERSION
 from palinode.base.seeds import generator
 from palinode.checks.budget import Expected, RunBudget, Tuning, added_up, check_budget, expected_counters
 from palinode.checks.collapse import check_collapse
-from palinode.checks.flow import FlowSettings, check_flow
+from palinode.checks.flow import check_trained_flow
 from palinode.checks.influence import scored_targets
 from palinode.checks.loss_floor import check_directions, check_falls, check_text_floor
-from palinode.checks.stepwise import check_stepwise
+from palinode.checks.stepwise import StepwiseSettings, check_stepwise
 from palinode.data.config import VALIDATION
 from palinode.data.store import TokenStore
 from palinode.objectives import Progress
@@ -36,18 +36,8 @@ from palinode.train.loop import draws_of_step
 # deviation.
 MOST_REPLAYED = 4096
 
-# The audit before training checked every length. This audit checks only what is new, the trained weights.
-TRAINED_FLOW = FlowSettings(
-    lengths=(),
-    gains=(),
-    draws=4,
-    train_passes=0,
-    sampled_sources_of_used=16,
-    all_sources_of_used_up_to=33,
-    own_weights=True,
-    beyond=False,
-    ids_tokens=0,
-)
+# The audit before training read texts step by step with random weights. This audit does so with the trained weights.
+TRAINED_STEPWISE = StepwiseSettings(random_weights=False)
 
 
 def audit_trained(trained: Trained, rows: Sequence[Mapping[str, Any]], store: Store | None = None) -> AuditReport:
@@ -69,8 +59,8 @@ def audit_trained(trained: Trained, rows: Sequence[Mapping[str, Any]], store: St
         seed=AUDIT_SEED,
     )
     findings = (
-        *check_flow(subject, TRAINED_FLOW),
-        *check_stepwise(subject),
+        *check_trained_flow(subject),
+        *check_stepwise(subject, TRAINED_STEPWISE),
         *check_collapse(rows),
         *_loss_findings(trained, rows, store),
     )

@@ -93,7 +93,7 @@ class Bench:
         if length_tokens not in self.train_refused:
             try:
                 # Read with a copy, because the module may store statistics of a batch.
-                self._read_zeros(self.fresh_copy().train(), length_tokens, SEVERAL_ROWS)
+                self._read_zeros(self.fresh_copy().train(), length_tokens)
                 self.train_refused[length_tokens] = ""
             except REFUSALS as refusal:
                 self.train_refused[length_tokens] = str(refusal)
@@ -107,8 +107,9 @@ class Bench:
             for rows in (1, SEVERAL_ROWS):
                 windows = torch.zeros(rows, length_tokens, dtype=torch.long)
                 example = subject.example(windows, entry.draw.repeated(rows))
+                read = subject.logits if rows == 1 else subject.forward
                 with torch.no_grad(), exact_arithmetic(), seeded_passes(subject.seed, "accepts"):
-                    logits = subject.forward(self.copy(1.0).eval(), example.to(subject.device))
+                    logits = read(self.copy(1.0).eval(), example.to(subject.device))
                 shapes.append((tuple(example.inputs.shape), tuple(logits.shape[:2])))
             (one, of_one), (several, of_several) = shapes
             if one == of_one and several != of_several and 0 not in several:
@@ -169,16 +170,15 @@ class Bench:
 
     def _raises(self, length_tokens: int) -> bool:
         try:
-            self._read_zeros(self.copy(1.0).eval(), length_tokens, 1)
             return self.mixes_rows(length_tokens)
         except REFUSALS:
             return True
 
-    def _read_zeros(self, module: nn.Module, length_tokens: int, rows: int) -> None:
+    def _read_zeros(self, module: nn.Module, length_tokens: int) -> None:
         """Read rows of zeros in every pass. A module that refuses rows of this length raises its error here."""
-        window = torch.zeros(rows, length_tokens, dtype=torch.long)
+        window = torch.zeros(SEVERAL_ROWS, length_tokens, dtype=torch.long)
         for entry in self.bank_at(length_tokens).covering(1):
-            example = self.subject.example(window, entry.draw.repeated(rows))
+            example = self.subject.example(window, entry.draw.repeated(SEVERAL_ROWS))
             with torch.no_grad(), exact_arithmetic(), seeded_passes(self.subject.seed, "accepts"):
                 self.subject.logits(module, example)
 

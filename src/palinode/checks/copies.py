@@ -25,9 +25,9 @@ RAISED = {
     torch.float16: torch.float64,
     torch.complex64: torch.complex128,
 }
-LOWERING_CALLS = (Tensor.float, Tensor.half, Tensor.bfloat16)
+LOWERING_CALLS = frozenset((Tensor.float, Tensor.half, Tensor.bfloat16))
 DROPOUT_NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-DROPOUT_CALLS = (*(getattr(F, name) for name in DROPOUT_NAMES), torch.dropout)
+DROPOUT_CALLS = frozenset((*(getattr(F, name) for name in DROPOUT_NAMES), torch.dropout))
 # Two functions of PyTorch for mixtures of experts. The first function calls the second, and a torch function mode sees only the
 # second.
 GROUPED_PRODUCTS = (getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
@@ -50,14 +50,16 @@ class Float64Throughout(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        options = {name: _raised(value) for name, value in (kwargs or {}).items()}
+        options = {name: _raised(value) for name, value in kwargs.items()} if kwargs else {}
         if func in LOWERING_CALLS:
             return args[0].double()
         if not self.dropout and func in DROPOUT_CALLS:
             return args[0]
         if not self.dropout and func is F.scaled_dot_product_attention:
             args, options = _without_attention_dropout(args, options)
-        given = tuple(_raised(value) for value in args)
+        # An audit makes this call some 100,000 times, and few of the calls name a dtype.
+        names_dtype = any(type(value) is torch.dtype for value in args)
+        given = tuple(_raised(value) for value in args) if names_dtype else args
         try:
             return func(*given, **options)
         except RuntimeError as refusal:  # the operation exists in lower precisions only, such as grouped_mm

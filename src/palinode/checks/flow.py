@@ -67,6 +67,20 @@ class FlowSettings(Config):
     ids_tokens: int = Field(default=4, ge=0)
 
 
+# The runs on a trained module.
+TRAINED = FlowSettings(
+    lengths=(),
+    gains=(),
+    draws=4,
+    train_passes=0,
+    sampled_sources_of_used=16,
+    all_sources_of_used_up_to=33,
+    own_weights=True,
+    beyond=False,
+    ids_tokens=0,
+)
+
+
 @dataclass(frozen=True)
 class Planned:
     """One planned run: the setting, the number of sources to replace, and the number of Draws."""
@@ -90,18 +104,30 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
     mixed = [length for length in bench.subject.used_lengths if bench.mixes_rows(length)]
     if mixed:  # C1 reads many rows as one batch, so it cannot measure a module that mixes the rows of a batch
         return (*check_provenance(bench), check_neighbours(bench))
-    tallies = _measured(bench, settings)
-    notes = _notes(bench)
-    scope = _scope(bench, settings)
     prefix_lengths = (*PREFIX_TOKENS, *settings.lengths, *(bench.subject.lengths_beyond if settings.beyond else ()))
-    flow = [finding for tally in tallies for finding in (tally.law(subject.seed), tally.control(subject.seed))]
     return (
         *check_provenance(bench),
-        *(_with_scope(one, notes, scope) for one in flow),
+        *_flow_findings(bench, settings),
         check_neighbours(bench),
         *check_prefix(bench, prefix_lengths),
         check_memory(bench),
         check_gradient(bench),
+    )
+
+
+def check_trained_flow(subject: Subject) -> tuple[Finding, ...]:
+    """C1 on a trained module: the influence of tokens with its own weights, and the checks of other rows, prefixes and memory.
+
+    The audit before training has measured the Examples (C1.provenance), the gradients and the other lengths. Training changes none
+    of them. The module may now be larger than the module that was audited, so its lengths in training and evaluation are measured
+    with random weights as well.
+    """
+    bench = Bench.of(subject)
+    return (
+        *_flow_findings(bench, TRAINED),
+        check_neighbours(bench, (bench.short_tokens,)),
+        *check_prefix(bench, ()),
+        check_memory(bench),
     )
 
 
@@ -132,6 +158,14 @@ def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
     if settings.own_weights:
         runs += [Planned(Setting(length, None), settings.sampled_sources_of_used) for length in used]
     return runs
+
+
+def _flow_findings(bench: Bench, settings: FlowSettings) -> list[Finding]:
+    """C1.perturbation and C1.two-sided of every pass, from all runs of the plan."""
+    tallies, seed = _measured(bench, settings), bench.subject.seed
+    notes, scope = _notes(bench), _scope(bench, settings)
+    findings = [finding for tally in tallies for finding in (tally.law(seed), tally.control(seed))]
+    return [_with_scope(one, notes, scope) for one in findings]
 
 
 def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:

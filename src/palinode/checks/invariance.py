@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from palinode.base.example import Example
 from palinode.base.finding import Finding
 from palinode.base.seeds import generator
-from palinode.checks.bench import Bench
+from palinode.checks.bench import REFUSALS, Bench
 from palinode.checks.copies import exact_arithmetic, seeded_passes
 from palinode.checks.draws import Entry, direction_of, joined_draw
 from palinode.checks.influence import largest_change, scored_targets, spread
@@ -32,11 +32,15 @@ FEW_TOKENS = (1, 2)
 Difference = tuple[float, str]  # the difference in standard deviations of the logits, and the place of the difference
 
 
-def check_neighbours(bench: Bench) -> Finding:
-    """C1.neighbours: a window gets the same logits with 7 other rows, with 7 new rows, and alone, in eval and train mode."""
+def check_neighbours(bench: Bench, lengths: Sequence[int] | None = None) -> Finding:
+    """C1.neighbours: a window gets the same logits with 7 other rows, with 7 new rows, and alone, in eval and train mode.
+
+    `lengths`: the lengths of the windows in tokens; default: a short length, and the lengths of 1 and 2 tokens.
+    """
     differences = [(LARGEST, message) for message in bench.mixed.values()]
     if not differences:
-        lengths = dict.fromkeys((bench.short_tokens, *(tokens for tokens in FEW_TOKENS if bench.accepts(tokens))))
+        few = [tokens for tokens in FEW_TOKENS if bench.accepts(tokens)] if lengths is None else []
+        lengths = dict.fromkeys((bench.short_tokens, *few)) if lengths is None else lengths
         differences = [one for length in lengths for one in _neighbour_differences(bench, length)]
     return _finding(bench, "C1.neighbours", differences, "the rows of a batch influence each other")
 
@@ -123,10 +127,11 @@ def _shorter(
     """
     length = len(window)
     for part in sorted({1, 2, length // 2, length - 1}):
-        if not bench.accepts(part):
-            continue
         shorter = window[:part] if is_ltr else window[length - part :]
-        logits = _read(bench, module, shorter[None], [entry], 0).get(group)
+        try:
+            logits = _read(bench, module, shorter[None], [entry], 0).get(group)
+        except REFUSALS:  # the objective or the module does not take this length
+            continue
         if logits is not None and len(logits):
             scored = whole[: len(logits)] if is_ltr else whole[-len(logits) :]
             change = float(largest_change(logits, scored).max()) / spread(whole)

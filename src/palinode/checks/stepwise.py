@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from palinode.base.config import Config
-from palinode.base.example import Example
+from palinode.base.example import NO_SOURCE, Example
 from palinode.base.finding import Finding
 from palinode.base.seeds import generator
 from palinode.checks.bench import REFUSALS, Bench
@@ -45,11 +45,12 @@ class StepwiseSettings(Config):
     """The options of C6: the lengths of the prompts, and the length to which the first prompt is continued.
 
     `total_tokens`: the final length; default: 41 tokens, or one more than the longest used length, because a cache often fails when
-    it is full.
+    it is full. `random_weights`: whether to run C6.generation and C6.state, which give the module random weights.
     """
 
     prompt_tokens: tuple[int, ...] = (1, 2, 5, 9)
     total_tokens: int | None = Field(default=None, ge=2)
+    random_weights: bool = True
 
     def total_for(self, subject: Subject) -> int:
         """The wanted final length in tokens. A model may refuse this length."""
@@ -171,15 +172,16 @@ def check_stepwise(
             findings.append(cannot.with_(outcome="could_not_tell"))
             continue
         rng = generator(subject.seed, "audit", "stepwise", one_way.group)
-        opened = randomised_copy(subject.module, 1.0, rng).eval()
         own = _as_it_is(one_way)
-        reader = _state_reader(one_way) if step is None else None
-        taken = step if reader is None else OwnStep(one_way, reader)
+        own_step = _own_step(one_way) if step is None else None
+        taken = step if own_step is None else own_step
         with torch.no_grad(), seeded_passes(subject.seed, "stepwise"):
-            with exact_arithmetic():
-                findings.append(_generation(Route(one_way, opened, taken), settings.prompt_tokens, rng))
-                if reader is not None:
-                    findings.append(_state(one_way, reader, opened, rng))
+            if settings.random_weights:
+                opened = randomised_copy(subject.module, 1.0, rng).eval()
+                with exact_arithmetic():
+                    findings.append(_generation(Route(one_way, opened, taken), settings.prompt_tokens, rng))
+                    if own_step is not None:
+                        findings.append(_state(one_way, own_step.reader, opened, rng))
             findings.append(_teacher_forced(Route(one_way, own, taken), rng))
     return tuple(findings)
 
@@ -298,10 +300,10 @@ def _difference(stepped: Tensor, whole: Tensor, tolerance: float) -> tuple[Tenso
     return largest_change(stepped, whole) / spread(whole), disagreements
 
 
-def _state_reader(one_way: OneWay) -> StateReader | None:
-    """The reader that reads this pass in pieces; None where there is no such reader.
+def _own_step(one_way: OneWay) -> OwnStep | None:
+    """The step that reads this pass from the model's state; None where there is none.
 
-    There is no reader if the model keeps no state, if the pass is not one causal row per window, or if some next token is not
+    There is none if the model keeps no state, if the pass is not one causal row per window, or if some next token is not
     scored (label masks and hidden prompts leave some tokens out).
     """
     subject, total = one_way.subject, one_way.total_tokens
@@ -310,16 +312,30 @@ def _state_reader(one_way: OneWay) -> StateReader | None:
     examples = {tokens: one_way.example(torch.zeros(2, tokens, dtype=torch.long)) for tokens in range(2, total + 1)}
     if examples[total].groups[0].sees.native != "causal" or examples[total].window_row.tolist() != [0, 1]:
         return None
-    always_scored = all(one_way.next_slot(examples[prefix + 1], prefix) is not None for prefix in range(1, total))
-    return subject.state if always_scored else None
+    slots = {}
+    for prefix in range(1, total):
+        example = examples[prefix + 1]
+        if (slot := one_way.next_slot(example, prefix)) is None:
+            return None
+        ids, sources = (one_way.slots_in_reading_order(example, by) for by in (example.inputs, example.input_source))
+        slots[prefix] = (ids[0, : slot + 1], sources[0, : slot + 1])
+    return OwnStep(one_way, subject.state, examples[total].inputs.shape[1], slots)
 
 
 @dataclass
 class OwnStep:
-    """A `Step` that uses the model's own state. A call that continues the previous tokens reads only the new tokens."""
+    """A `Step` that uses the model's own state. A call that continues the previous tokens reads only the new tokens.
+
+    Attributes:
+        total_slots: the number of slots that the state has room for.
+        slots: for each number of tokens in a prefix, the ids and the sources of the slots up to the one that predicts the next
+            token, in the order in which the model reads the slots.
+    """
 
     one_way: OneWay
     reader: StateReader
+    total_slots: int
+    slots: Mapping[int, tuple[Tensor, Tensor]]
     module: nn.Module | None = None
     read_ids: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     state: Any = None
@@ -329,20 +345,19 @@ class OwnStep:
         tokens = self._tokens_before_the_next(prefix)
         count = self.read_ids.shape[1]
         fits = len(tokens) == len(self.read_ids) and count < tokens.shape[1]
-        continues = fits and torch.equal(tokens[:, :count].cpu(), self.read_ids)
+        continues = fits and torch.equal(tokens[:, :count], self.read_ids)
         if self.state is None or module is not self.module or not continues:
-            slots = self.one_way.example(torch.zeros(1, self.one_way.total_tokens, dtype=torch.long)).inputs.shape[1]
-            self.module, self.state, count = module, self.reader.begin(module, len(tokens), slots), 0
-        hidden, self.state = self.reader.extend(module, tokens[:, count:], self.state)
-        self.read_ids = tokens.cpu()
+            self.module, self.state, count = module, self.reader.begin(module, len(tokens), self.total_slots), 0
+        new = tokens[:, count:].to(self.one_way.subject.device)
+        hidden, self.state = self.reader.extend(module, new, self.state)
+        self.read_ids = tokens
         return self.reader.logits(module, hidden[:, -1])
 
     def _tokens_before_the_next(self, prefix: Tensor) -> Tensor:
         """(B, slots) ids up to the slot that predicts the next token, in the order in which the model reads the slots."""
-        example = self.one_way.example(self.one_way.grown(prefix.cpu()))
-        slot = self.one_way.next_slot(example, prefix.shape[1])
-        assert slot is not None
-        return self.one_way.slot_ids(example)[:, : slot + 1]
+        ids, sources = self.slots[prefix.shape[1]]
+        window = self.one_way.grown(prefix.cpu())
+        return torch.where(sources == NO_SOURCE, ids, window[:, sources.clamp_min(0)])
 
 
 def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generator) -> Finding:
@@ -367,17 +382,20 @@ def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generat
 
 
 def _ways(reader: StateReader, module: nn.Module, tokens: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The (B, T, V) logits of each way to read the rows. Fewer than T slots if the model refused some for lack of room."""
+    """The (B, T, V) logits of each way to read the rows. Fewer than T slots if the model refused some for lack of room.
+
+    C6.generation and C6.nats read slot by slot.
+    """
     slots = tokens.shape[1]
     half = slots // 2
     growing = [size for size in range(1, slots) if size * (size + 1) // 2 <= slots]
-    for way, chunks, room in (
-        ("read slot by slot", [1] * slots, slots),
+    room = slots - half
+    for way, chunks, room_slots in (
         ("with half of it read at once", [half] + [1] * (slots - half), slots),
         ("read in growing chunks", [*growing, slots - sum(growing)], slots),
-        ("with room for half of it", [1] * slots, slots - half),
+        ("with room for half of it", [room - 1] + [1] * (half + 1), room),
     ):
-        yield way, _read(reader, module, tokens, chunks, room)
+        yield way, _read(reader, module, tokens, chunks, room_slots)
 
 
 def _read(reader: StateReader, module: nn.Module, tokens: Tensor, chunks: Sequence[int], room: int) -> Tensor:
