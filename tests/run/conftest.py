@@ -8,11 +8,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture
-def corpus(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
     from tiny_run import TEXT
 
-    monkeypatch.setenv("PALINODE_CACHE", str(tmp_path / "cache"))
-    path = tmp_path / "birds.txt"
+    folder = tmp_path_factory.mktemp("corpus")
+    path = folder / "birds.txt"
     path.write_text(TEXT, encoding="utf-8")
-    return path
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PALINODE_CACHE", str(folder / "cache"))
+        yield path

@@ -28,9 +28,9 @@ def steady_rows(store, spec, *, without_cuts=False):
     return [{key: value for key, value in row.items() if key not in UNSTABLE} for row in rows]
 
 
-@pytest.fixture
-def cut_run(corpus, tmp_path):
-    spec, store = tiny_spec(corpus, STEPS, model=MODEL, evaluation=CUT), Store(tmp_path / "cut")
+@pytest.fixture(scope="module")
+def cut_run(corpus, tmp_path_factory):
+    spec, store = tiny_spec(corpus, STEPS, model=MODEL, evaluation=CUT), Store(tmp_path_factory.mktemp("cut"))
     return spec, store, run_one(spec, store)
 
 

@@ -35,10 +35,11 @@ def steady_rows(store, spec):
     return [{key: value for key, value in row.items() if key not in UNSTABLE} for row in rows]
 
 
-@pytest.fixture
-def uninterrupted(corpus, tmp_path):
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory):
+    """A run that nobody disturbed. The tests read its store, and change only copies."""
     spec = tiny_spec(corpus)
-    store = Store(tmp_path / "uninterrupted")
+    store = Store(tmp_path_factory.mktemp("uninterrupted"))
     result = run_one(spec, store)
     assert result.outcome == "done"
     return spec, store, result

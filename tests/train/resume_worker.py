@@ -1,6 +1,6 @@
-"""Resume from every checkpoint of a finished run, in this new process, and print the final hash of each continuation.
+"""Resume from checkpoints of a finished run, in this new process, and print the final hash of each continuation.
 
-Usage: resume_worker.py RECIPE CHECKPOINT_ROOT
+Usage: resume_worker.py RECIPE CHECKPOINT_ROOT EVERY (every how many steps, from step 1)
 """
 
 import shutil
@@ -14,9 +14,9 @@ from tiny_training import make_training
 from palinode.train.checkpoint import load_newest, newest_first, weights_sha256
 from palinode.train.loop import Counters, train
 
-recipe, root = sys.argv[1], Path(sys.argv[2])
+recipe, root, every = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
-for checkpoint in newest_first(root):
+for checkpoint in newest_first(root)[::-1][::every]:
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copytree(checkpoint, Path(scratch) / checkpoint.name)
         training = make_training(recipe)
