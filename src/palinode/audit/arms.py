@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinode.audit.cache import cached_part, cached_parts, part_key
+from palinode.audit.cache import cached_part, cached_parts, part_key, stored_or_measured
 from palinode.audit.palinode_models import AUDIT_VOCABULARY, canary_config, flow_config, pair_score, subject_of_config
 from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
 from palinode.base.config import USER_PREFIX, content_hash, encode
@@ -40,6 +40,7 @@ from palinode.data.task_store import TaskStore, TaskStream
 from palinode.data.tasks.splits import BUCKETS_OF, buckets
 from palinode.evaluate.losses import evaluation_passes
 from palinode.models.base import PairTerm
+from palinode.results.holds import Watch
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads
@@ -73,12 +74,10 @@ def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -
 
 
 def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
-    """Measure and store the parts of this arm's audit that the store does not hold.
-
-    Parts that another process is measuring come last. The function then waits for these parts.
-    """
+    """Measure and store the parts of this arm's audit that the store does not hold and that no other process is measuring."""
     use_threads(settings.threads)
-    cached_parts(store, name, _parts(settings, name, store))
+    for key, check in _parts(settings, name, store):
+        stored_or_measured(store, name, key, check, Watch())
 
 
 def missing_parts(settings: RunSettings, store: Store) -> frozenset[str]:

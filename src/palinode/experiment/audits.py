@@ -113,11 +113,18 @@ def quick_audits(cells: Sequence[Cell]) -> list[ArmAudit]:
 def audit_ahead(
     specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int, nursery: Nursery | None = None
 ) -> None:
-    """Measure the audits of these specs in processes, when there are several specs and several workers."""
+    """Measure the audits of these specs in processes, when there are several specs and several workers.
+
+    A process that has measured its share goes on with parts of the other shares, from their end.
+    """
     processes = min(workers, len(specs))
     if processes < 2:
         return
-    shares = [list(range(number, len(specs), workers)) for number in range(processes)]
+    every = range(len(specs))
+    shares = [
+        sorted(every, key=lambda index: (index % processes != own, index if index % processes == own else -index))
+        for own in range(processes)
+    ]
     place = [str(store.create().root.resolve())]
     fan_out("palinode.experiment.audits", place, specs, code, shares, lambda reason: None, nursery)
 

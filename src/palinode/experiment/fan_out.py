@@ -36,14 +36,17 @@ Message = dict[str, Any]
 
 
 def nursery_for(resolved: ResolvedExperiment, on_problem: Callable[[str], None]) -> Nursery:
-    """The nursery of a command on this experiment. A GPU cannot be used after a fork, so its processes are started.
+    """The nursery of a command on this experiment, whose imports begin now. A GPU cannot be used after a fork, so its processes are
+    started.
 
     Args:
         on_problem: called with a line of text when the nursery cannot be used.
     """
     devices = {run.spec.device for run in resolved.runs}
     on_gpu = "cuda" in devices or any(resolve_device(device).type == "cuda" for device in devices)
-    return Nursery(() if on_gpu else JOB_MODULES, on_problem)
+    nursery = Nursery(() if on_gpu else JOB_MODULES, on_problem)
+    nursery.begin()
+    return nursery
 
 
 def fan_out(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -30,7 +30,7 @@ from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEnt
 from palinode.results.store import Store
 from palinode.run.one import stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
-from palinode.spec.experiment import ResolvedExperiment
+from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
@@ -115,7 +115,7 @@ def _run(resolved: ResolvedExperiment, store: Store, how: HowToRun, nursery: Nur
     if resolved.tuning is not None:
         chooser = trials(resolved)  # a separate experiment in the store; its arms were audited already
         _with_stacks(_entry(chooser, store, how), chooser, store, how, at_a_time, nursery)
-        end = _sweep(chooser, store, how, at_a_time, nursery)
+        end = _sweep(chooser, store, how, at_a_time, nursery, {})
         if end.interrupted is not None or (chosen := tuned(resolved, store)) is None:
             return end
         resolved, choices = chosen
@@ -124,7 +124,8 @@ def _run(resolved: ResolvedExperiment, store: Store, how: HowToRun, nursery: Nur
     for choice in choices:
         how.on_event({"event": "choice", **encode(choice)})
     entry = _with_stacks(entry, resolved, store, how, at_a_time, nursery)
-    end = _sweep(resolved, store, how, at_a_time, nursery)
+    flops = {(cell.arm, cell.scale): cell.train_flops for cell in planned.cells}
+    end = _sweep(resolved, store, how, at_a_time, nursery, flops)
     measured = _measured(planned, time.perf_counter() - began, end)
     compared = _compared(resolved, store, choices) if end.interrupted is None else entry.comparison
     store.write_experiment(entry.with_(plan=dict(entry.plan) | measured, comparison=compared))
@@ -205,13 +206,20 @@ def _with_stacks(
     return entry
 
 
-def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int, nursery: Nursery) -> SweepEnd:
+def _sweep(
+    resolved: ResolvedExperiment,
+    store: Store,
+    how: HowToRun,
+    at_a_time: int,
+    nursery: Nursery,
+    flops: Mapping[tuple[str, str], float],
+) -> SweepEnd:
     """Write the specs with the user's code, and do the runs that are left. An event names the arm, scale, seed and steps."""
     jobs, labels = list[Job](), dict[str, Event]()
     run_ids = [run.spec.run_id for run in resolved.runs]
     fixed = fixed_stack_of(store, run_ids, all_groups=how.stack == AUTO)
     begun = begun_stacks(store, run_ids) if how.stack == AUTO else {}
-    for run in resolved.runs:
+    for run in _in_order(resolved.runs, flops):
         spec = run.spec
         directory = store.write_spec(spec.run_id, encode(spec))
         keep_code(directory, how.code)
@@ -225,6 +233,18 @@ def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time:
 
     stack = max(begun.values(), default=1) if how.stack == AUTO else how.stack
     return sweep(jobs, store, workers=at_a_time, stack=stack, on_event=on_event, nursery=nursery)
+
+
+def _in_order(runs: Sequence[ResolvedRun], flops: Mapping[tuple[str, str], float]) -> list[ResolvedRun]:
+    """The runs as they are started: seed by seed, and of the last seed the longest run first, so that all processes end at about
+    the same time. `flops`: (arm, scale) -> the FLOPs of a run.
+    """
+    seeds = [run.seed for run in runs]
+    last = seeds[-1] if seeds else None
+    return [
+        *(run for run in runs if run.seed != last),
+        *sorted((run for run in runs if run.seed == last), key=lambda run: -flops.get((run.arm, run.scale), 0.0)),
+    ]
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:

@@ -94,6 +94,11 @@ class Nursery:
         """The process id of the nursery; None while it has no process."""
         return self._process.pid if self._process is not None else None
 
+    def begin(self) -> None:
+        """Start the nursery's process, so that its imports go on while the driver does other work."""
+        if self._modules and self._process is None:
+            self._begin(0.0)
+
     def is_ready(self) -> bool:
         """Whether `start` need not wait for imports. A caller that has to look for signals meanwhile asks until it is ready."""
         if self._modules and not self._is_ready:
