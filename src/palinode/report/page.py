@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata, resources
 from typing import Any
 
@@ -46,6 +47,12 @@ FILTERS = {
 }
 
 
+@cache
+def _chart_library() -> str:
+    """Vega and its parts as one script. To put it together takes 1.5 s, so that a process does it once."""
+    return str(vl_convert.javascript_bundle(LIBRARY_SNIPPET))
+
+
 def render_page(page: Page) -> str:
     """The HTML text of the page."""
     environment = jinja2.Environment(
@@ -58,7 +65,7 @@ def render_page(page: Page) -> str:
     environment.filters |= FILTERS
     environment.globals |= {"effect": words.effect, "headline": words.headline, "more_seeds": words.more_seeds}
     environment.globals |= {"cost_axes": COST_AXES, "code_of": code_of}
-    scripts = {"library": vl_convert.javascript_bundle(LIBRARY_SNIPPET), "script": _source("report.js")}
+    scripts = {"library": _chart_library(), "script": _source("report.js")}
     style = _source("report.css")
     return environment.get_template("report.html").render(
         page=page_content(page),
