@@ -115,7 +115,7 @@ class Nursery:
         module, *arguments = command[len(PYTHON_MODULE) :] if own else ("",)
         if module in self._modules:
             variables = {**environment, STARTED_BY: "nursery"}
-            request = {"module": module, "arguments": arguments, "environment": variables}
+            request = {"module": module, "arguments": arguments, "environment": variables, "folder": os.getcwd()}
             if (pid := self._fork(request, streams)) is not None:
                 return Forked(pid)
         return start_subprocess(command, environment, streams)
@@ -327,6 +327,7 @@ def _run(request: Message) -> int:
     """In the forked process: do the job as a process that was started would."""
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.chdir(request["folder"])
     sys.argv = [request["module"], *request["arguments"]]
     if (random := sys.modules.get("numpy.random")) is not None:
         random.seed()  # else the global generator would give every fork the same numbers
