@@ -237,7 +237,7 @@ def test_two_drivers_do_every_run_once(store):
 
 
 def test_a_driver_takes_over_what_a_killed_one_was_doing(store):
-    name = job(store, "long", "sleep", seconds=1.5).run_id
+    name = job(store, "long", "sleep", seconds=4).run_id
     first = drive(store, name)
     (pid,) = until_training(first, 1)
     second = drive(store, name)

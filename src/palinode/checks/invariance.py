@@ -40,7 +40,7 @@ def check_neighbours(bench: Bench, lengths: Sequence[int] | None = None) -> Find
     differences = [(LARGEST, message) for message in bench.mixed.values()]
     if not differences:
         few = [tokens for tokens in FEW_TOKENS if bench.accepts(tokens)] if lengths is None else []
-        lengths = dict.fromkeys((bench.short_tokens, *few)) if lengths is None else lengths
+        lengths = list(dict.fromkeys((bench.short_tokens, *few))) if lengths is None else lengths
         differences = [one for length in lengths for one in _neighbour_differences(bench, length)]
     return _finding(bench, "C1.neighbours", differences, "the rows of a batch influence each other")
 
