@@ -13,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/palinode demo
 
 test: $(DEV) lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not nightly"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -58,8 +58,7 @@ class Float64Throughout(TorchFunctionMode):
         if not self.dropout and func is F.scaled_dot_product_attention:
             args, options = _without_attention_dropout(args, options)
         # An audit makes this call some 100,000 times, and few of the calls name a dtype.
-        names_dtype = any(type(value) is torch.dtype for value in args)
-        given = tuple(_raised(value) for value in args) if names_dtype else args
+        given = tuple(_raised(value) for value in args) if torch.dtype in map(type, args) else args
         try:
             return func(*given, **options)
         except RuntimeError as refusal:  # the operation exists in lower precisions only, such as grouped_mm
@@ -91,7 +90,8 @@ def seeded_passes(seed: int, *position: int | str) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.set_rng_state(generator(seed, "audit", *position).get_state())
-        torch.cuda.manual_seed_all(derive(seed, "audit", *position))  # this call does nothing without a GPU
+        if devices:  # without a GPU the call would queue a seed, with a stack trace that takes .3 ms
+            torch.cuda.manual_seed_all(derive(seed, "audit", *position))
         yield
 
 

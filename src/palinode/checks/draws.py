@@ -158,9 +158,9 @@ def _draws(objective: Objective, window_tokens: int, seed: int) -> Iterator[Draw
 
 def _keys(draw: Draw) -> list[Key]:
     """One key per window: windows with equal keys have equal decisions."""
-    by_name = sorted(draw.decisions.items())
+    by_name = [(name, tuple(d.shape), d.numpy()) for name, d in sorted(draw.decisions.items())]
     return [
-        tuple((name, tuple(d.shape), d[row].contiguous().numpy().tobytes()) for name, d in by_name)
+        tuple((name, shape, decisions[row].tobytes()) for name, shape, decisions in by_name)
         for row in range(CALL_WINDOWS)
     ]
 
