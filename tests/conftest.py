@@ -5,6 +5,7 @@ Property tests draw the same examples each time (`make test-nightly` draws new o
 torch's own initialisation start from one seed: a test that is right nineteen times in twenty has not been read.
 """
 
+import gc
 import sys
 
 import pytest
@@ -13,6 +14,12 @@ from hypothesis import settings
 settings.register_profile("palinode", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, derandomize=False)
 settings.load_profile("palinode")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: without it, a garbage collection visits half a million objects less."""
+    gc.collect()
+    gc.freeze()
 
 
 def set_torch() -> None:

@@ -27,7 +27,7 @@ def trainer_audits(palinode, monkeypatch):
     return palinode
 
 
-@pytest.mark.parametrize("rate", ["1e30", "1e3"])
+@pytest.mark.parametrize("rate", ["1e30", pytest.param("1e3", marks=pytest.mark.nightly)])
 def test_an_arm_that_diverges_leaves_the_others_alone(trainer_audits, rate):
     Path("x.toml").write_text(HOT.format(rate=rate).replace("steps = 4", "steps = 12"))
     told = trainer_audits("run", "x.toml")

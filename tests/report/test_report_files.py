@@ -491,7 +491,13 @@ def _page_of(store):
     return render_page(Page(study, all_figures(study), []))
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
+# A page for each name takes half a second. Every third name is tried by day, all of them by night.
+BY_NIGHT = [
+    one if place % 3 == 0 else pytest.param(one, marks=pytest.mark.nightly) for place, one in enumerate(PAYLOADS)
+]
+
+
+@pytest.mark.parametrize("payload", BY_NIGHT)
 def test_no_name_changes_the_skeleton_of_the_page(tmp_path, plain, payload):
     page = _page_of(hostile_store(tmp_path / "runs", payload))
     visible = Visible(page)

@@ -21,6 +21,7 @@ def script():
     del sys.modules[spec.name]
 
 
+@pytest.mark.nightly  # it counts every task's answers again, which takes 17 s
 def test_the_page_is_what_its_script_writes(script):
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run: python docs/tasks.py"
 
