@@ -3,13 +3,15 @@
 Data: tinyshakespeare, characters, first 90 % train, the other 111 540 validation ($PALINODE_DATA/tinyshakespeare/input.txt).
 Baseline: nanoGPT's CPU quickstart, recipe `gpt2-adamw` at its defaults: gpt2(4 layers, 128 wide, 4 heads), context 64, batch 12,
 2000 steps, 1e-3 cosine to 1e-4, no dropout. Challengers: recipe `speedrun` at its defaults on modern(2 layers, 64 wide, 2 heads),
-for which its steps were chosen; and on modern(4 layers, 128 wide, 4 heads), which separates the recipe from the size, with steps that
-were chosen at this size with seed 1: 180 of 12 windows, of which the rate falls over the last .7. All train and are scored on windows of 64
-targets after a direction token, without overlap, on the whole validation split. The last 63 targets of a window count: the first
-one has no context. (nanoGPT's own code ended at 1.892 nats on the whole validation split.)
+for which its steps were chosen; and on modern(4 layers, 128 wide, 4 heads), which separates the recipe from the size, with steps
+that were chosen at this size with seed 1: 180 of 12 windows, of which the rate falls over the last .7. All train and are scored
+on windows of 64 targets after a direction token, without overlap, on the whole validation split. The last 63 targets of a window
+count: the first one has no context. (nanoGPT's own code ended at 1.892 nats on the whole validation split.)
+
 A round trains every arm at one seed, each in a fresh process; each round starts with another arm. Seconds are those of the
 training steps; preparing data, building and evaluating are left out for all. As in a run, one thread computes and memory stays in
 the process. CPU seconds are given as well as wall seconds: on a busy machine wall time is in part waiting.
+
 Run: PALINODE_DATA=... python benchmarks/time_to_loss.py --rounds 3
 """
 
