@@ -42,10 +42,10 @@ def test_m39_norms_with_gain_vanish_on_unrelated_noise(score):
     "options",
     [
         {},
-        {"detach": "none"},
+        pytest.param({"detach": "none"}, marks=pytest.mark.nightly),
         {"score": "cosine", "detach": "none"},
         {"norm_affine": True, "variance_floor": 1.0},
-        {"input_norm": "after"},
+        pytest.param({"input_norm": "after"}, marks=pytest.mark.nightly),
     ],
     ids=["no gain", "both sides trained", "cosine, both sides trained", "variance floor", "norm after the mean"],
 )

@@ -60,8 +60,9 @@ BASE = RunSettings(
 )
 
 
+# `both` makes the passes of `ltr` too.
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("objective", ["ltr", "both"])
+@pytest.mark.parametrize("objective", [pytest.param("ltr", marks=pytest.mark.nightly), "both"])
 def test_honest_arms_pass(model, objective):
     """In train mode too (4 passes of FLOW), where the terms are made; at lengths from 1 to 65."""
     report = audit_subject(arm(MODELS[model], OBJECTIVES[objective]), checks=("C1", "C6"), flow=FLOW)

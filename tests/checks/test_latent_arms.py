@@ -39,7 +39,9 @@ def test_the_published_mask_is_caught_by_the_canary():
     assert {(f.check, f.reproduce["pass"]) for f in report.leaks} == {("C2.canary", "rtl")}
 
 
-@pytest.mark.parametrize("window_tokens", LENGTHS)
+@pytest.mark.parametrize(
+    "window_tokens", [*LENGTHS[:6], *(pytest.param(length, marks=pytest.mark.nightly) for length in LENGTHS[6:])]
+)
 def test_the_published_mask_is_caught_at_every_length(window_tokens):
     """Through two layers a slot reaches its target at every length up to that of the published mask, and the audit names it."""
     findings = check_flow(arm(LATENTS["latent"], PUBLISHED, window_tokens), ONE_LENGTH)

@@ -401,7 +401,13 @@ def test_a_malformed_input_is_one_line(case, palinode, here):
 
 
 @pytest.mark.parametrize(
-    "case", [FILES[7], FIELDS[1], EXPERIMENTS[3], CODE[2], COMMANDS[0]], ids=lambda case: case.number
+    "case",
+    [
+        FILES[7],
+        CODE[2],
+        *(pytest.param(case, marks=pytest.mark.nightly) for case in (FIELDS[1], EXPERIMENTS[3], COMMANDS[0])),
+    ],
+    ids=lambda case: case.number,
 )
 def test_the_program_itself_says_the_same(case, here):
     case.make()

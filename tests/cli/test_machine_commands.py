@@ -1,6 +1,7 @@
 """doctor and data: what is on this machine."""
 
 import json
+import sys
 from pathlib import Path
 
 
@@ -49,6 +50,10 @@ def test_a_corpus_can_be_added_listed_shown_and_used(palinode, monkeypatch, tmp_
 
 def test_get_without_a_network_or_copy_is_one_line(palinode, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for module in filter(None, map(sys.modules.get, ("huggingface_hub.constants", "datasets.config"))):
+        monkeypatch.setattr(
+            module, "HF_HUB_OFFLINE", True
+        )  # a test before this one has imported it, without the variable
     output = palinode("data", "get", "wikitext-2")
     assert output.code == 5
     assert len(output.err.splitlines()) == 1

@@ -192,12 +192,7 @@ def test_evaluation_never_touches_the_training_stream(uninterrupted, corpus, tmp
 
 FILES = ("spec.json", "model.safetensors", "optimizer.safetensors", "manifest.json", "result.json")
 MOMENTS = ("written", "before_rename", "after_rename")
-QUICK = {
-    "model.safetensors.after_rename",
-    "manifest.json.before_rename",
-    "manifest.json.after_rename",
-    "result.json.written",
-}
+QUICK = {"model.safetensors.after_rename", "manifest.json.before_rename", "result.json.written"}
 CRASH_POINTS = [
     pytest.param(label, marks=[] if label in QUICK else pytest.mark.nightly)
     for label in (f"{name}.{moment}" for name in FILES for moment in MOMENTS)
