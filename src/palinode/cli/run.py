@@ -79,7 +79,7 @@ def demo(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> int:
-    """Train, audit and compare three arms in three minutes.
+    """Train, audit and compare three arms in about two minutes.
 
     The last line that is printed is the report to open.
     """
