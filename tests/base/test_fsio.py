@@ -400,3 +400,14 @@ def test_appending_refuses_what_json_cannot_say(tmp_path):
     assert not (tmp_path / "m").exists()
     with pytest.raises(EnvironmentProblem):
         fsio.append_line(tmp_path, {"a": 1})  # a directory
+
+
+def test_a_process_that_nobody_waits_for_is_not_alive():
+    """A container's first process may never ask for the exit code of an orphan."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert fsio.is_alive(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its exit code is still there
+    assert not fsio.is_alive(process.pid)
+    process.communicate()
+    assert not fsio.is_alive(process.pid)

@@ -266,14 +266,21 @@ def remove_stray_temporaries(directory: Path) -> list[Path]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this host has this process id."""
+    """Whether a process of this host has this process id and can still work.
+
+    A process that has ended keeps its id until its parent asks for its exit code. The first process of a container may never ask.
+    """
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):  # OverflowError: no process can have this id
         return False
     except PermissionError:
+        pass
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:1]
+    except OSError:  # a system without /proc, or a process that has just ended
         return True
-    return True
+    return state not in (["Z"], ["X"])
 
 
 def crash_point(label: str, act: Callable[[], None] | None = None) -> None:
