@@ -17,7 +17,7 @@ settings.load_profile("palinode")
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays to the end: without it, a garbage collection visits half a million objects less."""
+    """What was imported stays to the end, so the garbage collector need not visit these half a million objects."""
     gc.collect()
     gc.freeze()
 

@@ -218,3 +218,23 @@ def test_a_command_of_another_program_is_started(nursery):
         assert os.read(reading, 100) == b"hello\n"
     os.close(reading)
     assert nursery.pid is None
+
+
+def test_a_forked_job_works_in_the_folder_that_the_driver_is_in(tmp_path, monkeypatch):
+    """Also where that folder was deleted: the job then stays in the folder of the nursery."""
+    (tmp_path / "where.py").write_text("import os\n\n\ndef main():\n    print(os.getcwd(), flush=True)\n    return 0\n")
+    with Nursery(("where",)) as places:
+        first = printed(places, tmp_path)
+        (folder := tmp_path / "other").mkdir()
+        monkeypatch.chdir(folder)
+        assert printed(places, tmp_path) == str(folder) != first
+        folder.rmdir()
+        assert printed(places, tmp_path) == first
+
+
+def printed(nursery: Nursery, tmp_path: Path) -> str:
+    """What the job `where` writes."""
+    with (tmp_path / "out").open("wb") as out, Path(os.devnull).open("rb") as nothing:
+        streams = Streams(nothing.fileno(), out.fileno(), out.fileno())
+        assert nursery.start([*PYTHON_MODULE, "where"], os.environ, streams).wait() == 0
+    return (tmp_path / "out").read_text().strip()

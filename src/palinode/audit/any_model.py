@@ -21,7 +21,7 @@ from palinode.base.finding import AuditReport, Finding
 from palinode.base.objective import Objective
 from palinode.checks.canary import CanarySettings, check_canary
 from palinode.checks.draws import draw_bank
-from palinode.checks.flow import FlowSettings, check_flow
+from palinode.checks.flow import QUICK_FLOW, FlowSettings, check_flow
 from palinode.checks.stepwise import Step, StepwiseSettings, check_stepwise
 from palinode.checks.subject import Forward, Rebuild, Subject, plain_forward
 from palinode.objectives import LtrObjective
@@ -77,16 +77,7 @@ class CheckOptions:
 # model of two small blocks.
 QUICK_CHECKS = ("C1", "C6")
 QUICK = CheckOptions(
-    flow=FlowSettings(
-        lengths=(),
-        gains=(),
-        draws=4,
-        train_passes=0,
-        sampled_sources_of_used=16,
-        all_sources_of_used_up_to=33,
-        beyond=False,
-        ids_tokens=0,
-    ),
+    flow=QUICK_FLOW,
     stepwise=StepwiseSettings(prompt_tokens=(1, 5), total_tokens=13),
 )
 

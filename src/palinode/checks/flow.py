@@ -67,18 +67,18 @@ class FlowSettings(Config):
     ids_tokens: int = Field(default=4, ge=0)
 
 
-# The runs on a trained module.
-TRAINED = FlowSettings(
+# The runs at the lengths of training and evaluation alone, and those on a trained module.
+QUICK_FLOW = FlowSettings(
     lengths=(),
     gains=(),
     draws=4,
     train_passes=0,
     sampled_sources_of_used=16,
     all_sources_of_used_up_to=33,
-    own_weights=True,
     beyond=False,
     ids_tokens=0,
 )
+TRAINED = QUICK_FLOW.with_(own_weights=True)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Nursery:
         module, *arguments = command[len(PYTHON_MODULE) :] if own else ("",)
         if module in self._modules:
             variables = {**environment, STARTED_BY: "nursery"}
-            request = {"module": module, "arguments": arguments, "environment": variables, "folder": os.getcwd()}
+            request = {"module": module, "arguments": arguments, "environment": variables, "folder": _folder()}
             if (pid := self._fork(request, streams)) is not None:
                 return Forked(pid)
         return start_subprocess(command, environment, streams)
@@ -242,6 +242,14 @@ class Forked:
         return self.returncode
 
 
+def _folder() -> str | None:
+    """The working folder of the driver, for its jobs; None when that folder was deleted: they then stay in that of the nursery."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
 def _adopts_orphans() -> int:
     answer = ctypes.c_int(0)
     ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0)
@@ -327,7 +335,8 @@ def _run(request: Message) -> int:
     """In the forked process: do the job as a process that was started would."""
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.chdir(request["folder"])
+    if request["folder"] is not None:
+        os.chdir(request["folder"])
     sys.argv = [request["module"], *request["arguments"]]
     if (random := sys.modules.get("numpy.random")) is not None:
         random.seed()  # else the global generator would give every fork the same numbers
