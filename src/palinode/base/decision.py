@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput, nearest
@@ -34,6 +34,60 @@ CLAIM_MEASURES: Mapping[str, frozenset[str]] = {
 OPTIONS = frozenset().union(*CLAIM_MEASURES.values())
 
 
+class PredictedEffect(Config):
+    """The effect that the researcher expects, written down before the first run. An improvement is positive.
+
+    Attributes:
+        effect: the difference, in units of the metric.
+        low: the lower end of an interval that contains it; None where there is no interval. Then `high` is None as well.
+        arm: the arm that the effect belongs to; empty: every arm except the baseline.
+    """
+
+    effect: float
+    low: float | None = None
+    high: float | None = Field(default=None, validate_default=True)
+    arm: str = ""
+
+    @field_validator("high")
+    @classmethod
+    def _ends_fit(cls, high: float | None, info: ValidationInfo) -> float | None:
+        effect, low = info.data.get("effect"), info.data.get("low")
+        if (low is None) != (high is None):
+            raise ValueError("an interval has two ends: give low and high, or neither")
+        if effect is not None and low is not None and high is not None and not low <= effect <= high:
+            raise ValueError(f"the interval {low:g} to {high:g} does not contain the effect {effect:g}")
+        return high
+
+
+class PublishedEffect(PredictedEffect):
+    """An effect that others published. An improvement is positive.
+
+    Attributes:
+        source: the publication, with the table or the page.
+    """
+
+    source: str = Field(min_length=1)
+
+
+class Looks(Config):
+    """The looks of an experiment with `seeds = "until decided"`: a verdict is computed after every seed from the first look on.
+
+    Attributes:
+        first: the number of seeds at the first look.
+        most: the largest number of seeds.
+    """
+
+    first: int = Field(default=3, ge=3, le=40)
+    most: int = Field(default=20, le=40)
+
+    @field_validator("most")
+    @classmethod
+    def _in_order(cls, most: int, info: ValidationInfo) -> int:
+        if most < info.data.get("first", most):
+            raise ValueError(f"{most} is less than the first look at {info.data['first']} seeds")
+        return most
+
+
 class Decision(Config):
     """The rule of a verdict. An experiment declares the rule, its entry in a store keeps the rule, and `analysis.verdict` applies
     the rule.
@@ -46,6 +100,12 @@ class Decision(Config):
         confidence: the confidence of the interval, between 0 and 1.
         smallest_effect: the smallest difference that matters, in units of the metric.
         equal: the cost that is meant to be equal in all arms; the audit warns where arms differ in this cost.
+        claim: what an arm has to show: a difference from the baseline, or only that it is not worse by `smallest_effect` or more.
+        family: the comparisons that the interval allows for: all pairs of an arm and a scale of the experiment ("grid"), or none.
+        published: an effect that others published for the comparison, which the verdict is compared with.
+        predicted: the effect that the researcher expects.
+        looks: the looks of an experiment with `seeds = "until decided"`.
+        over: whether the interval is over seeds alone, or over seeds and documents of the text, whichever is wider.
     """
 
     baseline: str
@@ -54,6 +114,12 @@ class Decision(Config):
     confidence: float = 0.95
     smallest_effect: float = Field(default=0.0, ge=0.0)
     equal: ParityAxis = "tokens_read"
+    claim: Literal["difference", "not worse"] = "difference"
+    family: Literal["grid", "none"] = "grid"
+    published: PublishedEffect | None = None
+    predicted: PredictedEffect | None = None
+    looks: Looks = Looks()
+    over: Literal["seeds", "seeds and text"] = "seeds"
 
     @field_validator("metric")
     @classmethod
@@ -77,6 +143,8 @@ class Decision(Config):
         if self.better != measure.better:
             message = f"{measure.name} is better when {measure.better}, not {self.better}"
             raise BadInput(message, field="decision.better")
+        if self.claim == "not worse" and self.smallest_effect == 0:
+            raise BadInput('"not worse" needs smallest_effect > 0', field="decision.claim")
         return self
 
     @property
