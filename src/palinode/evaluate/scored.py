@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinode.base.contract import allowed_pairs, is_acyclic
+from palinode.base.errors import Unfinished
 from palinode.base.example import NO_SOURCE, Draw
 from palinode.evaluate.losses import PassBatch
 from palinode.objectives import Objective
 from palinode.results.scored import Kind, ScoredText
 
-LONGEST_WINDOW_TOKENS = 8192  # the pairs of tokens of a longer window are not looked at: at this length they take 64 MiB
+LONGEST_WINDOW_TOKENS = (
+    8192  # the pairs of tokens of a longer window are not looked at: at this length they take 64 MiB
+)
 MOST_ANSWERS = 256  # the most answers that are kept for windows with equal decisions and equal scored tokens
 WORST_FIRST: tuple[Kind, ...] = ("reconstruction", "pseudo", "likelihood")
 NEITHER, SCORED, GIVEN = 0, 1, 2
@@ -56,7 +59,13 @@ class ScoredTextOf:
             self._is_judged = False
         if not self._is_judged:
             return
-        slots = _Slots.of(batch)
+        try:
+            self._count(_Slots.of(batch), batch)
+        except Unfinished:  # a user's objective without `may_inform`: the audit says so
+            self._is_judged = False
+
+    def _count(self, slots: _Slots, batch: PassBatch) -> None:
+        tokens = batch.windows.tokens
         count = self._counts.setdefault(tokens.shape[1], Counter())
         for window in range(len(tokens)):
             answer = self._answer(slots, batch.draw, window)
