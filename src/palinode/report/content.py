@@ -33,8 +33,10 @@ SMOKE = "smoke"  # the size that only tests whether everything works; the number
 ORDER = list(CHECK_WORDS)  # the order in which outcomes of checks are listed: failed checks come first
 SCALES_WORDS = {
     "better": "better than",
+    "better where it ends": "better, where it ends, than",
     "worse": "worse than",
-    "no difference found": "no difference from",
+    "not worse": "not worse than",
+    "smaller than matters": "differs by less than matters from",
     "cannot tell": "cannot tell about",
 }
 BAR_PIXELS = 72
@@ -92,6 +94,7 @@ def verdict(page: Page) -> Content:
         "cards": sorted(cards, key=lambda card: card["leak"] != "none"),
         "rule": words.rule_words(rule),
         "comparisons": len(verdicts),
+        "family": rule.family,
         "baseline": rule.baseline,
         "baseline_is_missing": not any(run.entry.arm == rule.baseline for run in page.record.runs),
         "damaged": page.record.damaged.values(),

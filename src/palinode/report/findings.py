@@ -85,7 +85,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "cautions": _cautions(claims, by_rule),
         "arms": [_arm_row(verdict) for verdict in by_rule],
         "intervals": sum(row["low"] is not None for row in rows)
-        + sum(v.comparison.interval is not None for v in by_rule),
+        + sum(v.deciding.interval is not None for v in by_rule),
         "scores": _scores(record),
         "command": without_local_options(entry.command),
     }
@@ -191,7 +191,7 @@ def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list
 
 
 def _arm_row(verdict: Verdict) -> Row:
-    compared, ends = verdict.comparison, verdict.comparison.interval
+    compared, ends = verdict.comparison, verdict.deciding.interval
     stamps = {"LEAK": verdict.leak, "COLLAPSE": verdict.collapse}
     return {
         "arm": verdict.arm,
