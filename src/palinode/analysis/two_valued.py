@@ -142,7 +142,7 @@ def two_valued_applies(counts: LearnedCounts | None) -> bool:
 
 @lru_cache(maxsize=64)
 def _boschloo(runs: int) -> NDArray[np.float64]:
-    """Boschloo's p values of all tables with `runs` runs in each arm (runs + 1, runs + 1); the indices are the two counts of hits."""
+    """Boschloo's p values of all tables with `runs` runs in each arm (runs + 1, runs + 1). The indices are the counts of hits."""
     fisher = _fisher(runs)
     order = np.argsort(fisher, axis=None, kind="stable")
     rates = np.arange(1, SHARED_RATES + 1)[:, None] / SHARED_RATES
