@@ -29,7 +29,7 @@ EVERY_ROW = "every row"
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
 NOT_SHOWN = "the test does not show an effect"
-OTHER_BOUND = "the test asks whether there is an effect, and the claim has another bound"
+OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
 ROUNDING = 1e-12  # the rounding error that is allowed in 1 - confidence
 WIDEST_SHARE = 0.2  # an accuracy's interval that is wider than this contains nearly every published number
 
@@ -70,7 +70,7 @@ class JudgedClaim:
             return list(self.measured.reasons)
         if self.measured.interval is not None or self.measured.p is None:
             return [UNDECIDED]
-        return [NOT_SHOWN if self.claim.bound == self.measured.no_effect else OTHER_BOUND]
+        return [NOT_SHOWN if _is_tested(self.claim, self.measured) else OTHER_BOUND]
 
     def row(self) -> dict[str, Any]:
         """The measured value, the published one and the judgement, as plain data."""
@@ -163,12 +163,16 @@ def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
 
 
 def _by_test(claim: Claim, row: Measured, rule: Decision) -> Judgement:
-    """Judge a claim by the p value of a row that has no interval. The test can only judge a claim whose bound is `no_effect`."""
-    judged = claim.expect in ("above", "below") and claim.bound == row.no_effect
-    if not judged or row.effect is None or row.p is None or row.p > 1 - rule.confidence + ROUNDING:
+    """Judge a claim by the p value of a row that has no interval."""
+    if not _is_tested(claim, row) or row.effect is None or row.p is None or row.p > 1 - rule.confidence + ROUNDING:
         return "cannot tell"
     above = row.effect > row.no_effect
     return "holds" if above == (claim.expect == "above") else "does not hold"
+
+
+def _is_tested(claim: Claim, row: Measured) -> bool:
+    """Whether a p value can judge a claim: the claim asks on which side of `no_effect` the effect lies."""
+    return claim.expect in ("above", "below") and claim.bound == row.no_effect
 
 
 def _agrees(published: float | None, row: Measured, rule: Decision) -> Judgement:

@@ -41,8 +41,8 @@ def published_words(
 ) -> PublishedWords:
     """What an experiment says about a published effect.
 
-    The signs are turned so that the published effect is positive: it does not matter whether an improvement is positive or negative,
-    as long as both effects use the same sign.
+    The signs are turned so that the published effect is positive. So an improvement may be positive or negative, as long as both
+    effects use the same sign.
 
         confirmed                  the effects agree, and the interval lies above 0
         real but smaller, larger   the effects disagree, and the interval lies above 0
