@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from palinode.base.seeds import derive
+from palinode.base.derived_seed import derive
 
 LEAST_RUNS = 4  # with 3 runs in each arm, p is at least 2/20, so no difference could be shown
 MOST_EXACT_RUNS = 10  # C(20, 10) = 184,756 labellings; with more runs, labellings are drawn

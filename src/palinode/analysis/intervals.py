@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from palinode.base.seeds import derive
+from palinode.base.derived_seed import derive
 
 POWER = 0.8  # the usual power of a test: the probability that `seeds_needed` seeds show the effect
 MOST_SEEDS = 10_000  # the largest number of seeds that `seeds_needed` reports; nobody can train more
@@ -156,7 +156,7 @@ def rank_correlation_p(pairs: Pairs) -> float | None:
     """The exact two-sided p value of Spearman's rank correlation: the share of the orders whose |correlation| is at least as large.
 
     Up to 9 pairs, all n! orders of the second values are computed. With more pairs, 100,000 orders are drawn from a stream with a
-    name (`base/seeds.py`), and the observed order counts as one of them.
+    name (`base/derived_seed.py`), and the observed order counts as one of them.
 
     Returns:
         The p value; None with fewer than LEAST_PAIRS pairs, or if all first or all second values are equal.
