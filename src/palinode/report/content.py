@@ -21,7 +21,7 @@ from palinode.base.finding import Finding
 from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.checks.explained import code_of, explanation
 from palinode.report import words
-from palinode.report.findings import between, signed
+from palinode.report.findings import between, effect_words, published_cell
 from palinode.report.levels import reached
 from palinode.report.maps import map_notes
 from palinode.report.study import Figure, Study
@@ -167,7 +167,7 @@ def claims(page: Page) -> Content | None:
     """The judged claims of the experiment, one row each; None if the experiment has no claims."""
     rows = [claim.row() for claim in page.claims]
     for row in rows:
-        row |= {"effect": signed(row["effect"]), "published": signed(row["published"]), "interval": between(row)}
+        row |= {"effect": effect_words(row), "published": published_cell(row), "interval": between(row)}
     return {"claims": rows} if rows else None
 
 
