@@ -25,6 +25,7 @@ from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
 from palinode.results.row_shapes import ContextLengthsRow, EmbeddingsRow, LayerCutRow, MetricsRow, ScoresRow, TaskRow
 from palinode.results.rows import checked_rows, metrics_paths
+from palinode.results.scored import ScoredText
 
 Number = float | int | None
 
@@ -59,6 +60,9 @@ class Result(Config):
             (`base/memory.py`, `sweep/nursery.py`). `runs_together` above 1 says that the run was in a stack (`may_differ_by`).
         attempts: the number of processes that worked on this run. The number 1 means that the run was never interrupted.
         rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results of versions without holds.
+        scored: split -> pass -> what the sum of nats of the final scores is about; empty in imported results and in results of
+            older versions.
+        documents: the size (`bytes`) and the `sha256` of documents.safetensors; empty for a run that has no such file.
         provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
         source: the file, sha256, line and format of an imported run.
     """
@@ -75,6 +79,8 @@ class Result(Config):
     weights_sha256: str | None = None
     attempts: int = Field(default=1, ge=1)
     rows: Mapping[str, int | str] = Field(default_factory=dict)
+    scored: Mapping[str, Mapping[str, ScoredText]] = Field(default_factory=dict)
+    documents: Mapping[str, int | str] = Field(default_factory=dict)
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
