@@ -28,6 +28,7 @@ MOST_ARMS_LISTED = 12  # the most warnings by arm; 8 mixers x 4 ways of training
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 SHORT_SECONDS = 180.0  # the guessed time of a short grid; measuring would take a tenth of it or more
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
+NO_SMALLEST_EFFECT = 'decision.smallest_effect is 0: "smaller than matters" cannot be said'
 NOT_MEASURED: Mapping[tuple[str, str], float] = {}
 
 
