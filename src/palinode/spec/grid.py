@@ -61,7 +61,9 @@ def expand(
         arms = tuple(arm for arm in experiment.arms if arm.name in size.arms)
         experiment = experiment.with_(arms=arms, sizes={}, claims=())
     scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
-    planned = size.seeds or experiment.seeds if seeds is None else checked(good_seeds, seeds, field="--seeds")
+    planned = size.seeds or experiment.seeds
+    if seeds is not None:
+        planned = checked(good_seeds, seeds, field="--seeds")
     chosen_seeds = seeds_until_decided(experiment.decision) if planned == UNTIL_DECIDED else planned
     count = len(experiment.arms) * len(scales) * len(chosen_seeds)
     if runs_limit is not None and count > runs_limit:
