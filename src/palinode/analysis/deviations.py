@@ -37,7 +37,9 @@ def _seeds(record: ExperimentRecord, first: Seal, looks: Sequence[Look]) -> list
     """The lines about seeds that were added to the first plan or dropped from it, and about a changed way of planning seeds."""
     entry, lines = record.entry, list[str]()
     if first.seeds_planned != entry.seeds_planned:
-        lines.append(f"the seeds were planned {_planned(first.seeds_planned)}, and are now {_planned(entry.seeds_planned)}")
+        lines.append(
+            f"the seeds were planned {_planned(first.seeds_planned)}, and are now {_planned(entry.seeds_planned)}"
+        )
     if added := [seed for seed in entry.seeds if seed not in first.seeds]:
         before = looks_at_other_seeds(looks, entry.seeds, [run.run_id for run in entry.runs])
         when = f"after {before} look{'' if before == 1 else 's'}" if before else "before any recorded look"
@@ -60,7 +62,7 @@ def _dropped_cells(record: ExperimentRecord, first: Seal) -> list[str]:
 
 
 def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """One line for each field that has another value than before. A field of a newer version that is missing before is no change."""
+    """One line for each field that has another value than before. A field that only newer versions have is no change."""
     old, new = leaves(before), leaves(after)
     return [
         f"{prefix}{path} was {_shown(old[path])} in the sealed plan, and is now {_shown(new.get(path))}"

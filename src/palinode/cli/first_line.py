@@ -101,7 +101,11 @@ def _words(file: Path, arms: Sequence[str], scales: int, seeds: int | str) -> st
     """The line. `seeds` is the number of seeds, or the text "until decided"."""
     counts = [
         f"{count} {what}{'' if count == 1 else 's'}"
-        for count, what in ((len(arms), "arm"), (scales, "scale"), *([(seeds, "seed")] if isinstance(seeds, int) else []))
+        for count, what in (
+            (len(arms), "arm"),
+            (scales, "scale"),
+            *([(seeds, "seed")] if isinstance(seeds, int) else []),
+        )
     ]
     counts += [f"seeds {seeds}"] if isinstance(seeds, str) else []
     return f"{shown(str(file), MOST_CHARACTERS)}: {', '.join(counts)} ({shown(', '.join(arms), MOST_CHARACTERS)})"

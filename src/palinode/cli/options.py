@@ -60,7 +60,9 @@ Stack = Annotated[
 ]
 Hours = Annotated[
     float | None,
-    typer.Option("--hours", metavar="H", help="The hours that there are. `run` starts no run that would not end in time."),
+    typer.Option(
+        "--hours", metavar="H", help="The hours that there are. `run` starts no run that would not end in time."
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_LIMIT:,} runs.")]
 Code = Annotated[

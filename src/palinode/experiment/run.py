@@ -3,8 +3,9 @@
 A second call repeats no work: audits are cached, runs that are done are reused (also runs of another experiment), and a run that
 was interrupted continues.
 
-With `seeds = "until decided"` the runs are done in stages: first the seeds of the first look, then one seed at a time over all arms and
-scales. After each stage the verdicts are computed, and the look is recorded. The entry in the store holds the seeds of the latest look.
+With `seeds = "until decided"` the runs are done in stages: first the seeds of the first look, then one seed at a time over all
+arms and scales. After each stage the verdicts are computed, and the look is recorded. The entry in the store holds the seeds of the
+latest look.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class _Work:
 
 
 def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = HowToRun()) -> SweepEnd:
-    """Audit, plan, seal, tune and run an experiment. The entry in the store keeps the question, the plan, the choices and the times.
+    """Audit, plan, seal, tune and run an experiment. Its entry in the store keeps the question, the plan, the choices, the times.
 
     Raises:
         BadInput: the data cannot be used, parts of an arm do not fit together, or a run has another numerics version.
@@ -207,7 +208,9 @@ def _first_stage(resolved: ResolvedExperiment, before: ExperimentEntry | None) -
     if resolved.seeds_planned == FIXED:
         return resolved
     own = {run.spec.run_id for run in resolved.runs}
-    goes_on = before is not None and before.seeds_planned == UNTIL_DECIDED and {run.run_id for run in before.runs} <= own
+    goes_on = (
+        before is not None and before.seeds_planned == UNTIL_DECIDED and {run.run_id for run in before.runs} <= own
+    )
     taken = len(before.seeds) if before is not None and goes_on else 0
     return resolved.with_seeds(max(resolved.decision.looks.first, taken))
 
@@ -237,10 +240,14 @@ def _run_stages(
         if stage.seeds_planned == FIXED:
             return end
         left = len(undecided(outcomes, entry))
-        words = f"look at {len(stage.seeds)} seeds: {len(outcomes) - left} of {len(outcomes)} verdicts need no more seeds"
+        words = (
+            f"look at {len(stage.seeds)} seeds: {len(outcomes) - left} of {len(outcomes)} verdicts need no more seeds"
+        )
         failed = sum(outcome not in FINAL_OUTCOMES for outcome in of_stage.outcomes.values())
         if not left or failed or len(stage.seeds) == len(resolved.seeds):
-            work.how.note(f"{words}{f', but {failed} runs failed: the same command tries them again' if failed else ''}")
+            work.how.note(
+                f"{words}{f', but {failed} runs failed: the same command tries them again' if failed else ''}"
+            )
             return end
         work.how.note(f"{words}; seed {resolved.seeds[len(stage.seeds)]} is next")
         stage = resolved.with_seeds(len(stage.seeds) + 1)
@@ -265,9 +272,7 @@ def _expected_seconds(cells: Sequence[Cell], planned: Plan, store: Store) -> dic
     return expected
 
 
-def _note_what_is_left(
-    stage: ResolvedExperiment, end: SweepEnd, seconds: Mapping[Place, float], work: _Work
-) -> None:
+def _note_what_is_left(stage: ResolvedExperiment, end: SweepEnd, seconds: Mapping[Place, float], work: _Work) -> None:
     """Say which runs the end of the time has left, and how long one of them is expected to take."""
     if not end.late:
         return
@@ -366,7 +371,9 @@ def _sweep(
         keep_code(directory, how.code)
         together = fixed.get(spec.run_id, ())
         key = stack_key(spec) if how.stack != AUTO or spec.run_id in begun else None
-        in_process = len(together) or (stack if key is not None else 1)  # a stack takes at most as long as its runs alone
+        in_process = len(together) or (
+            stack if key is not None else 1
+        )  # a stack takes at most as long as its runs alone
         expected = in_process * _seconds_left(spec, seconds.get((run.arm, run.scale), 0.0), work)
         jobs.append(Job(spec.run_id, directory, spec.threads, key, together, expected))
         labels[spec.run_id] = {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": spec.recipe.steps}

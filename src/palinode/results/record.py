@@ -391,7 +391,7 @@ class ExperimentEntry(Config):
 
     @property
     def seeds_added_after_a_look(self) -> bool:
-        """Whether the seeds were fixed, a verdict was seen, and the seeds were changed after it. The verdict has to pay for this."""
+        """Whether the seeds were fixed, a verdict was seen, and the seeds were changed after it: the verdict pays for this."""
         return self.seeds_planned == FIXED and self.looks_taken > 0
 
     @property

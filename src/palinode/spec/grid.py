@@ -63,8 +63,9 @@ def expand(
     scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
     planned = size.seeds or experiment.seeds
     if seeds is not None:
-        planned = checked(good_seeds, seeds, field="--seeds")
-    chosen_seeds = seeds_until_decided(experiment.decision) if planned == UNTIL_DECIDED else planned
+        planned = chosen_seeds = checked(good_seeds, seeds, field="--seeds")
+    else:
+        chosen_seeds = seeds_until_decided(experiment.decision) if planned == UNTIL_DECIDED else planned
     count = len(experiment.arms) * len(scales) * len(chosen_seeds)
     if runs_limit is not None and count > runs_limit:
         message = f"{count:,} runs are more than {runs_limit:,}"
