@@ -259,14 +259,18 @@ def test_plan_takes_its_noise_from_the_store_and_gives_the_seeds_for_an_effect(p
         "noise: sd of a paired difference 0.1, from 2 degrees of freedom in tiny--default; planned with 0.212"
         in output.out
     )
-    print(output.out)
-    assert "3 seeds show an effect of 0.69 in 4 of 5 cases" in output.out
-    assert "143 seeds show 0.05 in 4 of 5 cases: about 4.8 min" in output.out
+    assert "3 seeds show an effect of 0.691 in 4 of 5 cases" in output.out
+    assert "143 seeds show 0.05 in 4 of 5 cases: about 14 min" in output.out
     assert "within 0.01 hours no size is known to show 0.05" in output.out
     assert "with 18 seeds" in output.out
     data = json.loads(palinode("plan", "next.toml", "--hours", "1", "--effect", "0.5", "--workers", "1", "--json").out)
     assert (data["power"]["effect"], data["power"]["seeds_needed"]) == (0.5, 4)
     assert data["within"]["chosen"] == "wide"
+    own_scales = FIXED.replace('"tiny"', '"own"') + '\n[[scales]]\nname = "small"\n[[scales]]\nname = "wide"\n'
+    own_scales += '[scales.change]\n"model.width" = 32\n[sizes.a]\nscales = ["small"]\n[sizes.b]\nscales = ["wide"]\n'
+    Path("own.toml").write_text(own_scales)  # without --size this experiment cannot be resolved
+    own = palinode("plan", "own.toml", "--hours", "1", "--effect", "0.5", "--json")
+    assert list(json.loads(own.out)["within"]["sizes"]) == ["a", "b"], own.err
     piloted = json.loads(palinode("plan", "next.toml", "--pilot", "tiny", "--json").out)
     assert piloted["power"]["scales"][0]["noise"]["source"] == ["tiny--default"]
 

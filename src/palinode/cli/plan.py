@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from palinode.base.errors import EnvironmentProblem
+from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.cli import options
 from palinode.cli.options import above_zero, as_json, of_file, resolve
@@ -72,30 +73,23 @@ def plan(
     above_zero(effect, "--effect")
     above_zero(hours, "--hours")
     place = writable_store(store)
-    source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
+    first = size if hours is None or size is not None else _first_size(file, code, allow_code=allow_code)
+    source, resolved = resolve(file, first, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.fan_out import nursery_for
     from palinode.experiment.power import pilot_named
-    from palinode.spec.load import parse_overrides
 
     pilot_record = pilot_named(place, pilot) if pilot is not None else None
     with of_file(file), nursery_for(resolved, _say) as nursery:
         planner = _Planner(source, place, workers, measure, nursery, effect, pilot_record)
         whole = planner.plan(resolved)
-        by_size = {resolved.size: whole}
-        if hours is not None and size is None:
-            others = [
-                name for name in (source.experiment.sizes if source.experiment is not None else ()) if name != size
-            ]
-            by_size |= {
-                name: planner.plan(source.resolve(name, parse_overrides(changes or []), seeds)) for name in others
-            }
+        others = _other_sizes(source, resolved, changes, seeds) if hours is not None and size is None else []
+        by_size = {resolved.size: whole} | {other.size: planner.plan(other) for other in others}
     if whole.missing is not None:
-        typer.echo(f"{whole.missing}: counted without the text, so no time is predicted", err=True)
+        _say(f"{whole.missing}: counted without the text, so no time is predicted")
     stacks = _stacks(size_of_stacks, whole.resolved, whole.cells, place)
     powers = {name: one.power for name, one in by_size.items()}
-    in_hours = None
-    if hours is not None:
-        in_hours = hours_data(powers, {name: one.parameters for name, one in by_size.items()}, hours)
+    parameters = {name: one.parameters for name, one in by_size.items()}
+    in_hours = hours_data(powers, parameters, hours) if hours is not None else None
     if json:
         data = whole.plan.as_data() | ({"stacks": stacks} if stacks else {}) | {"power": whole.power.as_data()}
         typer.echo(as_json(data | ({"within": in_hours} if in_hours is not None else {})))
@@ -103,6 +97,29 @@ def plan(
     lines = [plan_text(whole.plan, resolved.decision.equal), *(f"stack: {line}" for line in stacks)]
     lines += [*power_lines(whole.power), *(hours_lines(in_hours, powers) if in_hours is not None else [])]
     typer.echo("\n".join(lines))
+
+
+def _first_size(file: Path, code: Path | None, *, allow_code: bool) -> str | None:
+    """The first size of an experiment that cannot be resolved without a size; None for any other experiment."""
+    from palinode.spec.load import load
+
+    source = load(file, code_file=code, allow_code=allow_code)
+    try:
+        source.resolve()
+    except BadInput as refusal:
+        if source.experiment is not None and refusal.field == "--size":
+            return next(iter(source.experiment.sizes))
+    return None
+
+
+def _other_sizes(
+    source: Source, resolved: ResolvedExperiment, changes: list[str] | None, seeds: str | None
+) -> list[ResolvedExperiment]:
+    """The experiment at every size that its file defines, without the size that is resolved already."""
+    from palinode.spec.load import parse_overrides
+
+    names = source.experiment.sizes if source.experiment is not None else ()
+    return [source.resolve(name, parse_overrides(changes or []), seeds) for name in names if name != resolved.size]
 
 
 def _say(line: str) -> None:
@@ -158,8 +175,7 @@ class _Planner:
         planned = make_plan(
             resolved, cells, store, workers=workers, code=code, measure=measure, on_failure=_say, nursery=self.nursery
         )
-        records = [store.experiment(entry.full_name) for entry in store.experiments()] if self.pilot is None else []
-        power = planned_power(resolved, cells, planned, records, effect=self.effect, pilot=self.pilot)
+        power = planned_power(resolved, cells, planned, store, effect=self.effect, pilot=self.pilot)
         return _Whole(resolved, cells, planned, power, missing)
 
 

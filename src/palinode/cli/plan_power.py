@@ -19,10 +19,12 @@ def power_lines(power: Power) -> list[str]:
     if not power.comparisons:
         return []
     by_words: dict[str, list[str]] = {}
+    until = [f"seeds are added until every verdict is decided: the counts above are of {power.seeds} seeds, the most"]
     for scale in power.scales:
         by_words.setdefault(_scale_words(scale, power), []).append(scale.scale)
     everywhere = len(by_words) == 1
-    lines = [words if everywhere else f"{', '.join(scales)}: {words}" for words, scales in by_words.items()]
+    lines = until if power.looks else []
+    lines += [words if everywhere else f"{', '.join(scales)}: {words}" for words, scales in by_words.items()]
     if power.effect is None:
         return [*lines, NO_SMALLEST_EFFECT]
     effect = number(power.effect, 3)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,11 @@ from palinode.cli.first_line import first_line
 from palinode.cli.options import above_zero, audits_are_kept, of_file, resolve
 from palinode.cli.progress import progress
 from palinode.cli.stores import writable_store
+
+if TYPE_CHECKING:
+    from palinode.results.store import Store
+    from palinode.spec.experiment import ResolvedExperiment
+    from palinode.sweep.local import SweepEnd
 
 
 def run(
@@ -60,6 +65,16 @@ def run(
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code
+    _say_the_end(end, place, resolved, json=json)
+    if report:
+        from palinode.report.build import build_report
+
+        typer.echo(str(build_report(place, f"{resolved.name}--{resolved.size}")))
+    return end.exit_code
+
+
+def _say_the_end(end: SweepEnd, place: Store, resolved: ResolvedExperiment, *, json: bool) -> None:
+    """Print the verdicts, and the number of runs that are left or did not end well."""
     from palinode.cli.compare import verdicts_of
     from palinode.spec.tuning import TRIALS_SUFFIX
 
@@ -72,11 +87,6 @@ def run(
         of_trials = place.entry(name).to_choose
         what, where = ("trials", f"{resolved.name}{TRIALS_SUFFIX}--{resolved.size}") if of_trials else ("runs", name)
         typer.echo(f"{not_done} of {len(end.outcomes)} {what} failed or diverged: `palinode show {where}`", err=True)
-    if report:
-        from palinode.report.build import build_report
-
-        typer.echo(str(build_report(place, name)))
-    return end.exit_code
 
 
 def demo(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
@@ -176,6 +177,30 @@ def plan(
         trials_disk_bytes=sum(trial.disk_bytes for trial in trials_left),
         is_short=is_short and bool(left),
     )
+
+
+class Expected(NamedTuple):
+    """The seconds that runs are expected to take.
+
+    Attributes:
+        seconds: (arm, scale) -> the seconds of one run.
+        is_guessed: whether the seconds of some cell are guessed from its FLOPs.
+    """
+
+    seconds: dict[tuple[str, str], float]
+    is_guessed: bool
+
+
+def expected_seconds(cells: Sequence[Cell], planned: Plan, store: Store) -> Expected:
+    """The seconds of a run of each cell: the mean of its runs that have ended, else the predicted or the guessed seconds."""
+    predicted = {(cell.arm, cell.scale): cell.seconds for cell in planned.cells}
+    expected = Expected({}, any(cell.seconds is None and not cell.done for cell in planned.cells))
+    for cell in cells:
+        place = (cell.arm.name, cell.scale)
+        ended = [result for spec in cell.specs if (result := store.ended(spec.run_id)) is not None]
+        times = [float(result.seconds.get("total") or 0) for result in ended if result.runs_together == 1]
+        expected.seconds[place] = fmean(times) if times else predicted.get(place) or guessed_seconds(cell)
+    return expected
 
 
 def _emulated(cells: Sequence[Cell]) -> list[str]:

@@ -1,7 +1,6 @@
 """What an experiment can show: the noise from runs of the store, the smallest effect that its seeds show, the seeds for an effect.
 
-`planned_power` works on a plan (`experiment/plan.py`), so it knows the cost of a run too: the seconds of the plan, or where nothing
-was measured, seconds that are guessed from the FLOPs.
+`planned_power` works on a plan (`experiment/plan.py`), so it knows the cost of a run too.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from palinode.analysis.planning import Likeness, Noise, data_key, family_confide
 from palinode.base.config import encode
 from palinode.base.decision import UNTIL_DECIDED
 from palinode.base.errors import BadInput
-from palinode.experiment.cells import Cell, guessed_seconds
-from palinode.experiment.plan import Plan, makespan
+from palinode.experiment.cells import Cell
+from palinode.experiment.plan import Plan, expected_seconds, makespan
 from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 from palinode.spec.experiment import ResolvedExperiment
@@ -115,7 +114,7 @@ def planned_power(
     resolved: ResolvedExperiment,
     cells: Sequence[Cell],
     plan: Plan,
-    records: Sequence[ExperimentRecord],
+    store: Store,
     *,
     effect: float | None = None,
     pilot: ExperimentRecord | None = None,
@@ -123,9 +122,9 @@ def planned_power(
     """What the planned runs can show.
 
     Args:
-        records: the experiments of the store, to take the noise from.
+        store: the noise is taken from its experiments.
         effect: the effect to plan for; None: the smallest effect that matters.
-        pilot: the experiment to take the noise from, in place of `records`.
+        pilot: the experiment to take the noise from, in place of all of them.
 
     Raises:
         BadInput: the pilot has no arm with two finished runs that have the metric.
@@ -137,9 +136,9 @@ def planned_power(
     comparisons = len(others) * len(resolved.scales)
     planned_for = effect or rule.smallest_effect or None
     baselines = [cell for cell in cells if cell.arm.name == rule.baseline]
+    records = [store.experiment(entry.full_name) for entry in store.experiments()] if pilot is None else []
     noises = {cell.scale: _noise(cell, rule.metric, records, pilot) for cell in baselines}
-    measured = [cell.seconds for cell in plan.cells if cell.seconds is not None]
-    is_guessed = len(measured) < len(plan.cells)
+    expected = expected_seconds(cells, plan, store)
     levels = confidence, family_confidence(confidence, comparisons)
     return Power(
         metric=rule.metric,
@@ -149,8 +148,8 @@ def planned_power(
         effect=planned_for,
         scales=tuple(_of_scale(scale, noise, seeds, planned_for, levels) for scale, noise in noises.items()),
         workers=plan.workers,
-        seed_seconds=tuple(map(guessed_seconds, cells)) if is_guessed else tuple(measured),
-        is_guessed=is_guessed,
+        seed_seconds=tuple(expected.seconds.values()),
+        is_guessed=expected.is_guessed,
         confidence=confidence,
     )
 

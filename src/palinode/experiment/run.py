@@ -29,17 +29,15 @@ from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
 from palinode.experiment.cells import (
-    Cell,
     cells_of,
     expected_steps,
-    guessed_seconds,
     pinned,
     refuse_full_disk,
     refuse_other_numerics,
     refuse_what_cannot_be,
 )
 from palinode.experiment.fan_out import nursery_for
-from palinode.experiment.plan import NO_SMALLEST_EFFECT, Plan, plan
+from palinode.experiment.plan import NO_SMALLEST_EFFECT, Plan, expected_seconds, plan
 from palinode.experiment.seal import record_look, record_look_of_older_version, seal_plan, undecided
 from palinode.experiment.stacks import begun_stacks, fixed_stack_of, kept_stacks, stacks_with_choices
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
@@ -224,7 +222,7 @@ def _run_stages(
     end = SweepEnd({}, frozenset(), None)
     while True:
         entry = _with_stacks(entry, stage, work)
-        seconds = _expected_seconds(cells_of(stage), planned, store) if work.deadline is not None else {}
+        seconds = expected_seconds(cells_of(stage), planned, store).seconds if work.deadline is not None else {}
         of_stage = _sweep(stage, work, flops, seconds)
         end = replace(of_stage, outcomes={**end.outcomes, **of_stage.outcomes}, reused=end.reused | of_stage.reused)
         if end.interrupted is not None or end.late:
@@ -258,18 +256,6 @@ def _with_looks(entry: ExperimentEntry, store: Store) -> ExperimentEntry:
     run_ids = [run.run_id for run in entry.runs]
     looks = [one for one in store.looks(entry).rows if looks_at_other_seeds([one], entry.seeds, run_ids)]
     return entry.with_(looks_taken=len(looks), first_seeds=len(looks[0].seeds) if looks else 0)
-
-
-def _expected_seconds(cells: Sequence[Cell], planned: Plan, store: Store) -> dict[Place, float]:
-    """(arm, scale) -> the seconds of a run: the mean of the runs that have ended, else the predicted or guessed seconds."""
-    predicted = {(cell.arm, cell.scale): cell.seconds for cell in planned.cells}
-    expected: dict[Place, float] = {}
-    for cell in cells:
-        place = (cell.arm.name, cell.scale)
-        ended = [result for spec in cell.specs if (result := store.ended(spec.run_id)) is not None]
-        times = [float(result.seconds.get("total") or 0) for result in ended if result.runs_together == 1]
-        expected[place] = fmean(times) if times else predicted.get(place) or guessed_seconds(cell)
-    return expected
 
 
 def _note_what_is_left(stage: ResolvedExperiment, end: SweepEnd, seconds: Mapping[Place, float], work: _Work) -> None:
