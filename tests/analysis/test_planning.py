@@ -46,7 +46,6 @@ def test_the_planned_deviation_is_the_upper_end_of_its_interval(degrees, factor)
     assert planning_factor(degrees) == pytest.approx(math.sqrt(degrees / stats.chi2.ppf(0.2, degrees)))
 
 
-@pytest.mark.nightly
 def test_plans_with_the_observed_deviation_promise_too_much_power():
     """Plans for an effect of 1 sd from a pilot of 3 seeds: the share that has less than 80 % of power."""
     drawn = np.random.default_rng(1).standard_normal((4000, 3)).std(axis=1, ddof=1)

@@ -3,8 +3,10 @@
 No model is trained: the sweep writes results whose scores the test gives.
 """
 
+import contextlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -116,6 +118,26 @@ def test_killed_and_started_again_it_comes_to_the_same_end(palinode, machine, ru
     assert looks() == [((1, 2, 3), "cannot tell"), ((1, 2, 3, 4), "better")]
     entry = Store("runs").entry("tiny")
     assert (entry.seeds, entry.looks_taken, len(Store("runs").seals(entry).rows)) == ((1, 2, 3, 4), 1, 1)
+
+
+@pytest.mark.nightly
+def test_real_runs_are_killed_and_come_to_the_same_end(here):
+    """The program is killed after 3, 6, 9 seconds and so on, until it ends by itself."""
+    program = [sys.executable, str(Path(quick_audit.__file__)), "run", "x.toml", "--workers", "2", "--quiet"]
+    Path("x.toml").write_text(UNTIL.replace("most = 6", "most = 4").replace("steps = 4", "steps = 40"))
+    assert subprocess.run([*program, "--store", "calm"], timeout=300).returncode == 0
+    for seconds in range(1, 60):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert subprocess.run(program, timeout=3 * seconds).returncode == 0
+            break
+    calm, disturbed = Store("calm"), Store("runs")
+    assert calm.entry("tiny").runs == disturbed.entry("tiny").runs
+    seen = [
+        [(look.seeds, look.outcomes) for look in store.looks(store.entry("tiny")).rows] for store in (calm, disturbed)
+    ]
+    assert seen[0] == seen[1]
+    weights = [{one.run_id: one.result.weights_sha256 for one in store.records()} for store in (calm, disturbed)]
+    assert weights[0] == weights[1]
 
 
 def test_it_ends_at_the_largest_number_of_seeds(palinode, machine):

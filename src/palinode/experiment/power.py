@@ -14,10 +14,10 @@ from palinode.analysis.looks import look_confidence
 from palinode.analysis.planning import Likeness, Noise, data_key, family_confidence, noise_in, smallest_effect_seen
 from palinode.base.config import encode
 from palinode.base.decision import UNTIL_DECIDED
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, PalinodeError
 from palinode.experiment.cells import Cell
 from palinode.experiment.plan import Plan, expected_seconds, makespan
-from palinode.results.record import ExperimentRecord
+from palinode.results.record import ExperimentEntry, ExperimentRecord, ExperimentRun, Record
 from palinode.results.store import Store
 from palinode.spec.experiment import ResolvedExperiment
 
@@ -136,7 +136,7 @@ def planned_power(
     comparisons = len(others) * len(resolved.scales)
     planned_for = effect or rule.smallest_effect or None
     baselines = [cell for cell in cells if cell.arm.name == rule.baseline]
-    records = [store.experiment(entry.full_name) for entry in store.experiments()] if pilot is None else []
+    records = [_results_of(entry, store) for entry in store.experiments()] if pilot is None else []
     noises = {cell.scale: _noise(cell, rule.metric, records, pilot) for cell in baselines}
     expected = expected_seconds(cells, plan, store)
     levels = confidence, family_confidence(confidence, comparisons)
@@ -164,6 +164,17 @@ def pilot_named(store: Store, name: str) -> ExperimentRecord:
         return store.experiment(name)
     except BadInput as refusal:
         raise refusal.at(field="--pilot") from None
+
+
+def _results_of(entry: ExperimentEntry, store: Store) -> ExperimentRecord:
+    """The results of an experiment, without its metrics and audits: reading these takes most of the time in a large store."""
+    records: list[Record | None] = []
+    for run in entry.runs:
+        try:
+            records.append(store.record(run.run_id) if not entry.to_choose else None)
+        except PalinodeError:  # the run is missing or damaged
+            records.append(None)
+    return ExperimentRecord(entry, tuple(map(ExperimentRun, entry.runs, records)), {})
 
 
 def _of_scale(
