@@ -62,6 +62,17 @@ def test_a_changed_line_is_named(store):
         store.seals(ENTRY)
 
 
+def test_what_two_processes_wrote_at_the_same_time_counts_once(store):
+    first, second = store.seals(ENTRY).rows
+    store.append_seal(ENTRY, second.with_(created="later").hashed())
+    third = Seal(number=3, created="", decision={}, seeds=(1,), previous=second.sha256).hashed()
+    store.append_seal(ENTRY, third)
+    assert store.seals(ENTRY).rows == (first, second, third)
+    looks = store.looks(ENTRY).rows
+    store.append_look(ENTRY, looks[0].with_(created="later"))
+    assert store.looks(ENTRY).rows == looks
+
+
 def test_rows_of_another_shape_and_links_are_damage(store, tmp_path):
     from palinode.base import fsio
 

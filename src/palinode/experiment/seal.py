@@ -50,8 +50,10 @@ def seal_plan(
     has_same_runs = before is not None and before.runs == entry.runs and resolved.tuning is None
     if last is not None and _is_same_plan(seal, last, resolved.decision, has_same_runs=has_same_runs):
         return last
-    seal = seal.hashed()
-    store.append_seal(entry, seal)
+    store.append_seal(entry, seal.hashed())
+    seal = store.seals(entry).rows[
+        seal.number - 1
+    ]  # another process may have written a seal of this number at the same time
     on_note(f"seal {seal.number} of {entry.full_name}: {seal.sha256}")
     on_note("paste this hash where others see it: a hash proves the order only to them")
     return seal

@@ -105,26 +105,37 @@ def seal_hash(seal: Seal) -> str:
 def read_seals(path: Path) -> Appended[Seal]:
     """The seals of an experiment, the first one first; none if the file does not exist.
 
+    Two processes that begin at the same time may write the same number. The first line with a number counts.
+
     Raises:
         Damaged: a line is damaged, or its hash is not the hash of its content. The error names the file and the line.
     """
-    seals = _read(path, Seal)
-    previous = ""
-    for number, seal in enumerate(seals.rows, start=1):
-        if seal.number != number or seal.previous != previous or seal.sha256 != seal_hash(seal):
-            message = "was changed since it was written: its hash is not that of its content and of the line before"
-            raise Damaged(message, file=str(path), field=f"line {number}")
-        previous = seal.sha256
-    return seals
+    stored = _read(path, Seal)
+    seals: list[Seal] = []
+    for line, seal in enumerate(stored.rows, start=1):
+        before = ["", *(one.sha256 for one in seals)]
+        is_in_chain = seal.number <= len(before) and seal.previous == before[seal.number - 1]
+        if not is_in_chain or seal.sha256 != seal_hash(seal):
+            message = "was changed since it was written: its hash is not that of its content and of the seal before"
+            raise Damaged(message, file=str(path), field=f"line {line}")
+        if seal.number == len(before):
+            seals.append(seal)
+    return Appended(tuple(seals), stored.torn)
 
 
 def read_looks(path: Path) -> Appended[Look]:
     """The looks at an experiment, the first one first; none if the file does not exist.
 
+    A look that two processes recorded at the same time counts once.
+
     Raises:
         Damaged: a line is damaged. The error names the file and the line.
     """
-    return _read(path, Look)
+    stored = _read(path, Look)
+    looks: dict[tuple[Any, ...], Look] = {}
+    for look in stored.rows:
+        looks.setdefault((look.seeds, look.outcomes, look.runs), look)
+    return Appended(tuple(looks.values()), stored.torn)
 
 
 def append(path: Path, row: Seal | Look) -> None:
