@@ -116,17 +116,17 @@ def seeds_needed(effect: float, deviation: float, confidence: float) -> int | No
     if deviation == 0:
         return 2
     low, high = 1, 2
-    while _power(effect / deviation, high, confidence) < POWER:
+    while power(effect / deviation, high, confidence) < POWER:
         low, high = high, 2 * high
         if low > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _power(effect / deviation, middle, confidence) >= POWER else (middle, high)
+        low, high = (low, middle) if power(effect / deviation, middle, confidence) >= POWER else (middle, high)
     return high if high <= MOST_SEEDS else None
 
 
-def _power(standardised: float, count: int, confidence: float) -> float:
+def power(standardised: float, count: int, confidence: float) -> float:
     """The probability that the t interval of `count` pairs lies on the same side of 0 as the effect.
 
     The probability that the interval lies on the opposite side is below 2.5 % and is left out.
