@@ -41,7 +41,7 @@ def divergence(comparison: Comparison, outcome_of: Callable[[Sequence[float]], s
     ours, theirs = comparison.diverged(comparison.arm), comparison.diverged(comparison.baseline)
     if not ours + theirs:
         return Divergence(0, 0, comparison.planned)
-    test = stability(ours, theirs, comparison.planned)
+    test = stability(ours, comparison.planned, theirs, comparison.planned, 1 - comparison.confidence)
     filled = _filled(comparison, higher)
     outcome = outcome_of(filled) if len(filled) > len(comparison.pairs) >= 2 else None
     return Divergence(ours, theirs, comparison.planned, test.p, test.word, outcome)
@@ -54,4 +54,6 @@ def _filled(comparison: Comparison, higher: bool) -> list[float]:
         return []
     best, worst = (max(observed), min(observed)) if higher else (min(observed), max(observed))
     value_of = {(comparison.arm,): worst, (comparison.baseline,): best}
-    return observed + [value_of[item.diverged] for item in comparison.left_out if item.diverged in value_of and not item.lost]
+    return observed + [
+        value_of[item.diverged] for item in comparison.left_out if item.diverged in value_of and not item.lost
+    ]

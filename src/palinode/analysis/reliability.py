@@ -6,6 +6,7 @@ from palinode.analysis.audits import ArmAudit
 from palinode.analysis.compare import Comparison, LeftOut, Parity
 from palinode.base.measures import EQUAL_WITHIN, MEASURES, OWN, Metric
 from palinode.results.record import ExperimentRecord
+from palinode.results.scored import comparable
 
 LEAST_ENDED = 3  # fewer pairs of runs that ended say too little about the runs that diverged
 
@@ -61,10 +62,15 @@ def not_comparable(record: ExperimentRecord, comparison: Comparison) -> list[str
     runs = (record.finished(arm, comparison.scale) for arm in (comparison.arm, comparison.baseline))
     ours, theirs = ({run.entry.seed: run.result for run in of_arm} for of_arm in runs)
     reasons = (
-        comparable(ours[pair.seed], theirs[pair.seed], metric.split, *(
-            result.own_pass(metric.split) if metric.direction == OWN else metric.direction
-            for result in (ours[pair.seed], theirs[pair.seed])
-        ))
+        comparable(
+            ours[pair.seed],
+            theirs[pair.seed],
+            metric.split,
+            *(
+                result.own_pass(metric.split) if metric.direction == OWN else metric.direction
+                for result in (ours[pair.seed], theirs[pair.seed])
+            ),
+        )
         for pair in comparison.pairs
     )
     return list(dict.fromkeys(reason for reason in reasons if reason is not None))

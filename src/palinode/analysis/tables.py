@@ -76,6 +76,8 @@ def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
         (pl.String, "stability"),
         (pl.Float64, "stability_p"),
         (pl.String, "outcome_if_all_had_ended published"),
+        (pl.Int64, "learned learned_baseline"),
+        (pl.Float64, "learned_p"),
         (pl.Float64, "smallest_effect"),
         (pl.Int64, "seeds_needed"),
         (pl.Float64, "seeds_needed_for"),

@@ -37,11 +37,14 @@ from palinode.analysis.reliability import (
     not_comparable,
     pair_reasons,
 )
+from palinode.analysis.two_valued import LearnedCounts, learned_counts, two_valued_applies
 from palinode.base.decision import Decision
 from palinode.results.record import ExperimentRecord
 
 Outcome = Literal["better", "better where it ends", "worse", "not worse", "smaller than matters", "cannot tell"]
-DECIDED: frozenset[Outcome] = frozenset(("better", "better where it ends", "worse", "not worse", "smaller than matters"))
+DECIDED: frozenset[Outcome] = frozenset(
+    ("better", "better where it ends", "worse", "not worse", "smaller than matters")
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Verdict:
     Attributes:
         deciding: the interval that decides, and what it allows for.
         divergence: how many runs of both arms diverged, and what the outcome would be if they had ended.
+        learned: the counts of runs that learned a task, where they decide instead of the interval: some runs of the two arms
+            learned the task and others did not.
         by_more_than_matters: whether the whole interval of a better or a worse arm lies beyond the smallest effect that matters.
         published: what the runs say about a published effect; None where the rule names none.
         leak: whether the arm leaks at any scale. An arm whose leak is expected is still compared, and every page marks the arm.
@@ -81,6 +86,7 @@ class Verdict:
     divergence: Divergence
     leak: Leak
     parity: Parity
+    learned: LearnedCounts | None = None
     by_more_than_matters: bool = False
     published: str | None = None
     reasons: tuple[str, ...] = ()
@@ -109,14 +115,14 @@ class Verdict:
 
     @property
     def single_interval(self) -> Interval | None:
-        """The t interval of this comparison alone, signed so that an improvement is positive."""
-        return of_improvement(self.comparison.interval, self.rule)
+        """The interval of this comparison alone, signed so that an improvement is positive."""
+        return of_improvement(self.deciding.single, self.rule)
 
     def row(self) -> dict[str, Any]:
         """The verdict as plain data, with the column names of the table `verdicts`. Differences are arm minus baseline."""
         comparison, needed = self.comparison, self.seeds_needed
         low, high = ends(self.deciding.interval)
-        single_low, single_high = ends(comparison.interval)
+        single_low, single_high = ends(self.deciding.single)
         same_names = ("arm", "baseline", "scale", "metric", "confidence", "sign_flip_p", "spread")
         return {name: getattr(comparison, name) for name in same_names} | {
             "outcome": self.outcome,
@@ -138,6 +144,9 @@ class Verdict:
             "stability_p": self.divergence.p,
             "outcome_if_all_had_ended": self.divergence.outcome_if_ended,
             "published": self.published,
+            "learned": self.learned.learned if self.learned else None,
+            "learned_baseline": self.learned.baseline_learned if self.learned else None,
+            "learned_p": self.learned.p if self.learned else None,
             "smallest_effect": self.rule.smallest_effect,
             "seeds_needed": needed.seeds if needed else None,
             "seeds_needed_for": needed.effect if needed else None,
@@ -176,7 +185,9 @@ def verdict(
     cost = parity(record, arm, rule.baseline, scale, rule.equal)
     anywhere, setting = arm_audit(record, arm), record.entry.to_choose
     deciding = (intervals or DecidingIntervals.of(record, rule)).of_comparison(comparison)
-    outcome = decide(deciding.interval, rule)
+    counts = learned_counts(record, arm, scale, rule)
+    learned = counts if two_valued_applies(counts) else None
+    outcome = decide(deciding.interval, rule) if learned is None else learned.outcome(deciding.alpha)
     diverged = divergence(
         comparison, lambda filled: decide(deciding.over_differences(filled), rule), higher=rule.better == "higher"
     )
@@ -196,8 +207,9 @@ def verdict(
         divergence=diverged,
         leak=anywhere.leak,
         parity=cost,
-        by_more_than_matters=not reasons and beyond(deciding.interval, rule),
-        published=_published(comparison, deciding, rule) if not reasons else None,
+        learned=learned,
+        by_more_than_matters=not reasons and learned is None and beyond(deciding.interval, rule),
+        published=_published(comparison, deciding, rule) if not reasons and learned is None else None,
         reasons=reasons,
         cautions=(
             *cost_cautions(cost),

@@ -21,6 +21,7 @@ VERDICT_FIELDS = (
     *("arm", "baseline", "scale", "metric", "outcome", "sentence", "by_more_than_matters", "leak", "collapse"),
     *("mean_difference", "interval", "single_interval", "confidence", "comparisons", "allows_for", "pairs", "left_out"),
     *("diverged", "diverged_baseline", "stability", "stability_p", "outcome_if_all_had_ended", "published"),
+    *("learned", "learned_baseline", "learned_p"),
     *("sign_flip_p", "reasons", "cautions", "seeds_needed", "smallest_effect"),
 )
 

@@ -24,7 +24,9 @@ from palinode.evaluate.losses import PassBatch
 from palinode.objectives import Objective
 from palinode.results.scored import Kind, ScoredText
 
-LONGEST_WINDOW_TOKENS = 8192  # the pairs of tokens of a longer window are not looked at: at this length they take 64 MiB
+LONGEST_WINDOW_TOKENS = (
+    8192  # the pairs of tokens of a longer window are not looked at: at this length they take 64 MiB
+)
 MOST_ANSWERS = 256  # the most answers that are kept for windows with equal decisions and equal scored tokens
 WORST_FIRST: tuple[Kind, ...] = ("reconstruction", "pseudo", "likelihood")
 NEITHER, SCORED, GIVEN = 0, 1, 2

@@ -240,8 +240,8 @@ def final_scores(
 
     Args:
         chance: whether a grey diamond in each row shows the value that chance would give.
-        family: whether a thin grey bar shows the interval of one comparison alone (the fields `single_low` and `single_high`), and a
-            hollow diamond a published value (a row of the kind "published").
+        family: whether a thin grey bar shows the interval of one comparison alone (the fields `single_low` and `single_high`), and
+            a hollow diamond a published value (a row of the kind "published").
         tables: whether each arm has two lines: the upper line shows the embedding table of tokens (circles), the lower line shows
             the embedding table of positions (diamonds). The field `table` of a row names its table.
     """
@@ -294,8 +294,8 @@ def final_scores(
 def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> dict[str, Any]:
     """A chart of the differences of a family with a line at zero and a band of effects that are too small to matter.
 
-    Every pair of runs is a dot; the mean is drawn with the interval that decides, and with the interval of one comparison alone. The
-    rows must have the fields that `final_scores` lists.
+    Every pair of runs is a dot; the mean is drawn with the interval that decides, and with that of one comparison alone. The rows
+    must have the fields that `final_scores` lists.
     """
     chart = final_scores(x, colours, tick_count=7, family=True)
     ends = {"zero": 0, "least": smallest_effect, "minus": -smallest_effect}

@@ -100,6 +100,8 @@ def sentence(verdict: Verdict) -> str:
     if improved is None:
         return "No pair of runs could be compared."
     pairs, unit = plural(len(comparison.pairs), "pair"), metric_words(comparison.metric)[1]
+    if verdict.learned is not None:
+        return f"{headline(verdict)[:1].upper()}{headline(verdict)[1:]}: {verdict.learned.sentence}."
     if verdict.interval is None:
         return f"{pairs} without an interval: {arm} differs from {baseline} by {signed(improved)} {unit} (+ is better)."
     low, high = verdict.interval
@@ -126,8 +128,8 @@ def sentence(verdict: Verdict) -> str:
 
 
 def details(verdict: Verdict) -> list[str]:
-    """The sentences below the verdict: one comparison alone, runs that diverged, the published effect, new text, more seeds."""
-    lines = [alone(verdict), stability(verdict), published(verdict), new_text(verdict), more_seeds(verdict)]
+    """The sentences below the verdict: one comparison alone, runs that diverged, the published effect, more seeds."""
+    lines = [alone(verdict), stability(verdict), published(verdict), more_seeds(verdict)]
     return [line for line in lines if line]
 
 
@@ -167,20 +169,6 @@ def published(verdict: Verdict) -> str | None:
     return f"Published {signed(effect.effect)} ({effect.source}); {ours}: {verdict.published}."
 
 
-def new_text(verdict: Verdict) -> str | None:
-    """The sentence about the interval over seeds and documents; None where no documents were stored."""
-    text, confidence = verdict.deciding.text, verdict.deciding.confidence
-    if text is None:
-        return None
-    low, high = sorted(end if verdict.rule.better == "higher" else -end for end in text.interval)
-    ends = f"{signed(low)} to {signed(high)}"
-    floor = f"no number of seeds makes it narrower than \u00b1{number(text.floor, 2)}"
-    return (
-        f"For new text as well ({plural(text.documents, 'document')}): {ends} at {confidence:.0%}; {floor}. "
-        f"{text.document_share:.0%} of the variance lies between documents."
-    )
-
-
 def more_seeds(verdict: Verdict) -> str | None:
     """The sentence about the number of seeds that would give an answer; None if more seeds would not help."""
     needed = verdict.seeds_needed
@@ -213,7 +201,7 @@ def rule_words(rule: Decision) -> str:
     claim = f"; the claim is that an arm is {rule.claim}" if rule.claim == "not worse" else ""
     return (
         f"{what}, {unit}, {rule.better} is better; every arm against {rule.baseline}, paired by seed; "
-        f"{rule.confidence:.0%} intervals over {rule.over}, {family}; {least}{claim}; meant to be equal in {COST_AXES[rule.equal].title}"
+        f"{rule.confidence:.0%} intervals, {family}; {least}{claim}; meant to be equal in {COST_AXES[rule.equal].title}"
     )
 
 
