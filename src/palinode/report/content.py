@@ -15,6 +15,7 @@ from typing import Any
 from palinode.analysis.audits import ArmFinding, arm_audit, pictures
 from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.compare import Cost, costs
+from palinode.analysis.deviations import deviations
 from palinode.analysis.verdict import Verdict
 from palinode.base.decision import Decision
 from palinode.base.finding import Finding
@@ -27,6 +28,7 @@ from palinode.report.maps import map_notes
 from palinode.report.study import Figure, Study
 from palinode.report.trained import what_was_trained
 from palinode.results.record import NOT_COMPARED, ArmEntry, ExperimentRecord
+from palinode.results.seals import Look, Seal
 
 Content = dict[str, Any]
 SMOKE = "smoke"  # the size that only tests whether everything works; the numbers of smoke runs decide nothing
@@ -45,12 +47,14 @@ ALARM = "C8.directions"
 
 @dataclass(frozen=True)
 class Page:
-    """The content of the page: the study, its figures, the paths of its other files, and its judged claims."""
+    """The content of the page: the study, its figures, the paths of its other files, its judged claims, its seals and its looks."""
 
     study: Study
     figures: Sequence[Figure]
     files: Sequence[str]
     claims: Sequence[JudgedClaim] = ()
+    seals: Sequence[Seal] = ()
+    looks: Sequence[Look] = ()
 
     @property
     def record(self) -> ExperimentRecord:
@@ -94,11 +98,26 @@ def verdict(page: Page) -> Content:
         "cards": sorted(cards, key=lambda card: card["leak"] != "none"),
         "rule": words.rule_words(rule),
         "comparisons": len(verdicts),
-        "family": rule.family,
+        "allowed_for": max((one.deciding.comparisons for one in verdicts), default=1),
+        "plan": _sealed_plan(page),
         "baseline": rule.baseline,
         "baseline_is_missing": not any(run.entry.arm == rule.baseline for run in page.record.runs),
         "damaged": page.record.damaged.values(),
         "trained": what_was_trained(page.study),
+    }
+
+
+def _sealed_plan(page: Page) -> Content:
+    """What was written down before the runs: the first seal, the number of seals and looks, and the deviations from the plan."""
+    outcomes = Counter(run.outcome for run in page.record.runs)
+    ended = [f"{words.number(count)} {outcome}" for outcome, count in outcomes.most_common()]
+    return {
+        "seal": page.seals[0] if page.seals else None,
+        "seals": words.plural(len(page.seals), "seal"),
+        "looks": words.plural(len(page.looks), "look"),
+        "deviations": deviations(page.record, page.seals, page.looks),
+        "counts": f"{words.plural(len(page.record.runs), 'run')} planned: {', '.join(ended)}",
+        "pairs": words.plural(sum(len(one.comparison.pairs) for one in page.study.verdicts), "pair"),
     }
 
 

@@ -34,7 +34,15 @@ TEMPLATES = "templates"
 LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # with this line in the bundle, report.js can call vegaEmbed
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
-VERDICT_WORDS = ("sentence", "headline", "alone", "stability", "published", "more_seeds")  # functions of words.py
+VERDICT_WORDS = (
+    "sentence",
+    "headline",
+    "alone",
+    "stability",
+    "published",
+    "predicted",
+    "more_seeds",
+)  # functions of words.py
 FILTERS = {
     "number": words.number,
     "signed": words.signed,

@@ -129,22 +129,26 @@ def sentence(verdict: Verdict) -> str:
 
 def details(verdict: Verdict) -> list[str]:
     """The sentences below the verdict: one comparison alone, runs that diverged, the published effect, more seeds."""
-    lines = [alone(verdict), stability(verdict), published(verdict), more_seeds(verdict)]
+    lines = [alone(verdict), stability(verdict), published(verdict), predicted(verdict), more_seeds(verdict)]
     return [line for line in lines if line]
 
 
 def alone(verdict: Verdict) -> str | None:
-    """The interval of this comparison alone, and the p value of the exact test; None without an interval."""
-    comparison = verdict.comparison
-    single = verdict.single_interval
-    if single is None:
+    """The interval of this comparison alone, where another one decides, and the p value of the exact test; None without pairs."""
+    comparison, single = verdict.comparison, verdict.single_interval
+    if single is None or verdict.learned is not None:
         return None
-    text = f"This comparison alone: {interval_words(single.low, single.high, comparison.confidence)}"
-    least_p = 2 / 2 ** len(comparison.pairs)
+    parts = []
+    if single != verdict.interval:
+        parts.append(
+            f"this comparison alone: {interval_words(single.low, single.high, comparison.confidence)}, + is better"
+        )
     if comparison.sign_flip_p is not None:
+        least_p = 2 / 2 ** len(comparison.pairs)
         floor = ", the least that this number of seeds can give" if comparison.sign_flip_p == least_p > 0.05 else ""
-        text += f"; exact sign-flip p = {number(comparison.sign_flip_p, 2)}{floor}"
-    return f"{text}."
+        parts.append(f"exact sign-flip p = {number(comparison.sign_flip_p, 2)}{floor}")
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else None
 
 
 def stability(verdict: Verdict) -> str | None:
@@ -167,6 +171,15 @@ def published(verdict: Verdict) -> str | None:
         return None
     ours = f"here {signed(improved)} ({signed(interval.low)} to {signed(interval.high)})"
     return f"Published {signed(effect.effect)} ({effect.source}); {ours}: {verdict.published}."
+
+
+def predicted(verdict: Verdict) -> str | None:
+    """The sentence that puts the predicted effect beside the observed one; None where the rule predicts none for this arm."""
+    effect, improved = verdict.rule.predicted, verdict.improvement
+    if effect is None or improved is None or effect.arm not in ("", verdict.arm):
+        return None
+    ends = "" if effect.low is None else f" ({signed(effect.low)} to {signed(effect.high)})"
+    return f"Predicted {signed(effect.effect)}{ends}; here {signed(improved)}."
 
 
 def more_seeds(verdict: Verdict) -> str | None:
