@@ -81,7 +81,7 @@ def test_the_verdict_comes_first_in_plain_words(demo):
     _, _, page = demo
     start = page.text[: page.text.index("Learning curves and final")]
     assert start.index("both is worse than ltr") < start.index("both-published-mask sees its own answer")
-    assert "exact sign-flip p = 0.25, the least that this number of seeds can give" in start
+    assert "Exact sign-flip p = 0.25, the least that this number of seeds can give" in start
     assert "32 of 32 positions see their own target: 0-31." in start
     assert "The rule , fixed before the first run" in start
     assert page.text.index("LEAK") < page.text.index("Learning curves and final")
