@@ -254,6 +254,10 @@ class Store:
         """Append a look at this experiment, and wait until it is on the disk."""
         append(self._own(self.create().looks_path(entry)), look)
 
+    def write_file(self, place: str, content: bytes) -> None:
+        """Write a file of a pack to its place in the store. The caller has checked the name and the content."""
+        fsio.write_bytes(self._own(self.create().root / place), content)
+
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _own(self, path: Path) -> Path:
