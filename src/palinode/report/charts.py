@@ -294,14 +294,14 @@ def final_scores(
 
 
 def differences(
-    x: Axis, colours: Mapping[str, str], smallest_effect: float, *, published: bool = False
+    x: Axis, colours: Mapping[str, str], smallest_effect: float, *, alone: bool = False, published: bool = False
 ) -> dict[str, Any]:
     """A chart of the differences of a family with a line at zero and a band of effects that are too small to matter.
 
     Every pair of runs is a dot; the mean is drawn with the interval that decides, and with that of one comparison alone. The rows
     must have the fields that `final_scores` lists.
     """
-    chart = final_scores(x, colours, tick_count=7, alone=True, published=published)
+    chart = final_scores(x, colours, tick_count=7, alone=alone, published=published)
     ends = {"zero": 0, "least": smallest_effect, "minus": -smallest_effect}
     x_of = {name: {"field": name, "type": "quantitative"} for name in ends}
     zero = own_layer("zero", [ends], {"type": "rule", "strokeWidth": 1.2, "opacity": 0.8}, {"x": x_of["zero"]})

@@ -51,7 +51,7 @@ def difference_figures(study: Study) -> Iterator[Figure]:
     x = Axis("value", f"improvement, {unit} (right is better)", ".4~g")
     title = f"Improvement over {rule.baseline} in {what}, paired by seed"
     has_published = any(row["kind"] == "published" for row in rows)
-    chart = charts.differences(x, colours, rule.smallest_effect, published=has_published)
+    chart = charts.differences(x, colours, rule.smallest_effect, alone=True, published=has_published)
     yield Place().figure("differences", title, rows, {"": chart}, notes=tuple(_family_notes(study, shown)))
 
 
