@@ -275,22 +275,30 @@ def final_scores(
     by_chance = by_chance.encode(
         x=alt.X("value:Q"), color=alt.ColorValue(GREY), tooltip=[*who, words("text", "by chance")]
     )
-    single = means.mark_bar(height=3, opacity=0.75).encode(
-        x=alt.X("single_low:Q"), x2=alt.X2("single_high:Q"), color=alt.ColorValue(GREY)
-    )
-    others = base.transform_filter(alt.datum.kind == "published").mark_point(shape="diamond", size=95, strokeWidth=1.8)
-    others = others.encode(x=alt.X("value:Q"), tooltip=[*who, words("text", "published")])
     return _layered(
         {
             "intervals": interval.encode(x=x.on(alt.X, "low", scale=scale, axis=ticks), x2=alt.X2("high:Q")),
             **({"chance": by_chance} if chance else {}),
-            **({"alone": single} if alone else {}),
-            **({"published": others} if published else {}),
+            **({"alone": _single_intervals(means)} if alone else {}),
+            **({"published": _published_effects(base, who)} if published else {}),
             "means": tick.encode(x=x.on(alt.X, "value")),
             "seeds": seeds.encode(x=x.on(alt.X, "value"), tooltip=[*who, words("seed", "seed"), value]),
         },
         height=pixels * len(arms),
     )
+
+
+def _single_intervals(means: alt.Chart) -> alt.Chart:
+    """Thin grey bars: the intervals of single comparisons."""
+    ends = {"x": alt.X("single_low:Q"), "x2": alt.X2("single_high:Q")}
+    return means.mark_bar(height=3, opacity=0.75).encode(**ends, color=alt.ColorValue(GREY))
+
+
+def _published_effects(base: alt.Chart, who: Sequence[alt.Tooltip]) -> alt.Chart:
+    """Hollow diamonds: published effects."""
+    points = base.transform_filter(alt.datum.kind == "published")
+    points = points.mark_point(shape="diamond", size=95, strokeWidth=1.8)
+    return points.encode(x=alt.X("value:Q"), tooltip=[*who, words("text", "published")])
 
 
 def differences(
