@@ -2,9 +2,9 @@
 
 A sum of nats is the sum of loss weight * nats. nats/token = sum of nats / number of scored tokens; where an objective gives its
 Examples a `loss_denominator`, the sum of these numbers divides the nats. bits/byte = sum of nats / (ln 2 * bytes of the scored
-targets), which is one division of two sums; the bytes of a token count once, however often the token is scored. perplexity =
-exp(nats/token). Auxiliary terms cannot be part of these losses, because this code gets only logits and Examples. Legend: B rows,
-T slots, D width, V vocabulary.
+targets), which is one division of two sums; the bytes of a token count once, however often the token is scored.
+perplexity = exp(nats/token). Auxiliary terms cannot be part of these losses, because this code gets only logits and Examples.
+Legend: B rows, T slots, D width, V vocabulary.
 """
 
 from __future__ import annotations

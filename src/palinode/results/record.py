@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from palinode.base.config import Config, canonical_json, decode
-from palinode.base.decision import Claim, Decision
+from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
@@ -366,6 +366,10 @@ class ExperimentEntry(Config):
         claims: the claims that are judged by the finished runs; empty in entries of versions that had no claims.
         stacks: the choices of `--stack auto`; empty where nobody used it, and in entries of versions that did not have it.
         source: the format, file and sha256 of an imported experiment.
+        seeds_planned: whether the seeds were a fixed list, or were added one by one until every verdict was decided. With the
+            second plan, `seeds` and `runs` hold the seeds of the latest look; a seed that is still being trained is not in them.
+        looks_taken: the number of looks that `palinode run` recorded that used some of these runs, and other seeds than `seeds`.
+        first_seeds: the number of seeds at the first of these looks; 0 if there was no such look.
     """
 
     name: str
@@ -387,6 +391,14 @@ class ExperimentEntry(Config):
     claims: tuple[Claim, ...] = ()
     source: Mapping[str, str] = Field(default_factory=dict)
     stacks: tuple[StackEntry, ...] = ()
+    seeds_planned: SeedPlan = FIXED
+    looks_taken: int = Field(default=0, ge=0)
+    first_seeds: int = Field(default=0, ge=0)
+
+    @property
+    def seeds_added_after_a_look(self) -> bool:
+        """Whether the seeds were fixed, a verdict was seen, and the seeds were changed after it: the verdict pays for this."""
+        return self.seeds_planned == FIXED and self.looks_taken > 0
 
     @property
     def full_name(self) -> str:
