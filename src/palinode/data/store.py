@@ -23,7 +23,7 @@ from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
 from palinode.data.cache import MANIFEST, cache_directory, check_sha256, check_size, read_manifest
 from palinode.data.catalogue import find_corpus
-from palinode.data.config import SPLITS, TEST, TRAIN, TUNING, VALIDATION, DataConfig, Split
+from palinode.data.config import SPLITS, TEST, TRAIN, TUNING, VALIDATION, DataConfig, Split, WindowChoice
 from palinode.data.corpus import Corpus, Piece
 from palinode.data.document_starts import DocumentStarts, Units, document_starts, starts_file, units_of
 from palinode.data.document_starts import write as write_document_starts
@@ -138,11 +138,19 @@ class TokenStore:
         return TrainWindows(self.tokens(TRAIN), window_tokens, seed)
 
     def evaluation(
-        self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
+        self,
+        split: Split,
+        window_tokens: int,
+        *,
+        batch_windows: int,
+        max_tokens: int | None,
+        windows: WindowChoice = "first",
     ) -> Iterator[Windows]:
-        """The batches to score, which cover a split or its first `max_tokens` tokens; see `data.windows.evaluation_windows`."""
-        from palinode.data.windows import evaluation_windows
+        """The batches to score: of the whole split, or of `max_tokens` tokens; see `data.windows`."""
+        from palinode.data.windows import evaluation_windows, spread_windows
 
+        if windows == "spread" and max_tokens is not None:
+            return spread_windows(self.tokens(split), window_tokens, max_tokens, batch_windows, split)
         return evaluation_windows(self.tokens(split), window_tokens, max_tokens, batch_windows)
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
