@@ -124,7 +124,8 @@ def sentence(verdict: Verdict) -> str:
         sign = f" {arm} is {'better' if low > 0 else 'worse'}, but by less than matters." if low > 0 or high < 0 else ""
         size = f"{signed(improved)} {unit} ({ends}, inside \u00b1{least}; {counted})"
         return f"What separates {arm} from {baseline}{at} is smaller than matters: {size}.{sign}"
-    return f"{pairs} cannot tell {arm} from {baseline}{at}: {signed(improved)} {unit} ({ends}; {counted}; + is better)."
+    allowed = f"; {count} comparisons allowed for" if count > 1 else ""
+    return f"{pairs} cannot tell {arm} from {baseline}{at}: {signed(improved)} {unit} ({ends}{allowed}; + is better)."
 
 
 def details(verdict: Verdict) -> list[str]:
