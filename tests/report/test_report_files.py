@@ -274,7 +274,7 @@ def test_an_experiment_before_its_first_run_has_a_report(tmp_path, page_only):
     outcomes = {(arm.name, "base", seed): "missing" for arm in DEMO_ARMS for seed in range(3)}
     _, page = built(tmp_path, outcomes=outcomes, audited=False)
     assert "9 missing" in page.text
-    assert "No pair of runs could be compared" in page.text
+    assert "no pair of runs could be compared" in page.text
     assert "both was not audited" in page.text
     assert "No run is finished." in page.text
 
