@@ -6,7 +6,7 @@
 4. A/A: experiments whose arms do not differ, as records of finished runs, through `verdicts`.
 
 All noise is normal, and every number comes from a named seed. The program writes results/verdict_statistics.json and, from it and
-from results/training_a_a.json, docs/statistics.md. It takes about ten minutes.
+from results/training_a_a.json, docs/statistics.md. It takes about fifteen minutes.
 Run: python benchmarks/verdict_statistics.py [--page]
 """
 
@@ -39,7 +39,7 @@ SHAPES = ((4, 6), (8, 2), (3, 3), (2, 2), (1, 6))  # arms without the baseline, 
 PATTERNS = ("equal", "varying", "falling", "one noisy arm")
 EFFECT_SD = 2.0  # the true difference whose power is told, in standard deviations of a paired difference
 MOST, FIRST = 20, 3
-A_A_EXPERIMENTS = 1000
+A_A_EXPERIMENTS = 4000
 A_A_SHAPES = ((1, 1), (3, 1), (3, 4))
 
 Row = dict[str, Any]

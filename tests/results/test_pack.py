@@ -187,10 +187,67 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_not_read(packed, tmp_path
     buffer = io.BytesIO()
     with zipfile.ZipFile(packed) as archive, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bomb:
         for name in archive.namelist():
-            bomb.writestr(name, b"\0" * 50_000_000 if name.endswith("spec.json") else archive.read(name))
+            bomb.writestr(name, b"\0" * 2_000_000 if name.endswith("spec.json") else archive.read(name))
     (tmp_path / "bad").write_bytes(buffer.getvalue())
     with pytest.raises(Damaged, match="more bytes than its"):
         unpack(Store(tmp_path / "to"), tmp_path / "bad")
+
+
+def test_a_pack_of_too_many_bytes_is_refused_on_both_sides(source, packed, tmp_path, monkeypatch):
+    monkeypatch.setattr("palinode.results.pack.LARGEST_PACK_BYTES", 1000)
+    with pytest.raises(BadInput, match="a pack has at most 1,000"):
+        unpack(Store(tmp_path / "to"), packed)
+    with pytest.raises(BadInput, match="a pack has at most 1,000"):
+        pack(source, "demo", tmp_path / "large")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_compression_is_damage(packed, tmp_path):
+    with zipfile.ZipFile(packed) as archive, zipfile.ZipFile(tmp_path / "bad", "w", zipfile.ZIP_LZMA) as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+    with pytest.raises(Damaged, match="in a way that no pack uses"):
+        unpack(Store(tmp_path / "to"), tmp_path / "bad")
+
+
+@pytest.mark.parametrize("place", ["run", "audits", "experiments"])
+def test_nothing_is_written_through_a_link_in_the_store(packed, tmp_path, place):
+    store, outside = Store(tmp_path / "to").create(), tmp_path / "outside"
+    outside.mkdir()
+    with zipfile.ZipFile(packed) as archive:
+        run_id = next(name.partition("/")[0] for name in archive.namelist() if name.endswith("result.json"))
+    (store.root / (run_id if place == "run" else place)).symlink_to(outside)
+    before = sorted(store.root.iterdir())
+    with pytest.raises(Damaged, match="nothing is written through it"):
+        unpack(store, packed)
+    assert not list(outside.iterdir())
+    assert sorted(store.root.iterdir()) == before
+
+
+def test_a_damaged_result_is_not_packed(tmp_path):
+    store = make_store(tmp_path / "runs")
+    result = store.run_directory(store.entry("demo").runs[0].run_id) / "result.json"
+    result.write_bytes(result.read_bytes().replace(b"done", b"gone"))
+    with pytest.raises(Damaged) as refusal:
+        pack(store, "demo", tmp_path / "demo.palinode")
+    assert refusal.value.file == str(result)
+    assert not (tmp_path / "demo.palinode").exists()
+
+
+def test_a_name_that_the_store_takes_goes_through_a_pack(tmp_path):
+    store = make_store(tmp_path / "runs")
+    store.write_experiment(store.entry("demo").with_(name="Idée 2.0"))
+    pack(store, "Idée 2.0", tmp_path / "file")
+    assert unpack(Store(tmp_path / "to"), tmp_path / "file").experiment == "Idée 2.0--laptop"
+
+
+def test_a_damaged_audit_of_the_store_is_replaced(source, packed, tmp_path):
+    store = Store(tmp_path / "to")
+    unpack(store, packed)
+    for audit_hash in store.audits():
+        (store.root / "audits" / f"{audit_hash}.json").write_text("{")
+    unpack(store, packed)
+    assert [store.audit(audit_hash) for audit_hash in source.audits()] == list(map(source.audit, source.audits()))
 
 
 def test_a_newer_version_and_another_format_name_the_field(packed, tmp_path):

@@ -291,14 +291,16 @@ def final_scores(
 def _single_intervals(means: alt.Chart) -> alt.Chart:
     """Thin grey bars: the intervals of single comparisons."""
     ends = {"x": alt.X("single_low:Q"), "x2": alt.X2("single_high:Q")}
-    return means.mark_bar(height=3, opacity=0.75).encode(**ends, color=alt.ColorValue(GREY))
+    bars: alt.Chart = means.mark_bar(height=3, opacity=0.75).encode(**ends, color=alt.ColorValue(GREY))
+    return bars
 
 
 def _published_effects(base: alt.Chart, who: Sequence[alt.Tooltip]) -> alt.Chart:
     """Hollow diamonds: published effects."""
     points = base.transform_filter(alt.datum.kind == "published")
     points = points.mark_point(shape="diamond", size=95, strokeWidth=1.8)
-    return points.encode(x=alt.X("value:Q"), tooltip=[*who, words("text", "published")])
+    drawn: alt.Chart = points.encode(x=alt.X("value:Q"), tooltip=[*who, words("text", "published")])
+    return drawn
 
 
 def differences(

@@ -25,7 +25,7 @@ from typing import IO, NamedTuple
 from pydantic import Field
 
 from palinode.base import fsio
-from palinode.base.config import Config, decode, encode
+from palinode.base.config import Config, encode
 from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 from palinode.results.documents import DOCUMENTS_FILE
 from palinode.results.files import AUDITS, EXPERIMENTS, decode_stored, is_regular, is_run_id
@@ -33,23 +33,25 @@ from palinode.results.holds import Watch, holder, take
 from palinode.results.record import AUDIT_FILE, RESULT_FILE, SPEC_FILE, ExperimentEntry, Result
 from palinode.results.rows import ATTEMPT_FILE, METRICS_FILE, metrics_paths
 from palinode.results.seals import LOOKS_SUFFIX, SEALS_SUFFIX
-from palinode.results.store import Store, decode_entry
+from palinode.results.store import Store, check_name, decode_entry
 
 SUFFIX = ".palinode"
 FORMAT, VERSION = "palinode pack", 1
 MANIFEST = "manifest.json"
 RUN_FILES = (SPEC_FILE, "code.json", "code.py", METRICS_FILE, AUDIT_FILE, DOCUMENTS_FILE, RESULT_FILE)
-LARGEST_MEMBER_BYTES, LARGEST_PACK_BYTES = 2**30, 2**34  # of the unpacked files
+# The most bytes of the unpacked files, which are all in memory at the same time. A small file could unpack to any number of bytes.
+LARGEST_PACK_BYTES = 2**31
 MOST_MEMBERS = 1_000_000
 LARGEST_MANIFEST_BYTES = 2**28
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the time of every member: the time of packing would change the bytes
+UNIX = 3  # the system of every member: the zip file would otherwise name the system of the packing machine
 
 
 class Member(Config):
     """One file of a pack: its path in the store, its size in bytes, and its SHA-256."""
 
     path: str
-    size_bytes: int = Field(ge=0, le=LARGEST_MEMBER_BYTES)
+    size_bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -77,25 +79,28 @@ def pack(store: Store, name: str, path: Path) -> int:
     """Write the experiment of this name into one file; return the number of runs in it.
 
     Raises:
-        BadInput: the store has no experiment of this name.
-        Damaged: the entry of the experiment cannot be read.
-        EnvironmentProblem: the file cannot be written.
+        BadInput: the store has no experiment of this name, or the experiment is too large for a pack.
+        Damaged: the entry or a result of the experiment cannot be read: `unpack` would refuse it.
+        EnvironmentProblem: a file cannot be read or written.
     """
     entry = store.entry(name)
-    contents = {place: (store.root / place).read_bytes() for place in _places(store, entry)}
+    contents = {place: _read_file(store.root / place) for place in _places(store, entry)}
+    _check_tables(store.root, f"{EXPERIMENTS}/{entry.full_name}.json", contents)
     members = tuple(
         Member(path=place, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         for place, content in contents.items()
     )
     manifest = Manifest(format=FORMAT, version=VERSION, experiment=entry.full_name, files=members)
+    _check_sizes(path, manifest)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for place, content in {MANIFEST: fsio.json_bytes(encode(manifest)), **contents}.items():
             information = zipfile.ZipInfo(place, EARLIEST)
+            information.create_system = UNIX
             information.compress_type, information.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(information, content)
     fsio.write_bytes(path, buffer.getvalue())
-    return len({place.partition("/")[0] for place in contents} - {EXPERIMENTS, AUDITS})
+    return len(_runs_of(contents))
 
 
 def _places(store: Store, entry: ExperimentEntry) -> list[str]:
@@ -105,11 +110,20 @@ def _places(store: Store, entry: ExperimentEntry) -> list[str]:
     places = [f"{AUDITS}/{audit}.json" for audit in sorted(audits - {""})]
     for run_id in sorted({run.run_id for run in entry.runs}):
         directory = store.run_directory(run_id)
+        if directory.is_symlink():  # to a reader of the store, such a run does not exist
+            continue
         attempts = [path.name for path in metrics_paths(directory)]
         names = dict.fromkeys((*RUN_FILES[:-1], *attempts, RESULT_FILE))
         places += [f"{run_id}/{name}" for name in names]
     places += [entries + suffix for suffix in (SEALS_SUFFIX, LOOKS_SUFFIX, ".json")]
     return [place for place in places if is_regular(store.root / place)]
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot be read: {error.strerror or error}", file=str(path)) from error
 
 
 # --- unpacking --------------------------------------------------------------------------------------------------------
@@ -121,24 +135,23 @@ def unpack(store: Store, path: Path) -> Unpacked:
     Raises:
         BadInput: the file is no pack, is from a newer version, has a name that leads out of the store, or holds another experiment,
             plan or result than the store has under the same name. Nothing was written.
-        Damaged: the pack is damaged: a member is missing, has another hash, or does not decode. Nothing was written.
+        Damaged: the pack is damaged: a member is missing, has another hash, or does not decode; or a file of the store that the
+            pack has too is a link. Nothing was written.
         EnvironmentProblem: another process works on a run of the pack, or the disk cannot be written.
     """
     contents, manifest = _checked(path)
     entries = f"{EXPERIMENTS}/{manifest.experiment}"
     if f"{entries}.json" not in contents:
         raise Damaged(f"has no {entries}.json", file=str(path), field="files")
-    runs: dict[str, dict[str, bytes]] = {}
-    for place, content in contents.items():
-        folder, _, name = place.partition("/")
-        if folder not in (EXPERIMENTS, AUDITS):
-            runs.setdefault(folder, {})[name] = content
-    _check_entry(path, f"{entries}.json", contents, runs)
+    _check_tables(path, f"{entries}.json", contents)
+    for place in contents:
+        store.own_path(place)
+    runs = _runs_of(contents)
     for place in (entries + suffix for suffix in (".json", SEALS_SUFFIX, LOOKS_SUFFIX)):
         _refuse_other(store, path, place, contents.get(place))
     new = {run_id: files for run_id, files in runs.items() if not _is_present(store, path, run_id, files)}
     for place, content in contents.items():
-        if place.startswith(f"{AUDITS}/") and not (store.root / place).exists():
+        if place.startswith(f"{AUDITS}/") and not _has_audit(store, Path(place).stem):
             store.write_file(place, content)
     for run_id, files in new.items():
         _write_run(store, run_id, files)
@@ -154,13 +167,23 @@ def _checked(path: Path) -> tuple[dict[str, bytes], Manifest]:
         raise BadInput("there is no pack here", file=str(path))
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_compression(path, archive)
             manifest = _manifest(path, archive)
             _check_names(path, archive, manifest)
+            _check_sizes(path, manifest)
             return {member.path: _content(path, archive, member) for member in manifest.files}, manifest
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise Damaged(f"is no whole pack: {error}", file=str(path), hint="ask for it again") from None
     except OSError as error:
         raise EnvironmentProblem(f"cannot be read: {error.strerror or error}", file=str(path)) from None
+
+
+def _check_compression(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse members that `pack` does not write: compressed in another way, or encrypted."""
+    for member in archive.infolist():
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
+            message = f"{member.filename!r} is compressed or encrypted in a way that no pack uses"
+            raise Damaged(message, file=str(path), hint="ask for it again")
 
 
 def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
@@ -174,13 +197,12 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
         raise BadInput(f"is {table.get('format')!r}, and a pack says {FORMAT!r}", file=place, field="format")
     version = table.get("version")
     if isinstance(version, int) and version > VERSION:
-        raise BadInput(
-            f"is {version}, and this program reads {VERSION}", file=place, field="version", hint="update palinode"
-        )
-    try:
-        return decode(Manifest, table, file=place)
-    except BadInput as error:
-        raise Damaged(error.message, file=place, field=error.field) from None
+        message = f"is {version}, and this program reads {VERSION}"
+        raise BadInput(message, file=place, field="version", hint="update palinode")
+    manifest = decode_stored(Manifest, table, Path(place))
+    if manifest.version != VERSION:
+        raise Damaged(f"is {version}, and no pack has this version", file=place, field="version")
+    return manifest
 
 
 def _check_names(path: Path, archive: zipfile.ZipFile, manifest: Manifest) -> None:
@@ -199,21 +221,33 @@ def _check_names(path: Path, archive: zipfile.ZipFile, manifest: Manifest) -> No
         stray = sorted(set(names) ^ {MANIFEST, *listed})[0]
         where = "is not in the manifest" if stray in names else "is missing"
         raise Damaged(f"{stray!r} {where}", file=str(path), field="files")
+
+
+def _check_sizes(path: Path, manifest: Manifest) -> None:
     if (total := sum(member.size_bytes for member in manifest.files)) > LARGEST_PACK_BYTES:
-        raise BadInput(f"{total:,} bytes are more than a pack may hold", file=str(path), field="files")
+        message = f"its files have {total:,} bytes, and a pack has at most {LARGEST_PACK_BYTES:,}"
+        raise BadInput(message, file=str(path), field="files")
 
 
 def _is_own(name: str, experiment: str) -> bool:
     """Whether a name is that of a file of this experiment in a store."""
     folder, _, rest = name.partition("/")
     if folder == EXPERIMENTS:
-        stem_is_plain = re.fullmatch(r"[A-Za-z0-9._-]{1,220}", experiment) is not None and not experiment.startswith(
-            "."
-        )
-        return stem_is_plain and rest in [experiment + suffix for suffix in (".json", SEALS_SUFFIX, LOOKS_SUFFIX)]
+        suffixes = (".json", SEALS_SUFFIX, LOOKS_SUFFIX)
+        return _is_full_name(experiment) and rest in [experiment + suffix for suffix in suffixes]
     if folder == AUDITS:
         return re.fullmatch(r"[0-9a-f]{8,64}\.json", rest) is not None
     return is_run_id(folder) and (rest in RUN_FILES or ATTEMPT_FILE.fullmatch(rest) is not None)
+
+
+def _is_full_name(experiment: str) -> bool:
+    """Whether a text is the name of an experiment and its size, which the store checks too."""
+    try:
+        for part in experiment.rpartition("--")[::2]:
+            check_name(part, "experiment")
+    except BadInput:
+        return False
+    return True
 
 
 def _content(path: Path, archive: zipfile.ZipFile, member: Member) -> bytes:
@@ -234,25 +268,34 @@ def _read(handle: IO[bytes], most_bytes: int, file: str) -> bytes:
     return content
 
 
-def _check_entry(
-    path: Path, place: str, contents: Mapping[str, bytes], runs: Mapping[str, Mapping[str, bytes]]
-) -> None:
-    """Refuse an entry that does not decode, that has another name than its file, or that lacks a run of the pack."""
-    file = path / place
-    entry = decode_entry(fsio.decoded_table(contents[place], str(file)), file)
-    if entry.full_name != Path(place).stem:
-        raise Damaged(f"holds experiment {entry.full_name!r}", file=str(file), field="name")
+def _runs_of(contents: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """The members of each run: run id -> name in the run's directory -> bytes."""
+    runs: dict[str, dict[str, bytes]] = {}
+    for place, content in contents.items():
+        folder, _, name = place.partition("/")
+        if folder not in (EXPERIMENTS, AUDITS):
+            runs.setdefault(folder, {})[name] = content
+    return runs
+
+
+def _check_tables(root: Path, entry_place: str, contents: Mapping[str, bytes]) -> None:
+    """Refuse an entry or a result that does not decode or is that of another name, and a run that the entry lacks.
+
+    Args:
+        root: the store or the pack; an error names a file in it.
+    """
+    entry = decode_entry(fsio.decoded_table(contents[entry_place], str(root / entry_place)), root / entry_place)
+    if entry.full_name != Path(entry_place).name.removesuffix(".json"):
+        raise Damaged(f"holds experiment {entry.full_name!r}", file=str(root / entry_place), field="name")
+    runs = _runs_of(contents)
     if stray := sorted(set(runs) - {run.run_id for run in entry.runs}):
-        raise Damaged(f"run {stray[0]} belongs to no arm of the experiment", file=str(path), field="files")
+        raise Damaged(f"run {stray[0]} belongs to no arm of the experiment", file=str(root), field="files")
     for run_id, files in runs.items():
-        if (content := files.get(RESULT_FILE)) is not None:
-            result = decode_stored(
-                Result, fsio.decoded_table(content, str(path / run_id / RESULT_FILE)), path / run_id / RESULT_FILE
-            )
+        if RESULT_FILE in files:
+            place = root / run_id / RESULT_FILE
+            result = decode_stored(Result, fsio.decoded_table(files[RESULT_FILE], str(place)), place)
             if result.run_id != run_id:
-                raise Damaged(
-                    f"is the result of run {result.run_id}", file=str(path / run_id / RESULT_FILE), field="run_id"
-                )
+                raise Damaged(f"is the result of run {result.run_id}", file=str(place), field="run_id")
 
 
 def _refuse_other(store: Store, path: Path, place: str, content: bytes | None) -> None:
@@ -263,6 +306,14 @@ def _refuse_other(store: Store, path: Path, place: str, content: bytes | None) -
         raise BadInput(f"{there} is there already and differs", file=str(path), field=place, hint=hint)
 
 
+def _has_audit(store: Store, audit_hash: str) -> bool:
+    """Whether the store has this audit and can read it."""
+    try:
+        return store.audit(audit_hash) is not None
+    except Damaged:
+        return False
+
+
 def _is_present(store: Store, path: Path, run_id: str, files: Mapping[str, bytes]) -> bool:
     """Whether the store has this run with an equal result, or has begun a run that the pack has no result of.
 
@@ -271,7 +322,7 @@ def _is_present(store: Store, path: Path, run_id: str, files: Mapping[str, bytes
         EnvironmentProblem: another process works on this run.
     """
     directory = store.run_directory(run_id)
-    if not directory.exists() and not directory.is_symlink():
+    if not directory.exists():
         return False
     packed = files.get(RESULT_FILE)
     if packed is None:

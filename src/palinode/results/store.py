@@ -261,9 +261,17 @@ class Store:
         """Append a look at this experiment, and wait until it is on the disk."""
         append(self._own(self.create().looks_path(entry)), look)
 
+    def own_path(self, place: str) -> Path:
+        """The path of a file of a pack in the store. The caller has checked the name.
+
+        Raises:
+            Damaged: the file or a directory of the path is a link. The error names the link.
+        """
+        return self._own(self.root / place)
+
     def write_file(self, place: str, content: bytes) -> None:
         """Write a file of a pack to its place in the store. The caller has checked the name and the content."""
-        fsio.write_bytes(self._own(self.create().root / place), content)
+        fsio.write_bytes(self.create().own_path(place), content)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
