@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from palinode.analysis.compare import compare, costs, parity
 from palinode.analysis.intervals import Interval
 from palinode.analysis.verdict import beyond, decide, over_scales_of, verdict, verdicts
+from palinode.base import fsio
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import MEASURES, Metric
+from palinode.results.documents import DOCUMENTS_FILE, DocumentNats, documents_content, documents_seal
 from synthetic_store import DEMO_ARMS, Synthetic, SyntheticArm, make_store
 
 LTR, BOTH, MASK = DEMO_ARMS
@@ -214,6 +217,47 @@ def test_the_intervals_of_a_grid_are_one_family_and_a_meant_leak_is_no_member(tm
     assert alone.deciding.comparisons == 1
     assert alone.interval == alone.single_interval
     assert verdict(record, "both", "small", record.entry.rule) == results["both", "small"]
+
+
+def with_documents(store, arm, of_document):
+    """Give the runs of an arm the nats of 30 documents of 100 tokens: those of the result, moved by document."""
+    for run in store.experiment("demo").runs_of(arm, "base"):
+        nats = run.result.score("validation.ltr.nats_per_token")
+        units = DocumentNats(
+            tokens=np.full(30, 100, np.int32),
+            nats=100 * (nats + np.array([of_document(unit) for unit in range(30)])),
+            hits=np.zeros(30, np.int32),
+            kind="documents",
+        )
+        content = documents_content({("validation", "ltr"): units})
+        fsio.write_bytes(store.run_directory(run.entry.run_id) / DOCUMENTS_FILE, content)
+        whole = {"tokens_scored": 3000, "nats_sum": float(units.nats.sum()), "hits": 0, "nats_per_token": nats}
+        scores = {"validation": {"ltr": {**run.result.scores["validation"]["ltr"], **whole}}}
+        store.write_result(run.result.with_(scores=scores, documents=documents_seal(content)))
+
+
+def test_an_effect_that_comes_from_a_few_documents_does_not_hold_for_new_text(tmp_path):
+    store = make_store(tmp_path / "runs", Synthetic(arms=(LTR, SyntheticArm("both", effect_nats=-0.03))))
+    with_documents(store, "ltr", lambda unit: 0.0)
+    with_documents(store, "both", lambda unit: -0.5 if unit % 15 == 0 else 0.5 / 14)
+    entry, seeds = store.entry("demo"), only(store.experiment("demo"))
+    assert (seeds.outcome, seeds.deciding.over) == ("better", "seeds")
+    assert seeds.deciding.text.documents == 30
+    store.write_experiment(entry.with_(decision={**entry.decision, "over": "seeds and text"}))
+    both = only(store.experiment("demo"))
+    assert both.outcome == "cannot tell"
+    assert both.deciding.allows_for == "new text"
+    assert both.interval == seeds.deciding.text.interval
+    assert both.deciding.text.shares["text"] > 0.5
+
+
+def test_runs_without_scores_of_documents_are_judged_over_seeds_and_say_so(tmp_path):
+    store = make_store(tmp_path / "runs", Synthetic(arms=BETTER))
+    entry = store.entry("demo")
+    store.write_experiment(entry.with_(decision={**entry.decision, "over": "seeds and text"}))
+    result = only(store.experiment("demo"))
+    assert (result.outcome, result.deciding.over) == ("better", "seeds")
+    assert "text: not measured" in result.cautions
 
 
 def test_an_arm_over_scales_is_told_from_its_reliable_verdicts(tmp_path):

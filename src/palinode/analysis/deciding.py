@@ -3,6 +3,7 @@
 - Other comparisons: all pairs of an arm and a scale are one family (`family.py`).
 - Several looks: an experiment with `seeds = "until decided"` is judged after every seed, and a look has a confidence of its own;
   seeds that were added after a look to a fixed number of seeds need an interval that is valid at every look (`looks.py`).
+- Other text: with `over = "seeds and text"`, the wider one of this interval and of that over seeds and documents (`sources.py`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from palinode.analysis.family import FamilyInterval, family_intervals
 from palinode.analysis.intervals import Interval, mean, t_interval
 from palinode.analysis.looks import look_alpha, mixture_interval
 from palinode.analysis.sizes import scale_sizes
+from palinode.analysis.sources import NOT_MEASURED, TextInterval, paired_documents, text_and_seeds
 from palinode.base.decision import UNTIL_DECIDED, Decision
+from palinode.base.measures import OWN, Metric
 from palinode.results.record import ExperimentRecord
 
 ONE_LOOK, SEVERAL_LOOKS, ADDED = "one look", "looks until decided", "seeds added after a look"
 ADDED_ERROR = (
     0.064  # of 3 planned seeds, grown to 20: the first look has spent its 5 % (benchmarks/verdict_statistics.py)
 )
+TEXT_MEASURE = "nats_per_token"  # a run stores the nats and the tokens of each document
 NOISY_CELL = (
     "its seeds vary more than those of the other arms and scales suggest, so the interval may be too narrow here"
 )
@@ -38,6 +42,8 @@ class Deciding:
         standard_error: the standard error of the mean difference from this estimate; None with fewer than two pairs.
         comparisons: the number of comparisons that the interval allows for, this one included.
         confidence: the confidence of all these intervals together.
+        text: the interval over seeds and documents, signed so that an improvement is positive; None where it was not measured.
+        over: the sources of noise in the interval: `seeds`, or `seeds and text`.
         looks: whether the interval allows for `one look`, for `looks until decided`, or for `seeds added after a look`.
         cautions: what limits the interval.
     """
@@ -49,6 +55,8 @@ class Deciding:
     confidence: float = 0.95
     looks: str = ONE_LOOK
     cautions: tuple[str, ...] = ()
+    text: TextInterval | None = None
+    over: str = "seeds"
 
     @property
     def alpha(self) -> float:
@@ -60,6 +68,7 @@ class Deciding:
         """What the interval allows for, in words, such as `24 comparisons, looks until decided`."""
         parts = [f"{self.comparisons} comparisons"] if self.comparisons > 1 else []
         parts += [self.looks] if self.looks != ONE_LOOK else []
+        parts += ["new text"] if self.over != "seeds" else []
         return ", ".join(parts) or "this comparison alone"
 
     def over_differences(self, differences: Sequence[float]) -> Interval | None:
@@ -106,8 +115,13 @@ class DecidingIntervals:
             interval, single, error, count = cell.interval, cell.single, cell.standard_error, cell.comparisons
         if entry.seeds_added_after_a_look:
             interval = mixture_interval(comparison.differences, (1 - rule.confidence) / count)
+        text = _text(self.record, comparison, rule, 1 - _alpha_of_a_look(self.record, rule) / count)
+        over = rule.over if text is not None else "seeds"
+        if over != "seeds" and text is not None and interval is not None:
+            interval = _wider(interval, text, rule)
+        cautions = tuple(_cautions(self.record, cell, rule, text))
         return Deciding(
-            interval, single, error, count, rule.confidence, _looks(self.record), tuple(_cautions(self.record, cell))
+            interval, single, error, count, rule.confidence, _looks(self.record), cautions, text=text, over=over
         )
 
 
@@ -129,8 +143,40 @@ def _looks(record: ExperimentRecord) -> str:
     return ADDED if record.entry.seeds_added_after_a_look else ONE_LOOK
 
 
-def _cautions(record: ExperimentRecord, cell: FamilyInterval | None) -> Iterator[str]:
+def _text(record: ExperimentRecord, comparison: Comparison, rule: Decision, confidence: float) -> TextInterval | None:
+    """The interval over seeds and documents of a loss; None where the runs have no scores of documents, or for another metric."""
+    metric = Metric.parse(comparison.metric)
+    if metric.measure != TEXT_MEASURE or len(comparison.pairs) < 2:
+        return None
+    sides = []
+    for arm in (comparison.arm, comparison.baseline):
+        runs = {run.entry.seed: run for run in record.finished(arm, comparison.scale)}
+        used = [runs[pair.seed] for pair in comparison.pairs]
+        own = metric.direction == OWN
+        names = [run.result.own_pass(metric.split) if own else metric.direction for run in used]
+        sides.append([(run.record, name) for run, name in zip(used, names, strict=True)])
+    paired = paired_documents(sides[0], sides[1], metric.split)
+    if paired is None:
+        return None
+    ours, theirs, documents = paired
+    return text_and_seeds(ours, theirs, documents.tokens, confidence, rule.better, documents.kind)
+
+
+def _wider(interval: Interval, text: TextInterval, rule: Decision) -> Interval:
+    """The wider one of both intervals, as a difference (arm minus baseline)."""
+    if text.interval is None:
+        return interval
+    low, high = text.interval
+    other = Interval(low, high) if rule.better == "higher" else Interval(-high, -low)
+    return max(interval, other, key=lambda one: one.high - one.low)
+
+
+def _cautions(
+    record: ExperimentRecord, cell: FamilyInterval | None, rule: Decision, text: TextInterval | None
+) -> Iterator[str]:
     entry = record.entry
+    if rule.over == "seeds and text":
+        yield from [NOT_MEASURED] if text is None else filter(None, [text.caution])
     if cell is not None and cell.noisy:
         yield NOISY_CELL
     if entry.seeds_added_after_a_look:

@@ -70,7 +70,7 @@ def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
         (pl.String, "arm baseline scale metric outcome leak collapse"),
         (pl.Float64, "mean_difference interval_low interval_high confidence sign_flip_p spread"),
         (pl.Boolean, "by_more_than_matters"),
-        (pl.Float64, "single_interval_low single_interval_high"),
+        (pl.Float64, "single_interval_low single_interval_high text_interval_low text_interval_high"),
         (pl.Int64, "comparisons"),
         (pl.String, "allows_for"),
         (pl.Int64, "pairs left_out diverged diverged_baseline"),

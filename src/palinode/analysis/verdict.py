@@ -121,6 +121,12 @@ class Verdict:
         """The interval of this comparison alone, signed so that an improvement is positive."""
         return of_improvement(self.deciding.single, self.rule)
 
+    @property
+    def _text_interval(self) -> Interval | None:
+        """The interval over seeds and documents, as a difference (arm minus baseline)."""
+        text = self.deciding.text
+        return None if text is None else of_improvement(text.interval, self.rule)
+
     def row(self) -> dict[str, Any]:
         """The verdict as plain data, with the column names of the table `verdicts`. Differences are arm minus baseline."""
         comparison, needed = self.comparison, self.seeds_needed
@@ -137,6 +143,8 @@ class Verdict:
             "interval_high": high,
             "single_interval_low": single_low,
             "single_interval_high": single_high,
+            "text_interval_low": ends(self._text_interval)[0],
+            "text_interval_high": ends(self._text_interval)[1],
             "comparisons": self.deciding.comparisons,
             "allows_for": self.deciding.allows_for,
             "pairs": len(comparison.pairs),

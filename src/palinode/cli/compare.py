@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 VERDICT_FIELDS = (
     *("arm", "baseline", "scale", "metric", "outcome", "sentence", "by_more_than_matters", "leak", "collapse"),
-    *("mean_difference", "interval", "single_interval", "confidence", "comparisons", "allows_for", "pairs", "left_out"),
+    *(
+        "mean_difference",
+        "interval",
+        "single_interval",
+        "text_interval",
+        "confidence",
+        "comparisons",
+        "allows_for",
+        "pairs",
+        "left_out",
+    ),
     *("diverged", "diverged_baseline", "stability", "stability_p", "outcome_if_all_had_ended", "published"),
     *("learned", "learned_baseline", "learned_p"),
     *("sign_flip_p", "reasons", "cautions", "seeds_needed", "smallest_effect"),
@@ -70,7 +80,7 @@ def verdict_data(verdict: Verdict) -> dict[str, Any]:
     from palinode.report.words import headline, sentence
 
     row = verdict.row()
-    for name in ("interval", "single_interval"):
+    for name in ("interval", "single_interval", "text_interval"):
         ends = [row[f"{name}_low"], row[f"{name}_high"]]
         row[name] = None if None in ends else ends
     row["sentence"] = headline(verdict) if verdict.leak == "unexpected" else sentence(verdict)

@@ -41,6 +41,7 @@ VERDICT_WORDS = (
     "stability",
     "published",
     "predicted",
+    "new_text",
     "more_seeds",
 )  # functions of words.py
 FILTERS = {

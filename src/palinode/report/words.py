@@ -131,7 +131,14 @@ def sentence(verdict: Verdict) -> str:
 
 def details(verdict: Verdict) -> list[str]:
     """The sentences below the verdict: one comparison alone, runs that diverged, the published effect, more seeds."""
-    lines = [alone(verdict), stability(verdict), published(verdict), predicted(verdict), more_seeds(verdict)]
+    lines = [
+        alone(verdict),
+        stability(verdict),
+        published(verdict),
+        predicted(verdict),
+        new_text(verdict),
+        more_seeds(verdict),
+    ]
     return [line for line in lines if line]
 
 
@@ -182,6 +189,20 @@ def predicted(verdict: Verdict) -> str | None:
         return None
     ends = "" if effect.low is None else f" ({signed(effect.low)} to {signed(effect.high)})"
     return f"Predicted {signed(effect.effect)}{ends}; here {signed(improved)}."
+
+
+def new_text(verdict: Verdict) -> str | None:
+    """The sentence about the interval over seeds and documents; None where it was not measured."""
+    text = verdict.deciding.text
+    if text is None or text.interval is None:
+        return None
+    decides = "it decides" if verdict.deciding.over != "seeds" else "it does not decide"
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in text.shares.items())
+    return (
+        f"For new text as well ({plural(text.documents, 'unit')} of text): {signed(text.interval.low)} to "
+        f"{signed(text.interval.high)}; {decides}. Variance: {shares}; no number of seeds makes it narrower than "
+        f"\u00b1{number(text.floor, 2)}."
+    )
 
 
 def over_scales(over: OverScales | None, rule: Decision) -> str | None:
