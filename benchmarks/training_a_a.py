@@ -1,7 +1,8 @@
 """Does the verdict rule see differences where there are none? Two identical arms are trained with different seeds, 40 times.
 
-Both arms are a decoder of 2 layers that reads the Python documentation left to right, like the arm `ltr` of experiments/demo.py. The first arm has the seeds 6k + 1 to 6k + 3 and the
-second arm the seeds 6k + 4 to 6k + 6, so the two arms differ by nothing but chance. The verdict is the one of a family of one
+Both arms are a decoder of 2 layers that reads the Python documentation left to right, like the arm `ltr` of experiments/demo.py.
+The first arm has the seeds 6k + 1 to 6k + 3 and the second arm the seeds 6k + 4 to 6k + 6, so the two arms differ by nothing but
+chance. The verdict is the one of a family of one
 comparison with a smallest effect of 0, which says "better" or "worse" as soon as the interval excludes 0.
 
 The scores are written to results/training_a_a.json as they come. A program that was stopped goes on where it stopped.
