@@ -310,7 +310,7 @@ def squeeze(
 
 def trigamma(x: Array) -> Array:
     """The second derivative of log gamma, which is a zeta function of Hurwitz; its own derivative is -2 zeta(3, x)."""
-    return np.asarray(special.zeta(2, x), dtype=np.float64)
+    return np.asarray(special.zeta(2, x), dtype=np.float64)  # type: ignore[no-untyped-call]
 
 
 def inverse_trigamma(values: Array) -> Array:
@@ -318,7 +318,7 @@ def inverse_trigamma(values: Array) -> Array:
     x = 0.5 + 1 / values
     for _ in range(60):
         reached = trigamma(x)
-        step = reached * (1 - reached / values) / (-2 * special.zeta(3, x))
+        step = reached * (1 - reached / values) / (-2 * special.zeta(3, x))  # type: ignore[no-untyped-call]
         x = x + step
         if not step.size or float(np.max(np.abs(step / x))) < 1e-12:
             break

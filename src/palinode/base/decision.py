@@ -7,7 +7,7 @@ judges it. A claim belongs to no run: adding a claim, or changing the words of a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -17,6 +17,10 @@ from palinode.base.measures import MEASURES, Better, Direction, Metric, ParityAx
 
 Expect = Literal["better", "not worse", "above", "below", "within", "published", "shown"]
 BY_THE_RULE = ("better", "not worse")
+# How the seeds of an experiment are planned: a fixed list, or one seed after the other until every verdict is decided.
+SeedPlan = Literal["fixed", "until decided"]
+FIXED: Final = "fixed"
+UNTIL_DECIDED: Final = "until decided"
 GROUP = "{}"  # the place in an arm's name where the name of a group is put in
 # Every measure that a claim may name -> the fields of Claim that the measure reads. `analysis.claim_measures` computes a measure.
 CLAIM_MEASURES: Mapping[str, frozenset[str]] = {

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from palinode.results.store import Store
 
 VERDICT_FIELDS = (
-    *("arm", "baseline", "scale", "metric", "outcome", "leak", "collapse", "mean_difference", "interval", "confidence"),
-    *("pairs", "sign_flip_p", "reasons", "cautions", "seeds_needed"),
+    *("arm", "baseline", "scale", "metric", "outcome", "sentence", "by_more_than_matters", "leak", "collapse"),
+    *("mean_difference", "interval", "single_interval", "confidence", "comparisons", "allows_for", "pairs", "left_out"),
+    *("diverged", "diverged_baseline", "stability", "stability_p", "outcome_if_all_had_ended", "published"),
+    *("learned", "learned_baseline", "learned_p"),
+    *("sign_flip_p", "reasons", "cautions", "seeds_needed", "smallest_effect"),
 )
 
 
@@ -60,9 +63,14 @@ def verdicts_of(store: Store, name: str, *, json: bool) -> str:
 
 
 def verdict_data(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as plain data."""
+    """A verdict as plain data. Differences are arm minus baseline; the sentence gives the improvement."""
+    from palinode.report.words import headline, sentence
+
     row = verdict.row()
-    row["interval"] = None if row["interval_low"] is None else [row["interval_low"], row["interval_high"]]
+    for name in ("interval", "single_interval"):
+        ends = [row[f"{name}_low"], row[f"{name}_high"]]
+        row[name] = None if None in ends else ends
+    row["sentence"] = headline(verdict) if verdict.leak == "unexpected" else sentence(verdict)
     return {name: row[name] for name in VERDICT_FIELDS}
 
 
