@@ -127,7 +127,7 @@ def slope_row(tau: float, pairs: int = 5, grids: int = SLOPES) -> Row:
 
 
 def noisy_cell_row(pairs: int, noise: float, grids: int = NOISY_GRIDS) -> Row:
-    """Grids without a difference in which the runs of one cell are noisier: how often an interval is wrong, and who is cautioned."""
+    """Grids without a difference in which the runs of one cell are noisier: how often some interval is wrong or has the caution."""
     arms, scales = 4, 6
     rng = np.random.default_rng([SEED, pairs, int(noise), 3])
     known = {f"s{scale}": count for scale, count in enumerate(parameters(scales))}

@@ -355,8 +355,8 @@ def looks_of_families(result: Row) -> Iterator[str]:
     yield ""
     yield (
         f"The share of experiments in which some comparison is wrong at some look up to {many.MOST} pairs, without any true\n"
-        "difference, if all pairs are looked at. The alpha of a look comes from a table with a column for the number of comparisons. *By\n"
-        "division*: the alpha of a look of a single comparison, divided by the number of comparisons, would be wrong so often."
+        "difference, if all pairs are looked at. The alpha of a look comes from a table with a column for the number of\n"
+        "comparisons. *By division*: the alpha of a look of a single comparison, divided by the number of comparisons, would be wrong so often."
     )
     yield ""
     yield "| comparisons | wrong | by division |"
