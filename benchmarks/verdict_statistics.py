@@ -4,10 +4,16 @@
 2. Looks: seeds are added until the verdict is decided, by `look_alpha`; against a fixed number of seeds.
 3. Seeds that were added after a look: plain t intervals against `mixture_interval`.
 4. A/A: experiments whose arms do not differ, as records of finished runs, through `verdicts`.
+5. Looks in a family, plain looks of several comparisons, slopes over scales, one noisy cell (family_simulations.py).
 
 All noise is normal, and every number comes from a named seed. The program writes results/verdict_statistics.json and, from it and
+<<<<<<< HEAD
 from results/training_a_a.json, docs/statistics.md. It takes about fifteen minutes.
 Run: python benchmarks/verdict_statistics.py [--page]
+=======
+from results/training_a_a.json, docs/statistics.md. It takes about ten minutes.
+Run: python benchmarks/verdict_statistics.py [--page | --missing]
+>>>>>>> v-stats
 """
 
 from __future__ import annotations
@@ -15,13 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import family_simulations as many
 from palinode.analysis.family import Scores, family_intervals, t_quantile
 from palinode.analysis.looks import look_alpha, mixture_interval
 from palinode.analysis.verdict import verdicts
@@ -49,24 +56,26 @@ Array = NDArray[np.float64]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="only write the page from the stored results")
-    if not parser.parse_args().page:
-        result = {
-            "confidence": CONFIDENCE,
-            "grids": GRIDS,
-            "paths": PATHS,
-            "families": [
-                family_row(shape, pairs, pattern)
-                for shape in SHAPES
-                for pairs in (3, 5)
-                for pattern in (PATTERNS if shape == SHAPES[0] else PATTERNS[:1])
-            ],
-            "looks": [looks_row(effect) for effect in (0.0, 1.0, 2.0)],
-            "added": added_rows(),
-            "a_a": [a_a_row(arms, scales) for arms, scales in A_A_SHAPES],
-        }
-        fsio.write_json(RESULT, result)
+    parser.add_argument("--missing", action="store_true", help="compute only the parts that the stored results lack")
+    chosen = parser.parse_args()
+    stored = json.loads(RESULT.read_text()) if chosen.page or chosen.missing else {}
+    for name, part in ({} if chosen.page else PARTS).items():
+        if name not in stored:
+            stored[name] = part()
+            print(name, flush=True)
+            fsio.write_json(RESULT, {"confidence": CONFIDENCE, "grids": GRIDS, "paths": PATHS, **stored})
     fsio.write_text(PAGE, page(json.loads(RESULT.read_text()), json.loads(TRAINING.read_text())))
     return 0
+
+
+def family_rows() -> list[Row]:
+    """All patterns of variance for the first shape, equal variances for the others."""
+    return [
+        family_row(shape, pairs, pattern)
+        for shape in SHAPES
+        for pairs in (3, 5)
+        for pattern in (PATTERNS if shape == SHAPES[0] else PATTERNS[:1])
+    ]
 
 
 # --- 1. families ------------------------------------------------------------------------------------------------------
@@ -256,6 +265,24 @@ def record_of(scores: Mapping[str, Scores]) -> ExperimentRecord:
     return ExperimentRecord(entry, tuple(runs), {(arm, scale): passed for arm in arms for scale in scales})
 
 
+PARTS: dict[str, Callable[[], Any]] = {
+    "families": family_rows,
+    "looks": lambda: [looks_row(effect) for effect in (0.0, 1.0, 2.0)],
+    "added": added_rows,
+    "a_a": lambda: [a_a_row(arms, scales) for arms, scales in A_A_SHAPES],
+    "family_looks": lambda: [
+        many.family_looks_row(*shape, pattern, deviations)
+        for shape in many.LOOK_SHAPES
+        for pattern in (PATTERNS if shape == SHAPES[0] else PATTERNS[:1])
+    ],
+    "plain_looks": lambda: [
+        many.plain_looks_row(count, one_baseline=one) for one in (True, False) for count in many.PLAIN_COMPARISONS
+    ],
+    "slopes": lambda: [many.slope_row(tau) for tau in many.TAUS],
+    "noisy_cell": lambda: [many.noisy_cell_row(pairs, noise) for noise in (many.NOISE, 1.0) for pairs in (3, 5)],
+}
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +326,7 @@ def sections(result: Row, training: Row) -> Iterator[str]:
             f"| {row['effect_sd']:g} sd | {row['right']:.0%} | {row['better_or_worse']:.1%} | {row['smaller']:.1%} | "
             f"{row['mean_seeds']:.1f} | {'more than 60' if fixed is None else fixed} |"
         )
+    yield from looks_of_families(result)
     added = result["added"]
     yield from ("", "## Seeds that are added after a look", "")
     yield (
@@ -306,6 +334,8 @@ def sections(result: Row, training: Row) -> Iterator[str]:
         f"excludes 0 although nothing differs. Plain t intervals are wrong in {added['plain_error']:.1%} of cases. The verdict\n"
         f"keeps its plain first look and takes the t mixture from then on: {added['mixture_error']:.1%}."
     )
+    yield from noisy_cells(result)
+    yield from slopes(result)
     yield from ("", "## Arms that do not differ", "")
     yield (
         "Experiments with three seeds as records of finished runs, judged by `verdicts`. *Wrong*: the share of experiments in\n"
@@ -324,6 +354,55 @@ def sections(result: Row, training: Row) -> Iterator[str]:
         f"seeds, {training['seeds_of_an_arm']} seeds an arm, {training['steps']} steps a run. The verdict says better or worse\n"
         f"in {training['better_or_worse']} of {training['complete_pairs']} (target: at most {training['target_most']})."
     )
+
+
+def looks_of_families(result: Row) -> Iterator[str]:
+    yield ""
+    yield (
+        f"The share of experiments in which some comparison is wrong at some look up to {many.MOST} pairs, without any true\n"
+        "difference, if all pairs are looked at. The alpha of a look comes from a table with a column for the number of\n"
+        "comparisons. *By division*: the alpha of a look of a single comparison, divided by the number of comparisons, would be wrong so often."
+    )
+    yield ""
+    yield "| comparisons | wrong | by division |"
+    yield "|---|--:|--:|"
+    for row in result["family_looks"]:
+        kind = f"{row['arms']} arms x {row['scales']} scales, shared, {row['pattern']}"
+        yield f"| {kind} | {row['error']:.1%} | {row['error_by_division']:.1%} |"
+    for row in result["plain_looks"]:
+        kind = "plain, one baseline" if row["one_baseline"] else "plain, unrelated"
+        yield f"| {row['comparisons']}, {kind} | {row['error']:.1%} | {row['error_by_division']:.1%} |"
+
+
+def noisy_cells(result: Row) -> Iterator[str]:
+    yield from ("", "## One noisy cell", "")
+    yield (
+        "4 arms x 6 scales without any true difference. The runs of one cell (one arm at one scale) have so many times\n"
+        "the standard deviation of the others. *Caution*: how often this cell gets the caution that its seeds vary more than\n"
+        "expected, and how often some other cell gets it."
+    )
+    yield ""
+    yield "| times | pairs | wrong | caution on it | on another |"
+    yield "|--:|--:|--:|--:|--:|"
+    for row in result["noisy_cell"]:
+        yield (
+            f"| {row['noise']:g} | {row['pairs']} | {row['error']:.1%} | {row['caution']:.1%} | {row['caution_on_another']:.1%} |"
+        )
+
+
+def slopes(result: Row) -> Iterator[str]:
+    row = result["slopes"][0]
+    yield from ("", "## The slope over scales", "")
+    yield (
+        f"{row['scales']} scales a decade apart, {row['pairs']} pairs, a true slope of {many.SLOPE:g} sd per decade.\n"
+        "The true effects vary about the line with the standard deviation tau. *Without tau* is the interval of a fit that\n"
+        "leaves tau out. *Found*: how often the estimate of tau is above 0; a tau that is not found may still be there."
+    )
+    yield ""
+    yield "| tau, sd | covers | without tau | found |"
+    yield "|--:|--:|--:|--:|"
+    for row in result["slopes"]:
+        yield f"| {row['tau_sd']:g} | {row['covers']:.1%} | {row['covers_without_tau']:.1%} | {row['tau_found']:.0%} |"
 
 
 if __name__ == "__main__":

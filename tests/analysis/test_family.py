@@ -53,9 +53,9 @@ def test_one_scale_or_one_arm_at_few_scales_has_plain_intervals_at_alpha_over_c(
         assert not found.shared
 
 
-def test_the_error_of_a_plain_comparison_can_be_given():
+def test_the_alpha_of_one_comparison_can_be_given():
     values = grid(3, 1, 5)
-    found = family_intervals(values, "a0", 0.95, PARAMETERS, plain_alpha=0.002)["a2", "s0"]
+    found = family_intervals(values, "a0", 0.95, PARAMETERS, alpha_of_each=0.002)["a2", "s0"]
     assert found.interval == pytest.approx(t_interval(differences(values, "a2", "s0"), 0.998), rel=1e-9)
 
 

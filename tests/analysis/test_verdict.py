@@ -220,20 +220,18 @@ def test_the_intervals_of_a_grid_are_one_family_and_a_meant_leak_is_no_member(tm
 
 
 def with_documents(store, arm, of_document):
-    """Give the runs of an arm the nats of 30 documents of 100 tokens: those of the result, moved by document."""
+    """Give the runs of an arm the nats of 30 documents of equal length: those of the result, moved by document."""
     for run in store.experiment("demo").runs_of(arm, "base"):
-        nats = run.result.score("validation.ltr.nats_per_token")
-        units = DocumentNats(
-            tokens=np.full(30, 100, np.int32),
-            nats=100 * (nats + np.array([of_document(unit) for unit in range(30)])),
-            hits=np.zeros(30, np.int32),
-            kind="documents",
-        )
+        row = run.result.scores["validation"]["ltr"]
+        tokens, hits = row["tokens_scored"] // 30, np.zeros(30, np.int32)
+        assert 30 * tokens == row["tokens_scored"]
+        hits[0] = row["hits"]
+        moved = np.array([of_document(unit) for unit in range(30)])
+        nats = row["nats_sum"] / 30 + tokens * (moved - moved.mean())
+        units = DocumentNats(tokens=np.full(30, tokens, np.int32), nats=nats, hits=hits, kind="documents")
         content = documents_content({("validation", "ltr"): units})
         fsio.write_bytes(store.run_directory(run.entry.run_id) / DOCUMENTS_FILE, content)
-        whole = {"tokens_scored": 3000, "nats_sum": float(units.nats.sum()), "hits": 0, "nats_per_token": nats}
-        scores = {"validation": {"ltr": {**run.result.scores["validation"]["ltr"], **whole}}}
-        store.write_result(run.result.with_(scores=scores, documents=documents_seal(content)))
+        store.write_result(run.result.with_(documents=documents_seal(content)))
 
 
 def test_an_effect_that_comes_from_a_few_documents_does_not_hold_for_new_text(tmp_path):

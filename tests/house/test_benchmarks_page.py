@@ -9,7 +9,16 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Programs in tools/ make docs/reliability.md and docs/census.md; benchmarks/verdict_statistics.py makes docs/statistics.md.
 OF_OTHER_PAGES = {"reliability", "census", "verdict_statistics", "training_a_a"}
-NOT_MEASURING = {"verdict_statistics", "training_a_a", "machine", "page", "plain", "shakespeare", "task_loops"}
+NOT_MEASURING = {
+    "verdict_statistics",
+    "training_a_a",
+    "machine",
+    "page",
+    "plain",
+    "shakespeare",
+    "task_loops",
+    "family_simulations",
+}
 
 
 @pytest.fixture

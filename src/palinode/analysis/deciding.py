@@ -102,8 +102,8 @@ class DecidingIntervals:
         scores = {scale: {arm: _scores(record, arm, scale, rule.metric) for arm in arms} for scale in entry.scales}
         parameters = {scale: size.parameters for scale, size in scale_sizes(record).items()}
         count = max(1, (len(arms) - 1) * len(entry.scales))
-        alpha, plain_alpha = (_alpha_of_a_look(record, rule, comparisons) for comparisons in (1, count))
-        return cls(record, rule, family_intervals(scores, rule.baseline, 1 - alpha, parameters, plain_alpha))
+        alpha, alpha_of_each = (_alpha_of_a_look(record, rule, comparisons) for comparisons in (1, count))
+        return cls(record, rule, family_intervals(scores, rule.baseline, 1 - alpha, parameters, alpha_of_each))
 
     def of_comparison(self, comparison: Comparison) -> Deciding:
         """The interval that decides this comparison."""

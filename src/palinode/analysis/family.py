@@ -80,7 +80,7 @@ def family_intervals(
     baseline: str,
     confidence: float,
     parameters: Mapping[str, int | None],
-    plain_alpha: float | None = None,
+    alpha_of_each: float | None = None,
 ) -> dict[Cell, FamilyInterval]:
     """The intervals of every arm at every scale, as a family of C = A * S comparisons.
 
@@ -92,10 +92,10 @@ def family_intervals(
     3. An arm has a factor f that all scales share: the mean over its scales of (variance of its differences / squeezed variance),
        weighted by n - 1.
     4. The half-width is t * sqrt(squeezed variance * f / n), where 1/df is the sum of the reciprocals of both degrees of freedom.
-       `single` takes t at alpha = 1 - confidence, `interval` at alpha / C.
+       `single` takes t at alpha = 1 - confidence, `interval` at `alpha_of_each`.
 
     With one scale, or one arm at fewer than six scales, variances are not shared: every cell has Student's t interval from its own
-    pairs, for the family at `plain_alpha`. One arm at six scales or more has no factor, a constant instead of a line, and a prior
+    pairs. One arm at six scales or more has no factor, a constant instead of a line, and a prior
     of at most two degrees of freedom. An arm counts here if it has at least two pairs at some scale.
 
     Args:
@@ -103,8 +103,8 @@ def family_intervals(
             an empty mapping. Arms that are meant to leak are left out by the caller.
         confidence: such as 0.95.
         parameters: scale -> number of parameters, or None where it is not known.
-        plain_alpha: the error of one comparison whose variance is not shared; alpha / C if None. An experiment that looks at its
-            seeds more than once gives `looks.look_alpha` of it here.
+        alpha_of_each: the alpha of one interval of the family; alpha / C if None. An experiment that looks at its seeds more than
+            once gives the `look_alpha` of C comparisons here, because the look_alpha of one comparison, divided by C, is too large.
 
     Returns:
         (arm, scale) -> interval: each pair of an arm, at whatever scale it stands in `values`, and a scale. The order of arms,
@@ -127,8 +127,8 @@ def family_intervals(
     shared = _shared_estimates(own, differences, parameters)
     result = {}
     for cell, found in differences.items():
-        of_family = alpha / comparisons if cell in shared or plain_alpha is None else plain_alpha
-        interval = _interval(cell, found, shared.get(cell), (alpha, of_family), comparisons)
+        alphas = alpha, alpha / comparisons if alpha_of_each is None else alpha_of_each
+        interval = _interval(cell, found, shared.get(cell), alphas, comparisons)
         noisy = interval.shared and _is_noisy(cell, values, own, differences, parameters)
         result[cell] = replace(interval, noisy=noisy)
     return result
