@@ -1,13 +1,15 @@
 """What an interval allows to say of a claim, and what keeps a claim from being judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from palinode import Claim
-from palinode.analysis.claim_measures import AT_THE_CEILING, MEASURES, NOTHING_LEARNED, Measured, _sooner_reasons
-from palinode.analysis.claims import UNDECIDED, JudgedClaim, _of_all, judge, judged_claims
+from palinode.analysis.claim_measures import ALL_SCALES, AT_THE_CEILING, MEASURES, NOTHING_LEARNED, Measured
+from palinode.analysis.claims import NOT_SHOWN, OTHER_BOUND, UNDECIDED, JudgedClaim, _of_all, judge, judged_claims
 from palinode.analysis.intervals import Interval
+from palinode.analysis.two_valued import boschloo_p
 from palinode.base.decision import CLAIM_MEASURES, Decision
 from palinode.base.errors import BadInput
 from palinode.spec.load import load
@@ -59,11 +61,12 @@ def test_a_bound_judges_the_whole_interval(expect, bound, low, high, judgement):
     ("expect", "outcome", "judgement"),
     [
         ("better", "better", HOLDS),
-        ("better", "no difference found", FAILS),
+        ("better", "smaller than matters", FAILS),
         ("better", "worse", FAILS),
         ("better", "cannot tell", OPEN),
         ("not worse", "better", HOLDS),
-        ("not worse", "no difference found", HOLDS),
+        ("not worse", "smaller than matters", HOLDS),
+        ("not worse", "not worse", HOLDS),
         ("not worse", "worse", FAILS),
         ("not worse", "cannot tell", OPEN),
     ],
@@ -81,31 +84,93 @@ def test_a_claim_on_all_rows_holds_where_every_row_does():
     assert [of_all(HOLDS, HOLDS), of_all(HOLDS, OPEN), of_all(OPEN, FAILS)] == [HOLDS, OPEN, FAILS]
 
 
-def test_a_published_accuracy_agrees_where_it_lies_in_our_interval_or_nearer_to_it_than_matters():
+def test_a_published_accuracy_agrees_where_it_differs_by_at_most_the_half_width():
     rule = Decision(baseline="b", metric="validation.own.accuracy", better="higher", smallest_effect=0.02)
     theirs = claim(measure="score", expect="published", published={"512": 0.9})
-    assert judge(theirs, row(0.91, 0.95), rule) == HOLDS
-    assert judge(theirs, row(0.95, 0.97), rule) == FAILS
-    assert judge(theirs, row(-0.5, 1.5), rule) == OPEN, "an interval that holds everything"
-    assert judge(theirs, row(0.85, 1.5), rule) == HOLDS, "no accuracy is above 1"
-    assert judge(claim(measure="score", expect="shown", published=0.9), row(0.95, 0.97), rule) == "not judged"
+
+    def judged_as(low, high, claimed=theirs):
+        return judge(claimed, replace(row(low, high), effect=(low + high) / 2), rule)
+
+    assert judged_as(0.89, 0.95) == HOLDS
+    assert judged_as(0.91, 0.95) == FAILS, "the smallest effect that matters widens no interval"
+    assert judged_as(-0.5, 1.5) == OPEN, "an interval that holds everything"
+    assert judged_as(0.85, 1.5) == HOLDS, "no accuracy is above 1"
+    assert judged_as(0.95, 0.97, claim(measure="score", expect="shown", published=0.9)) == "not judged"
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "only_arm", "only_other", "against"),
+    ("expect", "bound", "effect", "p", "judgement"),
     [
-        (0.4, 0.9, 0, 0, False),
-        (0.4, 0.9, 3, 0, False),
-        (0.4, 0.9, 0, 1, True),
-        (1.1, 2.0, 0, 1, False),
-        (1.1, 2.0, 1, 0, True),
-        (None, None, 5, 0, True),
-        (0.5, 0.5, 0, 0, True),
+        ("above", 0.0, 0.8, 0.02, HOLDS),
+        ("above", 0.0, -0.8, 0.02, FAILS),
+        ("above", 0.0, 0.8, 0.06, OPEN),
+        ("above", 0.0, 0.8, 0.05, HOLDS),
+        ("below", 0.0, -0.8, 0.02, HOLDS),
+        ("above", 0.5, 0.8, 0.02, OPEN),
+        ("within", 0.0, 0.8, 0.02, OPEN),
     ],
 )
-def test_who_learned_sooner_is_not_told_against_a_seed_that_learned_alone(low, high, only_arm, only_other, against):
-    interval = None if low is None else Interval(low, high)
-    assert bool(_sooner_reasons(interval, "all", "answer", only_arm, only_other)) == against
+def test_a_p_value_judges_a_claim_on_no_effect_alone(expect, bound, effect, p, judgement):
+    measured = Measured(ALL_SCALES, "rtl", "ltr", effect, None, 9, p=p)
+    asked = claim(expect=expect, bound=bound)
+    assert judge(asked, measured, RULE) == judgement
+    [reason] = JudgedClaim(asked, measured, judgement, None, "").reasons or [""]
+    assert reason == ("" if judgement != OPEN else NOT_SHOWN if bound == 0 and expect == "above" else OTHER_BOUND)
+
+
+def test_the_ratio_of_steps_is_judged_against_one():
+    measured = Measured("v10", "all", "answer", 0.5, None, 5, p=0.03, no_effect=1.0)
+    assert judge(claim(expect="below", bound=1.0), measured, RULE) == HOLDS
+    assert judge(claim(expect="above", bound=1.0), measured, RULE) == FAILS
+    assert judge(claim(expect="below", bound=0.0), measured, RULE) == OPEN
+
+
+SOONER = claim(measure="steps_to_learn", arm="all", against=("answer",), expect="below", bound=1.0)
+
+
+def test_steps_to_learn_count_runs_that_never_learned(tmp_path):
+    """At vocabulary 30, arm `all` learns at every seed and arm `answer` at seed 2 alone; at 10 both learn at the same steps."""
+    arms = (TaskArm("all"), TaskArm("answer", "answer"))
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(10, 30), seeds=(1, 2, 3, 4, 5)))
+    easy, hard = judged(store, "recall", SOONER)
+    assert (easy.judgement, easy.measured.bound) == (OPEN, "")
+    assert easy.measured.effect == pytest.approx(1)
+    assert (hard.judgement, hard.measured.bound, hard.measured.count) == (HOLDS, "<=", 5)
+    assert hard.measured.p <= 0.05
+    assert hard.measured.cautions == ("answer never came half-way in 4 of 5 seeds at v30",)
+
+
+def test_three_seeds_cannot_tell_who_learned_sooner(tmp_path):
+    arms = (TaskArm("all"), TaskArm("answer", "answer"))
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(30,)))
+    [one] = judged(store, "recall", SOONER)
+    assert one.judgement == OPEN
+    assert "the log-rank test needs 4 seeds" in one.reasons[0]
+
+
+def test_a_mean_accuracy_of_runs_of_which_some_learned_is_not_judged(tmp_path):
+    arms = (TaskArm("h3-causal-all"), TaskArm("h3-causal-answer", "answer"))
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(30,)))
+    one, of_groups, score = judged(
+        store,
+        "recall",
+        ALL_AGAINST_ANSWER,
+        claim(measure="score", arm="h3-causal-answer", expect="published", published=0.5),
+    )
+    assert one.measured.p == boschloo_p(3, 1, 3)
+    assert "1 of 3 of h3-causal-answer" in one.measured.cautions[-1]
+    for row_of_mean in (of_groups, score):
+        assert "some runs learned the task and others did not" in row_of_mean.reasons[-1]
+        assert row_of_mean.judgement == OPEN
+
+
+def test_a_difference_says_what_became_of_the_published_one():
+    compared = claim(measure="difference", against=("ltr",), expect="better", published=-0.07)
+    ours = replace(row(-0.02, -0.004, outcome="better"), effect=-0.012)
+    assert JudgedClaim(compared, ours, HOLDS, -0.07, "").row()["published_words"] == "real but smaller"
+    open_row = replace(ours, reasons=("ltr failed its audit",))
+    assert JudgedClaim(compared, open_row, OPEN, -0.07, "").published_words is None
+    assert JudgedClaim(compared, ours, HOLDS, None, "").published_words is None
 
 
 @pytest.mark.parametrize(

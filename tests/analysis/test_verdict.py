@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from palinode.analysis.compare import compare, costs, parity
 from palinode.analysis.intervals import Interval
-from palinode.analysis.verdict import decide, verdict, verdicts
+from palinode.analysis.verdict import beyond, decide, over_scales_of, verdict, verdicts
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
@@ -39,13 +39,13 @@ def rule(better, smallest_effect=0.0):
         (-0.3, -0.1, "lower", 0.0, "better"),
         (0.1, 0.3, "lower", 0.0, "worse"),
         (0.1, 0.3, "higher", 0.0, "better"),
-        (-0.1, 0.3, "higher", 0.0, "no difference found"),
+        (-0.1, 0.3, "higher", 0.0, "cannot tell"),  # without a smallest effect, nothing is too small to matter
         (-0.1, 0.3, "higher", 0.2, "cannot tell"),
-        (-0.1, 0.15, "higher", 0.2, "no difference found"),
-        (0.01, 0.15, "higher", 0.2, "no difference found"),  # real, but smaller than what matters
+        (-0.1, 0.15, "higher", 0.2, "smaller than matters"),
+        (0.01, 0.15, "higher", 0.2, "smaller than matters"),  # real, but smaller than what matters
         (0.01, 0.25, "higher", 0.2, "better"),
         (-0.25, -0.01, "higher", 0.2, "worse"),
-        (0.0, 0.0, "lower", 0.0, "no difference found"),
+        (0.0, 0.0, "lower", 0.0, "cannot tell"),
     ],
 )
 def test_the_rule(low, high, better, least, outcome):
@@ -59,6 +59,32 @@ def test_turning_the_metric_round_turns_the_verdict_round(centre, half, least):
     assert decide(interval, lower) == decide(mirrored, higher)
     opposite = {"better": "worse", "worse": "better"}
     assert decide(mirrored, lower) == opposite.get(decide(interval, lower), decide(interval, lower))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (0.01, 0.3, "better"),
+        (0.01, 0.1, "better"),  # small, but above 0: "not worse" and more
+        (-0.1, 0.1, "not worse"),
+        (-0.2, 0.1, "cannot tell"),
+        (-0.3, 0.3, "cannot tell"),
+        (-0.3, -0.1, "cannot tell"),
+        (-0.3, -0.2, "cannot tell"),
+        (-0.3, -0.21, "worse"),
+    ],
+)
+def test_the_rule_of_an_arm_that_is_only_not_worse(low, high, outcome):
+    assert decide(Interval(low, high), rule("higher", 0.2).with_(claim="not worse")) == outcome
+    assert decide(Interval(-high, -low), rule("lower", 0.2).with_(claim="not worse")) == outcome
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0.01, 0.5))
+def test_an_arm_is_better_by_more_than_matters_only_where_it_is_better(centre, half, least):
+    interval, higher = Interval(centre - half, centre + half), rule("higher", least)
+    if beyond(interval, higher):
+        assert decide(interval, higher) == ("better" if centre > 0 else "worse")
+        assert abs(centre) - half >= least * (1 - 1e-9)
 
 
 def test_no_interval_no_claim():
@@ -87,7 +113,7 @@ def test_a_worse_arm_is_called_worse_and_a_better_one_better(tmp_path):
 def test_arms_that_differ_by_noise_only_are_not_told_apart(tmp_path):
     record = experiment(tmp_path, arms=(LTR, SyntheticArm("same")), smallest_effect=0.0, seeds=tuple(range(8)))
     result = only(record, "same")
-    assert result.outcome == "no difference found"
+    assert result.outcome == "cannot tell"
     assert result.seeds_needed.planned_for == "observed effect"
 
 
@@ -108,7 +134,7 @@ def test_one_seed_cannot_tell(tmp_path):
     assert result.comparison.mean is not None
 
 
-@pytest.mark.parametrize("outcome", ["diverged", "failed", "stopped", "oom", "missing", "unfinished"])
+@pytest.mark.parametrize("outcome", ["failed", "stopped", "oom", "missing", "unfinished"])
 @pytest.mark.parametrize("arm", ["ltr", "both"])
 def test_a_run_that_is_not_done_is_said_and_blocks_the_claim(tmp_path, outcome, arm):
     result = only(experiment(tmp_path, outcomes={(arm, "base", 1): outcome}))
@@ -116,6 +142,139 @@ def test_a_run_that_is_not_done_is_said_and_blocks_the_claim(tmp_path, outcome, 
     assert f"1 of 3 pairs cannot be compared (seed 1: {arm}: {outcome})" in result.reasons
     assert len(result.comparison.pairs) == 2
     assert result.comparison.interval is not None
+
+
+def diverging(tmp_path, arm, count, seeds=6, **changes):
+    outcomes = {(arm, "base", seed): "diverged" for seed in range(count)}
+    return only(experiment(tmp_path, outcomes=outcomes, seeds=tuple(range(seeds)), **changes))
+
+
+BETTER = (LTR, SyntheticArm("both", effect_nats=-0.2))
+
+
+def test_an_arm_that_diverges_more_often_is_better_only_where_it_ends(tmp_path):
+    result = diverging(tmp_path, "both", 2, arms=BETTER)
+    assert result.outcome == "better where it ends"
+    assert result.reasons == ()
+    assert (result.divergence.arm, result.divergence.baseline, result.divergence.planned) == (2, 0, 6)
+    assert result.divergence.words == "no difference shown"
+    assert result.divergence.outcome_if_ended == "better", "the worst observed difference is still far above 0"
+
+
+def test_a_baseline_that_diverges_more_often_takes_nothing_from_the_arm(tmp_path):
+    assert diverging(tmp_path, "ltr", 2, arms=BETTER).outcome == "better"
+
+
+def test_an_arm_that_diverges_is_not_called_as_good(tmp_path):
+    same = (LTR, SyntheticArm("both"))
+    settled = {"arms": same, "smallest_effect": 0.05}
+    assert diverging(tmp_path / "a", "ltr", 0, **settled).outcome == "smaller than matters"
+    assert diverging(tmp_path / "b", "ltr", 2, **settled).outcome == "smaller than matters"
+    assert diverging(tmp_path / "c", "both", 2, **settled).outcome == "cannot tell"
+
+
+def test_an_arm_that_diverges_with_all_seeds_but_few_is_not_judged_and_its_stability_is(tmp_path):
+    result = diverging(tmp_path, "both", 4, arms=BETTER)
+    assert result.outcome == "cannot tell"
+    assert "only 2 of 6 pairs ended" in result.reasons[0]
+    assert result.divergence.words == "diverges more often"
+    assert result.divergence.p < 0.05
+
+
+def test_half_of_the_pairs_must_end(tmp_path):
+    assert diverging(tmp_path / "a", "both", 3, seeds=6, arms=BETTER).outcome == "better where it ends"
+    assert "half of all" in diverging(tmp_path / "b", "both", 4, seeds=7, arms=BETTER).reasons[0]
+    assert diverging(tmp_path / "c", "both", 1, seeds=3, arms=BETTER).outcome == "cannot tell", "two pairs are too few"
+
+
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [(0.2, "confirmed"), (0.7, "real but smaller"), (0.05, "real but larger")],
+)
+def test_a_published_effect_is_judged_by_agreement(tmp_path, effect, words):
+    store = make_store(tmp_path / "runs", Synthetic(arms=BETTER))
+    entry = store.entry("demo")
+    told = {"effect": effect, "source": "a paper"}
+    store.write_experiment(entry.with_(decision={**entry.decision, "published": told}))
+    result = only(store.experiment("demo"))
+    assert result.published == words
+    store.write_experiment(entry.with_(decision={**entry.decision, "published": {**told, "arm": "another"}}))
+    assert only(store.experiment("demo")).published is None
+
+
+def test_the_intervals_of_a_grid_are_one_family_and_a_meant_leak_is_no_member(tmp_path):
+    record = experiment(tmp_path, scales=("small", "large"), arms=(*DEMO_ARMS, SyntheticArm("third")))
+    results = {(item.arm, item.scale): item for item in verdicts(record)}
+    assert {item.deciding.comparisons for item in results.values() if item.leak == "none"} == {4}
+    assert results["both-published-mask", "small"].deciding.comparisons == 1
+    for item in results.values():
+        if item.leak == "none":
+            assert item.interval.low < item.single_interval.low < item.single_interval.high < item.interval.high
+    alone = verdict(record, "both", "small", record.entry.rule.with_(family="none"))
+    assert alone.deciding.comparisons == 1
+    assert alone.interval == alone.single_interval
+    assert verdict(record, "both", "small", record.entry.rule) == results["both", "small"]
+
+
+def test_an_arm_over_scales_is_told_from_its_reliable_verdicts(tmp_path):
+    names = ("2x32", "2x64", "2x128", "2x256")
+    models = {name: (2, int(name[2:])) for name in names}
+    arms = (LTR, SyntheticArm("both", effect_nats=-0.2))
+    record = experiment(tmp_path, scales=names, models=models, arms=arms, noise_nats=0.002)
+    of_arm = [item for item in verdicts(record) if item.arm == "both"]
+    over = over_scales_of(record, of_arm)
+    assert over.scales == 4
+    assert over.interval.low < over.mean < over.interval.high
+    assert min(item.improvement for item in of_arm) < over.mean < max(item.improvement for item in of_arm)
+    assert over.slope_interval.high < 0, "the effect falls with the width"
+    assert over_scales_of(record, of_arm[:1]) is None
+
+
+def test_looks_until_decided_widen_every_interval(tmp_path):
+    store = make_store(tmp_path / "runs", Synthetic(arms=BETTER))
+    entry, fixed = store.entry("demo"), only(store.experiment("demo"))
+    store.write_experiment(entry.with_(seeds_planned="until decided"))
+    looking = only(store.experiment("demo"))
+    assert looking.deciding.allows_for == "looks until decided"
+    assert looking.interval.low < fixed.interval.low
+    assert looking.interval.high > fixed.interval.high
+
+
+def test_seeds_that_were_added_after_a_look_need_more_evidence(tmp_path):
+    store = make_store(tmp_path / "runs", Synthetic(arms=BETTER, seeds=tuple(range(5))))
+    entry, fixed = store.entry("demo"), only(store.experiment("demo"))
+    store.write_experiment(entry.with_(looks_taken=1, first_seeds=3))
+    added = only(store.experiment("demo"))
+    assert added.deciding.allows_for == "seeds added after a look"
+    assert added.interval.low < fixed.interval.low
+    assert any("3 seeds were judged and there are 5 now" in caution for caution in added.cautions)
+
+
+def about(store, arm, **changes):
+    """Write what the loss of an arm's runs is about."""
+    scored = {
+        "kind": "likelihood",
+        "tokens": 128.0,
+        "given": 0.0,
+        "windows": 480,
+        "windows_sha256": "w",
+        "tokens_sha256": "t",
+    }
+    for run in store.experiment("demo").runs_of(arm, "base"):
+        store.write_result(run.result.with_(scored={"validation": {"ltr": {**scored, **changes}}}))
+
+
+def test_losses_about_other_tokens_are_not_compared(tmp_path):
+    store = make_store(tmp_path / "runs", Synthetic(arms=BETTER))
+    about(store, "both", tokens=38.0, given=90.0)
+    assert only(store.experiment("demo")).reasons == (), "results of an earlier version say nothing and are not judged"
+    about(store, "ltr")
+    result = only(store.experiment("demo"))
+    assert result.outcome == "cannot tell"
+    [reason] = result.reasons
+    assert reason == "not comparable: ltr scores 38 tokens given 90, ltr 128 given none"
+    about(store, "both")
+    assert only(store.experiment("demo")).outcome == "better"
 
 
 def test_a_leak_that_was_expected_is_compared_and_stamped(tmp_path):

@@ -167,3 +167,34 @@ def test_the_hits_of_single_tokens_are_kept_on_request_alone(model, tokens, byte
         assert hits.window.bincount(hits.hit.long()).tolist() == kept.window_hits[way]
         assert hits.window.bincount().tolist() == kept.window_scored[way]
         assert (hits.index.min(), hits.index.max()) == ((1, WINDOW - 1) if way == "ltr" else (0, WINDOW - 2))
+
+
+class TwoRows(LtrObjective):
+    """Every window makes two rows, ltr; the second row has half the weight, and the loss is divided by a number of its own."""
+
+    kind = ""
+
+    def example(self, windows, draw, specials):
+        once = super().example(windows, draw, specials)
+        twice = super().reading(windows, specials, torch.arange(len(windows)).repeat_interleave(2))
+        weight = torch.where(torch.arange(2 * len(windows))[:, None] % 2 == 1, 0.5, 1.0).expand(twice.inputs.shape)
+        return replace(twice, loss_weight=weight, loss_denominator=10.0 * once.inputs.shape[0])
+
+    def evaluation(self):
+        return {"two rows": self}
+
+
+@pytest.mark.parametrize("batch_windows", [1, 4])
+def test_weights_rows_and_denominators_are_counted_by_window(model, tokens, bytes_per_token, batch_windows):
+    once = scored(model, tokens, bytes_per_token)
+    twice = scored(model, tokens, bytes_per_token, TwoRows(), batch_windows)
+    plain, ours = once.scores["ltr"], twice.scores["two rows"]
+    windows = -(-len(tokens) // WINDOW)
+    assert len(twice.window_nats["two rows"]) == windows
+    assert twice.window_nats["two rows"] == pytest.approx([1.5 * nats for nats in once.window_nats["ltr"]], rel=1e-6)
+    assert twice.window_scored["two rows"] == [2 * count for count in once.window_scored["ltr"]]
+    assert (ours.tokens_scored, ours.hits) == (2 * plain.tokens_scored, 2 * plain.hits)
+    assert ours.bytes_scored == plain.bytes_scored
+    assert ours.nats_per_token == pytest.approx(1.5 * plain.nats_sum / (10 * windows), rel=1e-6)
+    assert "loss_denominator" in ours.as_row()
+    assert "loss_denominator" not in plain.as_row()

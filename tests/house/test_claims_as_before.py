@@ -18,7 +18,10 @@ Differences, all wanted, none in a number:
 - the programs wrote "cannot tell at this scale" or "cannot tell: ..."; now it is "cannot tell", always with a reason;
 - claims of arms that a size does not run were left out; now a row says that they are not run;
 - M1 and M4 were open while the mean rtl loss of a scale was not below that of token frequencies; now while any run is not, ltr
-  included, which is what the program of the encoder-decoder asked.
+  included, which is what the program of the encoder-decoder asked;
+- a rank correlation and a ratio of steps had an interval; now they have an exact p value, which needs 9 groups or 4 seeds: these
+  stores have fewer. Seeds in which an arm never came half-way were left out; now they count with their last step;
+- a published accuracy agreed if it was nearer to the interval than the smallest effect; now it lies in the interval.
 """
 
 import json
@@ -28,6 +31,7 @@ from pathlib import Path
 import pytest
 
 from palinode import Store
+from palinode.analysis.intervals import LEAST_PAIRS
 from palinode.report.findings import findings
 from palinode.spec.load import load
 
@@ -67,7 +71,8 @@ def agree(old, row, verdict=True):
     for name in NUMBERS:
         expected = None if old[name] is None else pytest.approx(old[name], rel=1e-9, abs=1e-12)
         assert row[name] == expected, (name, old, row)
-    if verdict:
+    # The old programs had no exact tests, and called an interval that contains 0 "no difference found" without a smallest effect.
+    if verdict and row["p"] is None and row["outcome"] != "cannot tell":
         assert row["verdict"] == old["verdict"].partition(" at this scale")[0].partition(":")[0], (old, row)
         assert row["verdict"] != "cannot tell" or row["reasons"]
 
@@ -139,9 +144,13 @@ def test_recall(unpacked, kind):
         lambda c: c["scale"],
         lambda r: r["scale"],
     )
-    for claim, row in compared + correlated:
+    for claim, row in compared:
         agree(claim, row)
         assert row["count"] == claim["pairs"]
+    for claim, row in correlated:
+        agree({**claim, "low": None, "high": None}, row, verdict=False)
+        assert row["count"] == claim["pairs"] < LEAST_PAIRS
+        assert row["verdict"] == "cannot tell"
     sooner = one_each(
         old["sooner"],
         [row for row in rows if row["measure"] == "steps_to_learn"],
@@ -149,8 +158,10 @@ def test_recall(unpacked, kind):
         lambda r: (r["arm"], r["scale"]),
     )
     for before, row in sooner:
-        agree({**before, "effect": before["ratio"]}, row)
-        assert row["count"] == before["both"]
+        assert row["count"] >= before["both"]
+        assert row["verdict"] == "cannot tell"
+        if row["effect_bound"] == "":
+            agree({"effect": before["ratio"], "low": None, "high": None}, row, verdict=False)
     accuracies = {(one["arm"], one["scale"]): one for one in old["accuracy"]}
     verdicts = {True: "holds", False: "does not hold"}  # of a published accuracy: whether it agreed with ours
     for row in (row for row in rows if row["measure"] == "score"):

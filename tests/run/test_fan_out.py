@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_spec
 
+from palinode import Arm, Decision, Experiment
+from palinode.experiment.calibrate import calibrate
+from palinode.experiment.cells import cells_of
 from palinode.experiment.fan_out import fan_out
 
 CHILD = """
@@ -53,6 +56,16 @@ def test_a_failure_is_told_and_what_was_said_before_it_counts(module, corpus):
     rows = fan_out(module, ["fail"], [tiny_spec(corpus)], None, [[0]], on_failure=messages.append)
     assert messages == ["ArithmeticError: as asked"]
     assert [row["seed"] for row in rows] == [1]
+
+
+def test_two_processes_may_measure_one_setting(corpus):
+    """Both measure the only setting. A run in one store would have one holder, and the second process would fail."""
+    experiment = Experiment(
+        name="one", question="", base=tiny_spec(corpus).settings, arms=(Arm(name="a"),), decision=Decision(baseline="a")
+    )
+    predicted = calibrate(cells_of(experiment.resolve()), runs=2, workers=2, on_failure=pytest.fail)
+    assert predicted.measured == 1
+    assert predicted.seconds["a", "base"] > 0
 
 
 def test_no_process_outlives_a_killed_driver(module, corpus):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,18 @@ def test_a_containers_quota_counts(tmp_path):
     ):
         (tmp_path / "cpu.max").write_text(text + "\n")
         assert usable_cores(tmp_path / "cpu.max") == expected
+
+
+def test_a_deadline_starts_only_what_ends_in_time_and_stops_what_does_not(store):
+    jobs = [
+        replace(job(store, "long", "done"), seconds=60.0),
+        replace(job(store, "short", "done"), seconds=0.01),
+        replace(job(store, "slow", "sleep", seconds=30), seconds=0.01),  # takes longer than expected
+    ]
+    started = time.monotonic()
+    end = sweep(jobs, store, workers=2, worker=WORKER, deadline=started + 0.6)
+    assert time.monotonic() - started < 10
+    assert end.outcomes == {"short": "done", "slow": "stopped"}
+    assert end.late == {"long", "slow"}
+    assert (end.interrupted, end.exit_code) == (None, 143)
+    assert attempts(store, "long") == 0

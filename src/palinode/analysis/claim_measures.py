@@ -14,19 +14,13 @@ import numpy as np
 import polars as pl
 
 from palinode.analysis.audits import arm_audit
+from palinode.analysis.censored import LEAST_RUNS, Bound, Time, compare_steps
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts
-from palinode.analysis.intervals import (
-    LEAST_PAIRS,
-    MOST_PAIRS,
-    Interval,
-    mean,
-    rank_correlation,
-    resampled_interval,
-    t_interval,
-)
+from palinode.analysis.intervals import LEAST_PAIRS, Interval, mean, rank_correlation, rank_correlation_p, t_interval
 from palinode.analysis.ratios import direction_ratios, final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
-from palinode.analysis.tasks import any_above_trivial, levels_at
+from palinode.analysis.tasks import any_above_trivial, learned_from
+from palinode.analysis.two_valued import learned_counts, two_valued_applies
 from palinode.analysis.verdict import Outcome, decide, verdict
 from palinode.base.decision import Claim, Decision, in_group
 from palinode.checks.loss_floor import RATIO_FAIL
@@ -40,6 +34,7 @@ NOTHING_LEARNED = "no run is above what is scored without learning"
 AT_THE_CEILING = (
     "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
 )
+SOME_LEARNED = "some runs learned the task and others did not, so the interval of the mean accuracy is not judged: {}"
 TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: that is a leak until proven otherwise"
 NO_FREQUENCIES = "no audit in the store counted the loss of token frequencies"
 
@@ -78,6 +73,10 @@ class Measured:
         effect: a mean over seeds, or a rank correlation over groups; None if nothing was measured.
         count: the number of seeds in the mean, or the number of groups in the rank correlation.
         outcome: the outcome of the decision rule; None if the measure is not `difference`.
+        p: the p value of an exact test that the effect is `no_effect`. A rank correlation and a ratio of steps have a p value and
+            no interval; a difference of accuracies has one where runs are counted (`two_valued.two_valued_applies`).
+        no_effect: the value of the effect if the compared things do not differ: 0, or 1 for a ratio of steps.
+        bound: whether the true effect may only be larger (">=") or smaller ("<=") than `effect`, or either of the two ("~").
         reasons: the reasons why nothing can be concluded from the row; empty where the row can be judged.
         cautions: facts that a reader must know although the row can be judged.
     """
@@ -92,6 +91,9 @@ class Measured:
     outcome: Outcome | None = None
     reasons: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    p: float | None = None
+    no_effect: float = 0.0
+    bound: Bound = ""
 
 
 Rows = Iterator[Measured]
@@ -126,9 +128,13 @@ def _difference(
     if len(others) > 1:
         chance = f"{against} is the better of {len(others)} on these same runs, so its mean is too good by chance"
         cautions = (*cautions, chance)
+    counts = learned_counts(evidence.record, arm, scale, rule.with_(baseline=against))
+    p = None
+    if counts is not None and two_valued_applies(counts):
+        p, cautions = counts.p, (*cautions, f"{scale}: {counts.sentence}")
     outcome: Outcome = "cannot tell" if reasons else by_rule.outcome
     numbers = (by_rule.comparison.mean, by_rule.comparison.interval, len(pairs))
-    row = Measured(scale, arm, against, *numbers, group, outcome, reasons, cautions)
+    row = Measured(scale, arm, against, *numbers, group, outcome, reasons, cautions, p)
     return row, {pair.seed: pair.difference for pair in pairs}
 
 
@@ -141,9 +147,12 @@ def _mean_of_groups(
     values = [mean([of_group[seed] for of_group in judged.values()]) for seed in seeds]
     interval = t_interval(values, rule.confidence)
     reasons = () if values else tuple(dict.fromkeys(reason for row, _ in rows for reason in row.reasons))
+    if counted := [row.group for row, _ in rows if row.group in judged and row.p is not None]:
+        reasons = (*reasons, SOME_LEARNED.format(", ".join(counted)))
     arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))
     effect, group = (mean(values) if values else None), f"mean of {', '.join(judged) or 'no group'}"
-    return Measured(scale, arm, against, effect, interval, len(values), group, decide(interval, rule), reasons)
+    outcome: Outcome = "cannot tell" if reasons else decide(interval, rule)
+    return Measured(scale, arm, against, effect, interval, len(values), group, outcome, reasons)
 
 
 def _best_of(evidence: Evidence, scale: str, arms: Sequence[str]) -> str | None:
@@ -160,7 +169,10 @@ def score(claim: Claim, evidence: Evidence) -> Rows:
     for scale in evidence.scales:
         if claim.published_at(scale) is not None:
             values = list(scores_of(evidence.record, claim.arm, scale, evidence.rule.metric).values())
-            yield over_seeds(evidence, scale, claim.arm, "", values)
+            row = over_seeds(evidence, scale, claim.arm, "", values)
+            counts = learned_counts(evidence.record, claim.arm, scale, evidence.rule.with_(baseline=claim.arm))
+            some = (SOME_LEARNED.format(claim.arm),) if two_valued_applies(counts) else ()
+            yield replace(row, reasons=(*row.reasons, *some))
 
 
 def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], float | None]) -> Measure:
@@ -280,51 +292,53 @@ def context(claim: Claim, evidence: Evidence) -> Rows:
 def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
     """The number of steps after which the claim's arm reaches half-way accuracy, divided by the same number for another arm.
 
-    Half-way accuracy is the middle between the accuracy without learning and 1. The effect is the geometric mean over the seeds
-    in which both arms reach half-way accuracy; the interval is the t interval of the logarithm of the ratio.
+    Half-way accuracy is the middle between the accuracy without learning and 1. The effect is the ratio of the geometric means over
+    the seeds that are finished in both arms; a run that never came half-way counts with its last step. The p value is that of the
+    exact log-rank test.
     """
     curves = evaluation_curves(evidence.record).filter(split=evidence.split, trained=True).drop_nulls("accuracy")
     for scale in evidence.scales:
-        levels, _ = levels_at(evidence.record, evidence.split, scale)
-        if levels is None or levels.to_beat is None:
+        half_way = learned_from(evidence.record, evidence.split, scale)
+        if half_way is None:
             continue
-        reached = curves.filter(pl.col("accuracy") >= (levels.to_beat + 1) / 2, scale=scale)
-        first = {
-            (arm, seed): step
-            for arm, seed, step in reached.group_by("arm", "seed").agg(pl.col("step").min()).iter_rows()
+        step, at_half_way = pl.col("step"), pl.col("accuracy") >= half_way
+        ends = curves.filter(scale=scale).group_by("arm", "seed")
+        times = {
+            (arm, seed): Time(last if first is None else first, first is not None)
+            for arm, seed, first, last in ends.agg(
+                step.filter(at_half_way).min().alias("first"), step.max().alias("last")
+            ).iter_rows()
         }
         for group, arm, (other, *_) in sides(claim, evidence.record):
             finished = [{run.entry.seed for run in evidence.record.finished(name, scale)} for name in (arm, other)]
-            ours, theirs = ({s for s in set.intersection(*finished) if (name, s) in first} for name in (arm, other))
-            logs = [math.log(first[arm, seed] / first[other, seed]) for seed in sorted(ours & theirs)]
-            interval = t_interval(logs, evidence.rule.confidence)
-            ends = None if interval is None else Interval(math.exp(interval.low), math.exp(interval.high))
-            reasons = _sooner_reasons(ends, arm, other, len(ours - theirs), len(theirs - ours))
-            effect = math.exp(mean(logs)) if logs else None
-            yield Measured(scale, arm, other, effect, ends, len(logs), group, reasons=reasons)
+            seeds = sorted(s for s in set.intersection(*finished) if {(arm, s), (other, s)} <= times.keys())
+            yield _steps(scale, group, arm, other, [[times[name, seed] for seed in seeds] for name in (arm, other)])
 
 
-def _sooner_reasons(ratio: Interval | None, arm: str, other: str, only_arm: int, only_other: int) -> tuple[str, ...]:
-    """The reasons why a ratio of steps cannot be judged: too few seeds, an interval of width 0, or seeds that contradict it.
-
-    If the interval says that one arm reaches half-way accuracy sooner, a seed in which only the other arm reaches half-way accuracy
-    contradicts the interval. All runs are evaluated at the same steps, so all seeds may have exactly the same ratio: then the
-    interval has the width 0 and says nothing.
-    """
-    if ratio is None:
-        return ("fewer than two seeds in which both arms came half-way",)
-    if ratio.low == ratio.high:
-        return ("the ratio is exactly equal in all seeds, so they measure no spread",)
-    if ratio.high < 1 and only_other:
-        return (f"{other} alone came half-way in {only_other} seeds",)
-    return (f"{arm} alone came half-way in {only_arm} seeds",) if ratio.low > 1 and only_arm else ()
+def _steps(scale: str, group: str, arm: str, other: str, times: Sequence[Sequence[Time]]) -> Measured:
+    """The row of one ratio of steps, with the reasons why it cannot be judged."""
+    compared, count = compare_steps(*times), len(times[0])
+    reasons: tuple[str, ...] = ()
+    if compared.ratio is None:
+        reasons = ("no run of either arm came half-way",)
+    elif compared.p is None:
+        reasons = (f"the log-rank test needs {LEAST_RUNS} seeds that are finished in both arms, there are {count}",)
+    elif (compared.ratio - 1) * compared.sooner > 0:
+        reasons = ("the ratio of the mean steps and the log-rank test point in opposite directions",)
+    never = [
+        f"{name} never came half-way in {missed} of {count} seeds at {scale}"
+        for name, of_arm in zip((arm, other), times, strict=True)
+        if (missed := sum(not time.reached for time in of_arm))
+    ]
+    bound: Bound = "" if compared.ratio is None else compared.bound
+    shown = (scale, arm, other, compared.ratio, None, count, group, None, reasons, tuple(never))
+    return Measured(*shown, p=compared.p, no_effect=1.0, bound=bound)
 
 
 def over_groups(claim: Claim, evidence: Evidence) -> Rows:
     """The rank correlation, over groups, of the score of `arm` in this experiment and the score of `against` in another experiment.
 
-    Losses are negated, so that a higher score is better in both experiments. The interval comes from resampling the groups, not the
-    seeds.
+    Losses are negated, so that a higher score is better in both experiments. The p value comes from permuting the groups.
     """
     other = evidence.other(claim.experiment)
     one, two = (in_group(name, "GROUP") for name in (claim.arm, f"{claim.experiment} {claim.against[0]}"))
@@ -342,11 +356,12 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
             if len(ours) == len(scales) and theirs is not None:
                 pairs.append((mean(ours), theirs))
                 arms.append((arm, evidence.rule.metric))
-        few = not LEAST_PAIRS <= len(pairs) <= MOST_PAIRS
+        p = rank_correlation_p(pairs)
         reasons = unlearned(evidence, arms, scales) if claim.needs_learning else ()
-        reasons += (f"an interval needs {LEAST_PAIRS} to {MOST_PAIRS} groups, there are {len(pairs)}",) if few else ()
-        interval = None if few else resampled_interval(pairs, evidence.rule.confidence)
-        yield Measured(scale, one, two, rank_correlation(pairs), interval, len(pairs), reasons=reasons)
+        if p is None:
+            few = f"a rank correlation needs {LEAST_PAIRS} groups, there are {len(pairs)}"
+            reasons += (few,) if len(pairs) < LEAST_PAIRS else ("all scores of one experiment are equal",)
+        yield Measured(scale, one, two, rank_correlation(pairs), None, len(pairs), reasons=reasons, p=p)
 
 
 def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:

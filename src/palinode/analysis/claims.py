@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
 from palinode.analysis.intervals import ends
+from palinode.analysis.published_effect import PublishedWords, agrees, published_words
 from palinode.base.decision import Claim, Decision
 from palinode.results.record import ExperimentRecord, ExperimentRun
 from palinode.results.store import Store
@@ -21,12 +22,15 @@ Judgement = Literal["holds", "does not hold", "cannot tell", "not judged"]
 # What a claim expects -> the outcomes of the decision rule with which the claim holds.
 HOLDS_WHERE: Mapping[str, frozenset[str]] = {
     "better": frozenset(["better"]),
-    "not worse": frozenset(["better", "no difference found"]),
+    "not worse": frozenset(["better", "smaller than matters", "not worse"]),
 }
 EVERY_ROW = "every row"
 # Names of checks whose findings store the losses of n-gram models, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
+NOT_SHOWN = "the test does not show an effect"
+OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
+ROUNDING = 1e-12  # the rounding error that is allowed in 1 - confidence
 WIDEST_SHARE = 0.2  # an accuracy's interval that is wider than this contains nearly every published number
 
 
@@ -51,6 +55,23 @@ class JudgedClaim:
         ours = self.measured.interval
         return ours is not None and self.published is not None and not ours.low <= self.published <= ours.high
 
+    @property
+    def published_words(self) -> PublishedWords | None:
+        """What our difference says about the published one; None without a published difference, or if ours cannot be judged."""
+        ours, effect = self.measured.interval, self.measured.effect
+        if self.claim.measure != "difference" or self.published is None or self.measured.reasons:
+            return None
+        return None if ours is None or effect is None else published_words(effect, *ours, self.published)
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons why nothing can be concluded; empty if the claim holds, does not hold, or is not judged."""
+        if self.measured.reasons or self.judgement != "cannot tell":
+            return list(self.measured.reasons)
+        if self.measured.interval is not None or self.measured.p is None:
+            return [UNDECIDED]
+        return [NOT_SHOWN if _is_tested(self.claim, self.measured) else OTHER_BOUND]
+
     def row(self) -> dict[str, Any]:
         """The measured value, the published one and the judgement, as plain data."""
         measured, (low, high) = self.measured, ends(self.measured.interval)
@@ -65,13 +86,16 @@ class JudgedClaim:
             "arm": measured.arm,
             "against": measured.against,
             "effect": measured.effect,
+            "effect_bound": measured.bound,
             "low": low,
             "high": high,
+            "p": measured.p,
             "count": measured.count,
             "published": self.published,
+            "published_words": self.published_words,
             "outcome": measured.outcome,
             "verdict": self.judgement,
-            "reasons": list(measured.reasons) or ([UNDECIDED] if self.judgement == "cannot tell" else []),
+            "reasons": self.reasons,
             "cautions": list(measured.cautions),
         }
 
@@ -119,15 +143,17 @@ def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
     """Judge a claim by one row of numbers."""
     if claim.expect == "shown":
         return "not judged"
-    if row.reasons or row.interval is None:
+    if row.reasons:
         return "cannot tell"
-    low, high, bound = row.interval.low, row.interval.high, claim.bound
     if claim.expect in HOLDS_WHERE:
-        if row.outcome == "cannot tell":
+        if row.outcome is None or row.outcome == "cannot tell":
             return "cannot tell"
         return "holds" if row.outcome in HOLDS_WHERE[claim.expect] else "does not hold"
+    if row.interval is None:
+        return _by_test(claim, row, rule)
+    low, high, bound = row.interval.low, row.interval.high, claim.bound
     if claim.expect == "published":
-        return _agrees(claim.published_at(row.scale), low, high, rule)
+        return _agrees(claim.published_at(row.scale), row, rule)
     holds, fails = {
         "above": (low > bound, high < bound),
         "below": (high < bound, low > bound),
@@ -136,12 +162,27 @@ def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
     return "holds" if holds else "does not hold" if fails else "cannot tell"
 
 
-def _agrees(published: float | None, low: float, high: float, rule: Decision) -> Judgement:
-    """Whether the published number lies in the interval, or is nearer to it than the smallest effect that matters."""
-    too_wide = rule.metric.endswith(".accuracy") and min(high, 1.0) - max(low, 0.0) > WIDEST_SHARE
-    if published is None or too_wide:
+def _by_test(claim: Claim, row: Measured, rule: Decision) -> Judgement:
+    """Judge a claim by the p value of a row that has no interval."""
+    if not _is_tested(claim, row) or row.effect is None or row.p is None or row.p > 1 - rule.confidence + ROUNDING:
         return "cannot tell"
-    return "holds" if low - rule.smallest_effect <= published <= high + rule.smallest_effect else "does not hold"
+    above = row.effect > row.no_effect
+    return "holds" if above == (claim.expect == "above") else "does not hold"
+
+
+def _is_tested(claim: Claim, row: Measured) -> bool:
+    """Whether a p value can judge a claim: the claim asks on which side of `no_effect` the effect lies."""
+    return claim.expect in ("above", "below") and claim.bound == row.no_effect
+
+
+def _agrees(published: float | None, row: Measured, rule: Decision) -> Judgement:
+    """Whether our effect agrees with the published number, which has no interval."""
+    if published is None or row.effect is None or row.interval is None:
+        return "cannot tell"
+    low, high = row.interval
+    if rule.metric.endswith(".accuracy") and min(high, 1.0) - max(low, 0.0) > WIDEST_SHARE:
+        return "cannot tell"
+    return "holds" if agrees(row.effect, low, high, published) else "does not hold"
 
 
 def _of_all(claim: Claim, rows: Sequence[JudgedClaim]) -> JudgedClaim:

@@ -31,10 +31,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A planned seed for which the scores of the two arms cannot be compared, and the reason."""
+    """A planned seed for which the scores of the two arms cannot be compared, and the reason.
+
+    Attributes:
+        diverged: the arms whose run with this seed diverged.
+        lost: whether a run of this seed is missing or did not end for another reason. A second try may then give its score.
+    """
 
     seed: int
     reason: str
+    diverged: tuple[str, ...] = ()
+    lost: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,15 @@ class Comparison:
     confidence: float
     pairs: tuple[Pair, ...]
     left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def planned(self) -> int:
+        """The number of planned seeds."""
+        return len(self.pairs) + len(self.left_out)
+
+    def diverged(self, arm: str) -> int:
+        """The number of seeds with which this arm diverged."""
+        return sum(arm in item.diverged for item in self.left_out)
 
     @property
     def differences(self) -> tuple[float, ...]:
@@ -95,9 +111,11 @@ def compare(
     pairs: list[Pair] = []
     left_out: list[LeftOut] = []
     for seed in dict.fromkeys([*theirs, *ours]):
-        values = _score(arm, ours.get(seed), metric), _score(baseline, theirs.get(seed), metric)
+        sides = {arm: ours.get(seed), baseline: theirs.get(seed)}
+        values = [_score(name, run, metric) for name, run in sides.items()]
         if problems := [value for value in values if isinstance(value, str)]:
-            left_out.append(LeftOut(seed, "; ".join(problems)))
+            diverged = tuple(name for name, run in sides.items() if run is not None and run.outcome == "diverged")
+            left_out.append(LeftOut(seed, "; ".join(problems), diverged, lost=len(problems) > len(diverged)))
         else:
             pairs.append(Pair(seed, *map(float, values)))
     return Comparison(arm, baseline, scale, metric, confidence, tuple(pairs), tuple(left_out))

@@ -6,7 +6,6 @@ takes three times as long.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from palinode.base.derived_seed import derive
+
 POWER = 0.8  # the usual power of a test: the probability that `seeds_needed` seeds show the effect
 MOST_SEEDS = 10_000  # the largest number of seeds that `seeds_needed` reports; nobody can train more
 MOST_EXACT = 40  # the largest number of pairs for an exact test: two lists of 2^20 sums take 16 MB and a second
 # Two sums of signed differences count as equal if they differ by at most this share of the sum of |differences| (rounding errors).
 TIE_TOLERANCE = 1e-12
-# With fewer than 6 unrelated pairs, the interval of the rank correlation lies above 0 too often: 1 time in 6 for three pairs.
-# With more than 10 pairs, there are too many resamples to compute all of them: 10 pairs have 92,378 resamples.
-LEAST_PAIRS, MOST_PAIRS = 6, 10
-ROUNDING = 1e-12  # the rounding error that is allowed in a share of the resamples
+# With fewer than 9 pairs, only nearly perfect rank correlations could be shown: |rho| >= .70 is needed at 9 pairs, .58 at 12.
+LEAST_PAIRS = 9
+MOST_PERMUTED_PAIRS = 9  # all 9! = 362,880 orders are computed; with more pairs, orders are drawn
+DRAWS = 100_000  # the number of orders that are drawn
 Pairs = Sequence[tuple[float, float]]
 
 
@@ -115,17 +116,17 @@ def seeds_needed(effect: float, deviation: float, confidence: float) -> int | No
     if deviation == 0:
         return 2
     low, high = 1, 2
-    while _power(effect / deviation, high, confidence) < POWER:
+    while power(effect / deviation, high, confidence) < POWER:
         low, high = high, 2 * high
         if low > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _power(effect / deviation, middle, confidence) >= POWER else (middle, high)
+        low, high = (low, middle) if power(effect / deviation, middle, confidence) >= POWER else (middle, high)
     return high if high <= MOST_SEEDS else None
 
 
-def _power(standardised: float, count: int, confidence: float) -> float:
+def power(standardised: float, count: int, confidence: float) -> float:
     """The probability that the t interval of `count` pairs lies on the same side of 0 as the effect.
 
     The probability that the interval lies on the opposite side is below 2.5 % and is left out.
@@ -142,46 +143,55 @@ def _signed_sums(values: Sequence[float]) -> NDArray[np.float64]:
     return sums
 
 
-# --- rank correlation, with an exact bootstrap interval over the pairs ------------------------------------------------
+# --- rank correlation, with an exact permutation test --------------------------------------------------------------
 
 
 def rank_correlation(pairs: Pairs) -> float | None:
     """Spearman's rank correlation; equal values get their mean rank. None if all first or all second values are equal."""
+    ranks = _standard_ranks(pairs)
+    return None if ranks is None else float(ranks[0] @ ranks[1])
+
+
+def rank_correlation_p(pairs: Pairs) -> float | None:
+    """The exact two-sided p value of Spearman's rank correlation: the share of the orders whose |correlation| is at least as large.
+
+    Up to 9 pairs, all n! orders of the second values are computed. With more pairs, 100,000 orders are drawn from a stream with a
+    name (`base/derived_seed.py`), and the observed order counts as one of them.
+
+    Returns:
+        The p value; None with fewer than LEAST_PAIRS pairs, or if all first or all second values are equal.
+    """
+    ranks = _standard_ranks(pairs)
+    if ranks is None or len(pairs) < LEAST_PAIRS:
+        return None
+    first, second = ranks
+    least = abs(first @ second) - TIE_TOLERANCE
+    if len(pairs) <= MOST_PERMUTED_PAIRS:
+        return float((np.abs(second[_orders(len(pairs))] @ first) >= least).mean())
+    draws = np.random.default_rng(derive(0, "rank_correlation", len(pairs))).random((DRAWS, len(pairs)))
+    hits = int((np.abs(second[np.argsort(draws, axis=1)] @ first) >= least).sum())
+    return (1 + hits) / (1 + DRAWS)
+
+
+def _orders(count: int) -> NDArray[np.int64]:
+    """All orders of `count` places (count!, count)."""
+    orders = np.zeros((1, 1), dtype=np.int64)
+    for place in range(1, count):
+        orders = np.concatenate([np.insert(orders, at, place, axis=1) for at in range(place + 1)])
+    return orders
+
+
+def _standard_ranks(pairs: Pairs) -> NDArray[np.float64] | None:
+    """The ranks of the first and of the second values (2, pairs), with mean 0 and length 1; equal values get their mean rank.
+
+    None with fewer than two pairs, or if all first or all second values are equal.
+    """
     if len(pairs) < 2:
         return None
-    [value] = _correlations(np.asarray(pairs, dtype=float)[None])
-    return None if math.isnan(value) else float(value)
-
-
-def resampled_interval(pairs: Pairs, confidence: float) -> Interval | None:
-    """The percentile interval of the rank correlation over every resample of the pairs (an exact bootstrap).
-
-    Each resample is weighted by its probability. A resample in which all first values or all second values are equal has no
-    correlation and is left out. The result is None with fewer than 3 or more than MOST_PAIRS pairs.
-    """
-    count = len(pairs)
-    if not 3 <= count <= MOST_PAIRS:
-        return None
-    drawn = np.asarray(list(itertools.combinations_with_replacement(range(count), count)))
-    values = _correlations(np.asarray(pairs, dtype=float)[drawn])
-    defined = ~np.isnan(values)
-    if not defined.any():
-        return None
-    times = (drawn[defined][:, :, None] == np.arange(count)).sum(axis=1)
-    weights = math.factorial(count) / np.exp(special.gammaln(times + 1)).prod(axis=1)
-    order = np.argsort(values[defined])
-    shares = np.cumsum(weights[order]) / weights.sum()
-    places = np.searchsorted(shares, np.array([1 - confidence, 1 + confidence]) / 2 - ROUNDING)
-    low, high = values[defined][order][np.minimum(places, len(order) - 1)]
-    return Interval(float(low), float(high))
-
-
-def _correlations(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rank correlations of `samples` (samples, pairs, 2); NaN for a sample whose first or second values are all equal."""
-    one, other = samples[:, :, None], samples[:, None, :]
-    ranks = (one > other).sum(axis=2) + ((one == other).sum(axis=2) + 1) / 2
+    values = np.asarray(pairs, dtype=float).T
+    one, other = values[:, :, None], values[:, None, :]
+    ranks = (one > other).sum(axis=2) + (one == other).sum(axis=2) / 2
     deviations = ranks - ranks.mean(axis=1, keepdims=True)
-    scale = np.sqrt((deviations**2).sum(axis=1).prod(axis=1))
-    products = deviations.prod(axis=2).sum(axis=1)
-    values: NDArray[np.float64] = np.divide(products, scale, out=np.full(len(samples), np.nan), where=scale > 0)
-    return values
+    lengths = np.sqrt((deviations**2).sum(axis=1, keepdims=True))
+    standard: NDArray[np.float64] | None = deviations / lengths if lengths.all() else None
+    return standard

@@ -206,6 +206,16 @@ def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels 
     return shown, tuple(dict.fromkeys(arm for arm, found in known if found.columns() != shown.columns()))
 
 
+def learned_from(record: ExperimentRecord, split: str, scale: str) -> float | None:
+    """The accuracy from which a run counts as one that learned its task: midway between the best guess and 1.
+
+    All arms of a scale are counted from the same accuracy, so the levels are those of `levels_at`. The result is None if they are
+    not known.
+    """
+    levels, _ = levels_at(record, split, scale)
+    return None if levels is None or levels.to_beat is None else (levels.to_beat + 1) / 2
+
+
 def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """The accuracies on synthetic tasks: one row per finished run whose data is a task (ACCURACY_SCHEMA)."""
 

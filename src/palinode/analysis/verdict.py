@@ -1,29 +1,53 @@
 """The verdict on each arm, by the decision rule that the experiment fixed before its first run.
 
-Differences are signed so that an improvement is positive. With d = smallest_effect:
+Differences are signed so that an improvement is positive. L and H are the ends of the interval that decides (`deciding.py`), and
+d = smallest_effect. The rows are read from the top:
 
-    better               the interval lies above 0, and its upper end is at least d
-    worse                the interval lies below 0, and its lower end is at most -d
-    no difference found  d > 0: the interval lies inside (-d, d), so the difference is too small to matter;
-                         d = 0: the interval contains 0
-    cannot tell          d > 0: the interval contains 0 and reaches beyond d or -d, so more seeds are needed;
-                         or the runs are not reliable: a seed is missing or diverged, an arm was not audited, failed its audit,
-                         or sees its own answer although the experiment does not expect this leak
+    smaller than matters  d > 0, -d < L and H < d
+    better                L > 0; "by more than matters" if L >= d
+    worse                 H < 0; "by more than matters" if H <= -d
+    cannot tell           in all other cases; and when the runs are not reliable: a run is missing, too many runs diverged, an arm
+                          was not audited, failed its audit, or sees its own answer although the experiment does not expect this
+                          leak, or the two losses are about different tokens
+
+With `claim = "not worse"` the rows are: better (L > 0), not worse (L > -d), worse (H < -d), cannot tell.
+An arm that diverges with more seeds than the baseline is at most "better where it ends".
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from palinode.analysis.audits import ArmAudit, Leak, arm_audit
+from palinode.analysis.audits import Leak, arm_audit
 from palinode.analysis.compare import Comparison, Parity, compare, parity
+from palinode.analysis.deciding import Deciding, DecidingIntervals
+from palinode.analysis.divergence import Divergence, divergence
 from palinode.analysis.intervals import Interval, ends, seeds_needed
+from palinode.analysis.published_effect import published_words
+from palinode.analysis.reliability import (
+    audit_cautions,
+    audit_reasons,
+    comparison_cautions,
+    cost_cautions,
+    edge_cautions,
+    evaluation_cautions,
+    fingerprint_cautions,
+    leaks_elsewhere,
+    not_comparable,
+    pair_reasons,
+)
+from palinode.analysis.scales import OverScales, over_scales
+from palinode.analysis.sizes import scale_sizes
+from palinode.analysis.two_valued import LearnedCounts, learned_counts, two_valued_applies
 from palinode.base.decision import Decision
-from palinode.base.measures import EQUAL_WITHIN
 from palinode.results.record import ExperimentRecord
 
-Outcome = Literal["better", "worse", "no difference found", "cannot tell"]
+Outcome = Literal["better", "better where it ends", "worse", "not worse", "smaller than matters", "cannot tell"]
+DECIDED: frozenset[Outcome] = frozenset(
+    ("better", "better where it ends", "worse", "not worse", "smaller than matters")
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,12 @@ class Verdict:
     """The verdict on one arm, compared with the baseline at one scale.
 
     Attributes:
+        deciding: the interval that decides, and what it allows for.
+        divergence: how many runs of both arms diverged, and what the outcome would be if they had ended.
+        learned: the counts of runs that learned a task, where they decide instead of the interval: some runs of the two arms
+            learned the task and others did not.
+        by_more_than_matters: whether the whole interval of a better or a worse arm lies beyond the smallest effect that matters.
+        published: what the runs say about a published effect; None where the rule names none.
         leak: whether the arm leaks at any scale. An arm whose leak is expected is still compared, and every page marks the arm.
         collapse: whether an auxiliary term of the arm collapsed at any scale. Every page marks the arm; its losses stay valid.
         reasons: the reasons why the runs are not reliable, so that the outcome is `cannot tell`; empty when they are reliable.
@@ -55,8 +85,13 @@ class Verdict:
     comparison: Comparison
     rule: Decision
     outcome: Outcome
+    deciding: Deciding
+    divergence: Divergence
     leak: Leak
     parity: Parity
+    learned: LearnedCounts | None = None
+    by_more_than_matters: bool = False
+    published: str | None = None
     reasons: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     seeds_needed: SeedsNeeded | None = None
@@ -70,20 +105,51 @@ class Verdict:
     def scale(self) -> str:
         return self.comparison.scale
 
+    @property
+    def improvement(self) -> float | None:
+        """The mean difference, signed so that an improvement is positive; None without pairs."""
+        mean = self.comparison.mean
+        return mean if mean is None or self.rule.better == "higher" else -mean
+
+    @property
+    def interval(self) -> Interval | None:
+        """The interval that decides, signed so that an improvement is positive; None with fewer than two pairs."""
+        return of_improvement(self.deciding.interval, self.rule)
+
+    @property
+    def single_interval(self) -> Interval | None:
+        """The interval of this comparison alone, signed so that an improvement is positive."""
+        return of_improvement(self.deciding.single, self.rule)
+
     def row(self) -> dict[str, Any]:
-        """The verdict as plain data, with the column names of the table `verdicts`."""
+        """The verdict as plain data, with the column names of the table `verdicts`. Differences are arm minus baseline."""
         comparison, needed = self.comparison, self.seeds_needed
-        low, high = ends(comparison.interval)
+        low, high = ends(self.deciding.interval)
+        single_low, single_high = ends(self.deciding.single)
         same_names = ("arm", "baseline", "scale", "metric", "confidence", "sign_flip_p", "spread")
         return {name: getattr(comparison, name) for name in same_names} | {
             "outcome": self.outcome,
+            "by_more_than_matters": self.by_more_than_matters,
             "leak": self.leak,
             "collapse": self.collapse,
             "mean_difference": comparison.mean,
             "interval_low": low,
             "interval_high": high,
+            "single_interval_low": single_low,
+            "single_interval_high": single_high,
+            "comparisons": self.deciding.comparisons,
+            "allows_for": self.deciding.allows_for,
             "pairs": len(comparison.pairs),
             "left_out": len(comparison.left_out),
+            "diverged": self.divergence.arm,
+            "diverged_baseline": self.divergence.baseline,
+            "stability": self.divergence.words,
+            "stability_p": self.divergence.p,
+            "outcome_if_all_had_ended": self.divergence.outcome_if_ended,
+            "published": self.published,
+            "learned": self.learned.learned if self.learned else None,
+            "learned_baseline": self.learned.baseline_learned if self.learned else None,
+            "learned_p": self.learned.p if self.learned else None,
             "smallest_effect": self.rule.smallest_effect,
             "seeds_needed": needed.seeds if needed else None,
             "seeds_needed_for": needed.effect if needed else None,
@@ -97,16 +163,22 @@ class Verdict:
 def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
     """The verdicts: one for each scale of each arm except the baseline, in the order of the experiment's entry."""
     rule = record.entry.rule
+    intervals = DecidingIntervals.of(record, rule)
     return tuple(
-        verdict(record, arm.name, scale, rule)
+        verdict(record, arm.name, scale, rule, intervals)
         for arm in record.entry.arms
         if arm.name != rule.baseline
         for scale in record.entry.scales
     )
 
 
-def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> Verdict:
+def verdict(
+    record: ExperimentRecord, arm: str, scale: str, rule: Decision, intervals: DecidingIntervals | None = None
+) -> Verdict:
     """The verdict on one arm at one scale, by the decision rule.
+
+    Args:
+        intervals: the intervals that decide all verdicts by this rule; None: they are computed here.
 
     Raises:
         BadInput: the experiment has no arm of this name.
@@ -115,170 +187,122 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> V
     arm_side, baseline_side = arm_audit(record, arm, scale), arm_audit(record, rule.baseline, scale)
     cost = parity(record, arm, rule.baseline, scale, rule.equal)
     anywhere, setting = arm_audit(record, arm), record.entry.to_choose
+    deciding = (intervals or DecidingIntervals.of(record, rule)).of_comparison(comparison)
+    counts = learned_counts(record, arm, scale, rule)
+    learned = counts if two_valued_applies(counts) else None
+    outcome = decide(deciding.interval, rule) if learned is None else learned.outcome(deciding.alpha)
+    diverged = divergence(
+        comparison, lambda filled: decide(deciding.over_differences(filled), rule), higher=rule.better == "higher"
+    )
     reasons = (
         *([f"{setting} is not chosen yet: some of its trials have not run"] if setting else []),
-        *_audit_reasons(arm_side, scale),
-        *_leaks_elsewhere(arm_side, anywhere),
-        *_audit_reasons(baseline_side, scale),
-        *_pair_reasons(comparison),
+        *audit_reasons(arm_side, scale),
+        *leaks_elsewhere(arm_side, anywhere),
+        *audit_reasons(baseline_side, scale),
+        *not_comparable(record, comparison),
+        *pair_reasons(comparison),
     )
     return Verdict(
         comparison=comparison,
         rule=rule,
-        outcome="cannot tell" if reasons else decide(comparison.interval, rule),
+        outcome="cannot tell" if reasons else _with_divergence(outcome, diverged),
+        deciding=deciding,
+        divergence=diverged,
         leak=anywhere.leak,
         parity=cost,
+        learned=learned,
+        by_more_than_matters=not reasons and learned is None and beyond(deciding.interval, rule),
+        published=_published(comparison, deciding, rule) if not reasons and learned is None else None,
         reasons=reasons,
         cautions=(
-            *_cost_cautions(cost),
-            *_comparison_cautions(record),
-            *_evaluation_cautions(record, comparison),
-            *_audit_cautions(arm_side, baseline_side),
-            *_edge_cautions(record, comparison),
-            *_fingerprint_cautions(record, comparison),
+            *cost_cautions(cost),
+            *comparison_cautions(record),
+            *evaluation_cautions(record, comparison),
+            *audit_cautions(arm_side, baseline_side),
+            *edge_cautions(record, comparison),
+            *fingerprint_cautions(record, comparison),
+            *deciding.cautions,
         ),
-        seeds_needed=plan_seeds(comparison, rule),
+        seeds_needed=plan_seeds(comparison, rule, deciding.comparisons),
         collapse=anywhere.collapse,
     )
 
 
 def decide(interval: Interval | None, rule: Decision) -> Outcome:
-    """The outcome of the decision rule for reliable runs; the top of this file defines the outcomes."""
-    if interval is None:
+    """The outcome of the decision rule for reliable runs; the top of this file defines the outcomes.
+
+    Args:
+        interval: the interval of the difference (arm minus baseline) that decides.
+    """
+    improved = of_improvement(interval, rule)
+    if improved is None:
         return "cannot tell"
-    low, high = interval if rule.better == "higher" else (-interval.high, -interval.low)
+    low, high = improved
     least = rule.smallest_effect
+    if rule.claim == "not worse":
+        return "better" if low > 0 else "worse" if high < -least else "not worse" if low > -least else "cannot tell"
     if -least < low and high < least:
-        return "no difference found"
-    if low > 0:
-        return "better"
-    if high < 0:
-        return "worse"
-    return "cannot tell" if least > 0 else "no difference found"
+        return "smaller than matters"
+    return "better" if low > 0 else "worse" if high < 0 else "cannot tell"
 
 
-def plan_seeds(comparison: Comparison, rule: Decision) -> SeedsNeeded | None:
+def of_improvement(interval: Interval | None, rule: Decision) -> Interval | None:
+    """An interval of differences (arm minus baseline), signed so that an improvement is positive."""
+    return interval if interval is None or rule.better == "higher" else Interval(-interval.high, -interval.low)
+
+
+def beyond(interval: Interval | None, rule: Decision) -> bool:
+    """Whether the whole interval lies beyond the smallest effect that matters, on one side of zero."""
+    improved, least = of_improvement(interval, rule), rule.smallest_effect
+    return improved is not None and least > 0 and (improved.low >= least or improved.high <= -least)
+
+
+def over_scales_of(record: ExperimentRecord, of_arm: Sequence[Verdict]) -> OverScales | None:
+    """The improvement of one arm over the scales of an experiment, from its reliable verdicts; None with fewer than two of them."""
+    known = [
+        (one.improvement, one.deciding.standard_error, one.scale)
+        for one in of_arm
+        if not one.reasons and one.learned is None and one.improvement is not None and one.deciding.standard_error
+    ]
+    if len(known) < 2:
+        return None
+    effects, errors, scales = zip(*known, strict=True)
+    sizes = scale_sizes(record)
+    return over_scales(effects, errors, of_arm[0].rule.confidence, [sizes[scale].parameters for scale in scales])
+
+
+def plan_seeds(comparison: Comparison, rule: Decision, comparisons: int = 1) -> SeedsNeeded | None:
     """The number of seeds needed to show the smallest effect that matters, or the observed effect if the smallest effect is 0.
 
     The result is None with fewer than two pairs of runs.
+
+    Args:
+        comparisons: the number of comparisons that share the error of the rule.
     """
+    confidence = 1 - (1 - rule.confidence) / comparisons
     deviation, observed = comparison.spread, comparison.mean
     if deviation is None or observed is None:
         return None
     if rule.smallest_effect > 0:
-        needed = seeds_needed(rule.smallest_effect, deviation, rule.confidence)
+        needed = seeds_needed(rule.smallest_effect, deviation, confidence)
         return SeedsNeeded(needed, rule.smallest_effect, "smallest effect")
-    return SeedsNeeded(seeds_needed(observed, deviation, rule.confidence), abs(observed), "observed effect")
+    return SeedsNeeded(seeds_needed(observed, deviation, confidence), abs(observed), "observed effect")
 
 
-def _audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
-    """The reasons in the audits why an arm is not reliable. An arm that is expected to leak is allowed to fail its audit."""
-    reasons = [f"the audit of {audit.arm.name} cannot be read: {problem}" for problem in audit.damaged]
-    if scale not in audit.reports and not audit.damaged:
-        reasons.append(f"{audit.arm.name} was not audited")
-    if audit.leak == "unexpected":
-        leak = "sees its own answer: its audit failed and the experiment does not expect a leak"
-        reasons.append(f"{audit.arm.name} {leak}")
-    elif failed := audit.unexpected:
-        names = dict.fromkeys(item.finding.check for item in failed)
-        reasons.append(f"{audit.arm.name} failed its audit: {', '.join(names)}")
-    return reasons
+def _with_divergence(outcome: Outcome, diverged: Divergence) -> Outcome:
+    """The outcome of pairs that ended, for an arm that may diverge with more seeds than the baseline.
 
-
-def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
-    """The reason that the arm leaks at another scale. An arm makes the same change at all scales, so its leak counts everywhere."""
-    if here.leak != "none" or anywhere.leak != "unexpected":
-        return []
-    scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)
-    return [f"{here.arm.name} sees its own answer at {', '.join(scales)}"]
-
-
-def _pair_reasons(comparison: Comparison) -> list[str]:
-    reasons = []
-    if comparison.left_out:
-        planned = len(comparison.pairs) + len(comparison.left_out)
-        seeds = "; ".join(f"seed {item.seed}: {item.reason}" for item in comparison.left_out)
-        reasons.append(f"{len(comparison.left_out)} of {planned} pairs cannot be compared ({seeds})")
-    if len(comparison.pairs) < 2:
-        reasons.append(f"an interval needs at least 2 pairs, and there {'is 1' if comparison.pairs else 'are none'}")
-    elif comparison.spread == 0 and comparison.mean != 0:
-        reasons.append("all differences are exactly equal: the seed changes nothing, so there is no spread to measure")
-    return reasons
-
-
-def _cost_cautions(cost: Parity) -> list[str]:
-    if cost.holds is None:
-        return [f"{cost.axis} was not counted in every run, so equal cost cannot be checked"]
-    if not cost.holds and cost.of_means is not None:
-        if abs(cost.of_means) > EQUAL_WITHIN:
-            return [f"not at equal {cost.axis}: it differs by {cost.of_means:+.1%}"]
-        return [f"not at equal {cost.axis} in every pair of seeds, though the means over all seeds are equal"]
-    return []
-
-
-def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
-    cautions = []
-    if arm.arm.expect_leak and arm.leak == "none" and arm.reports:
-        cautions.append(f"{arm.arm.name} is marked expect_leak, but no check found a leak")
-    if arm.arm.expect_collapse and arm.collapse == "none" and arm.reports:
-        cautions.append(f"{arm.arm.name} is marked expect_collapse, but no check found a collapse")
-    if baseline.collapse == "expected":
-        cautions.append(f"an auxiliary term of the baseline {baseline.arm.name} collapsed, as the experiment expects")
-    if baseline.leak == "expected":
-        cautions.append(f"the baseline {baseline.arm.name} sees its own answer, as the experiment expects")
-    undecided = {side.arm.name: {item.finding.check for item in side.undecided} for side in (arm, baseline)}
-    checks_of: dict[str, list[str]] = {}  # names of arms -> the checks that could not decide for exactly these arms
-    for check in dict.fromkeys(item.finding.check for side in (arm, baseline) for item in side.undecided):
-        arms = " and ".join(name for name, checks in undecided.items() if check in checks)
-        checks_of.setdefault(arms, []).append(check)
-    return cautions + [f"{', '.join(checks)} could not tell on {arms}" for arms, checks in checks_of.items()]
-
-
-def _comparison_cautions(record: ExperimentRecord) -> list[str]:
-    """The cautions about failed checks that compare all finished runs (C5), or that the audit with these checks is damaged.
-
-    The checks in `by_pair` are left out, because other functions of this file give cautions about each pair of arms.
+    Such an arm can be better only where it ends. Nothing is said of an arm that would otherwise be called as good as the baseline.
     """
-    if (damage := record.damaged.get(record.entry.comparison)) is not None:
-        return [f"the audit of the finished runs cannot be read: {damage}"]
-    findings = record.comparison.findings if record.comparison is not None else ()
-    by_pair = ("C5.declared_axis", "C5.runs")
-    failed = [f for f in findings if f.outcome == "fail" and f.check not in by_pair]
-    parts = {f.check: [part for part in f.message.split("; ") if not part.startswith("evaluations ")] for f in failed}
-    return [f"{check}: {'; '.join(messages)}" for check, messages in parts.items() if messages]
+    if diverged.arm <= diverged.baseline:
+        return outcome
+    return "better where it ends" if outcome == "better" else outcome if outcome == "worse" else "cannot tell"
 
 
-def _evaluation_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """The caution that two arms were evaluated different numbers of times: more evaluations give more scores to choose from."""
-
-    def most(arm: str) -> float:
-        results = (run.result for run in record.runs_of(arm, comparison.scale) if run.result)
-        return max((result.counters.get("evaluations") or 0 for result in results), default=0)
-
-    here, there = most(comparison.arm), most(comparison.baseline)
-    return [f"evaluated {here:g} times, {comparison.baseline} {there:g}"] if here != there else []
-
-
-def _edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """The caution that the best tuned value is the smallest or largest value that was tried, so another value may be better."""
-    sides = (comparison.arm, comparison.baseline)
-    return [
-        f"{choice.arm} was tuned to {choice.field} = {choice.chosen:g}, the edge of what was tried"
-        for choice in record.entry.choices
-        if choice.scale == comparison.scale and choice.arm in sides and choice.at_the_edge
-    ]
-
-
-def _fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """The caution that the runs of a comparison have different execution fingerprints.
-
-    Two runs can have bitwise equal results only if the compared items of their execution fingerprints are equal.
-    """
-    used = {pair.seed for pair in comparison.pairs}
-    prints = {
-        tuple(sorted((key, str(value)) for key, value in run.result.compared_fingerprint.items()))
-        for arm in (comparison.arm, comparison.baseline)
-        for run in record.runs_of(arm, comparison.scale)
-        if run.result is not None and run.entry.seed in used
-    }
-    return [f"the runs were made under {len(prints)} different execution fingerprints"] if len(prints) > 1 else []
+def _published(comparison: Comparison, deciding: Deciding, rule: Decision) -> str | None:
+    """What the runs say about the published effect of this arm; None where the rule names none."""
+    effect, interval, mean = rule.published, of_improvement(deciding.interval, rule), comparison.mean
+    if effect is None or interval is None or mean is None or effect.arm not in ("", comparison.arm):
+        return None
+    improvement = mean if rule.better == "higher" else -mean
+    return published_words(improvement, interval.low, interval.high, effect.effect, effect.low, effect.high)

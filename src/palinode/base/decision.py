@@ -7,9 +7,9 @@ judges it. A claim belongs to no run: adding a claim, or changing the words of a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput, nearest
@@ -17,6 +17,10 @@ from palinode.base.measures import MEASURES, Better, Direction, Metric, ParityAx
 
 Expect = Literal["better", "not worse", "above", "below", "within", "published", "shown"]
 BY_THE_RULE = ("better", "not worse")
+# How the seeds of an experiment are planned: a fixed list, or one seed after the other until every verdict is decided.
+SeedPlan = Literal["fixed", "until decided"]
+FIXED: Final = "fixed"
+UNTIL_DECIDED: Final = "until decided"
 GROUP = "{}"  # the place in an arm's name where the name of a group is put in
 # Every measure that a claim may name -> the fields of Claim that the measure reads. `analysis.claim_measures` computes a measure.
 CLAIM_MEASURES: Mapping[str, frozenset[str]] = {
@@ -34,6 +38,60 @@ CLAIM_MEASURES: Mapping[str, frozenset[str]] = {
 OPTIONS = frozenset().union(*CLAIM_MEASURES.values())
 
 
+class PredictedEffect(Config):
+    """The effect that the researcher expects, written down before the first run. An improvement is positive.
+
+    Attributes:
+        effect: the difference, in units of the metric.
+        low: the lower end of an interval that contains it; None where there is no interval. Then `high` is None as well.
+        arm: the arm that the effect belongs to; empty: every arm except the baseline.
+    """
+
+    effect: float
+    low: float | None = None
+    high: float | None = Field(default=None, validate_default=True)
+    arm: str = ""
+
+    @field_validator("high")
+    @classmethod
+    def _ends_fit(cls, high: float | None, info: ValidationInfo) -> float | None:
+        effect, low = info.data.get("effect"), info.data.get("low")
+        if (low is None) != (high is None):
+            raise ValueError("an interval has two ends: give low and high, or neither")
+        if effect is not None and low is not None and high is not None and not low <= effect <= high:
+            raise ValueError(f"the interval {low:g} to {high:g} does not contain the effect {effect:g}")
+        return high
+
+
+class PublishedEffect(PredictedEffect):
+    """An effect that others published. An improvement is positive.
+
+    Attributes:
+        source: the publication, with the table or the page.
+    """
+
+    source: str = Field(min_length=1)
+
+
+class Looks(Config):
+    """The looks of an experiment with `seeds = "until decided"`: a verdict is computed after every seed from the first look on.
+
+    Attributes:
+        first: the number of seeds at the first look.
+        most: the largest number of seeds.
+    """
+
+    first: int = Field(default=3, ge=3, le=40)
+    most: int = Field(default=20, le=40)
+
+    @field_validator("most")
+    @classmethod
+    def _in_order(cls, most: int, info: ValidationInfo) -> int:
+        if most < info.data.get("first", most):
+            raise ValueError(f"{most} is less than the first look at {info.data['first']} seeds")
+        return most
+
+
 class Decision(Config):
     """The rule of a verdict. An experiment declares the rule, its entry in a store keeps the rule, and `analysis.verdict` applies
     the rule.
@@ -46,6 +104,11 @@ class Decision(Config):
         confidence: the confidence of the interval, between 0 and 1.
         smallest_effect: the smallest difference that matters, in units of the metric.
         equal: the cost that is meant to be equal in all arms; the audit warns where arms differ in this cost.
+        claim: what an arm has to show: a difference from the baseline, or only that it is not worse by `smallest_effect` or more.
+        family: the comparisons that the interval allows for: all pairs of an arm and a scale of the experiment ("grid"), or none.
+        published: an effect that others published for the comparison, which the verdict is compared with.
+        predicted: the effect that the researcher expects.
+        looks: the looks of an experiment with `seeds = "until decided"`.
     """
 
     baseline: str
@@ -54,6 +117,11 @@ class Decision(Config):
     confidence: float = 0.95
     smallest_effect: float = Field(default=0.0, ge=0.0)
     equal: ParityAxis = "tokens_read"
+    claim: Literal["difference", "not worse"] = "difference"
+    family: Literal["grid", "none"] = "grid"
+    published: PublishedEffect | None = None
+    predicted: PredictedEffect | None = None
+    looks: Looks = Looks()
 
     @field_validator("metric")
     @classmethod
@@ -77,6 +145,8 @@ class Decision(Config):
         if self.better != measure.better:
             message = f"{measure.name} is better when {measure.better}, not {self.better}"
             raise BadInput(message, field="decision.better")
+        if self.claim == "not worse" and self.smallest_effect == 0:
+            raise BadInput('"not worse" needs smallest_effect > 0', field="decision.claim")
         return self
 
     @property

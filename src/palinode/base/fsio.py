@@ -58,7 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file with sorted keys and without NaN, as `write_bytes` does."""
-    write_bytes(path, _json_bytes(value))
+    write_bytes(path, json_bytes(value))
 
 
 def write_table(path: Path, table: Mapping[str, Any]) -> None:
@@ -78,7 +78,7 @@ def create_table(path: Path, table: Mapping[str, Any]) -> bool:
     temporary = _temporary(path)
     try:
         try:
-            temporary.write_bytes(_json_bytes(_sealed(table)))
+            temporary.write_bytes(json_bytes(_sealed(table)))
             _fsync(temporary)
             os.link(temporary, path)
         except FileExistsError:
@@ -86,7 +86,7 @@ def create_table(path: Path, table: Mapping[str, Any]) -> bool:
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
-            return _create_in_place(path, _json_bytes(_sealed(table)))
+            return _create_in_place(path, json_bytes(_sealed(table)))
         finally:
             temporary.unlink(missing_ok=True)
         _fsync(path.parent)
@@ -211,10 +211,10 @@ def read_json(path: Path) -> Any:
             key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text, parse_int=_integer, parse_constant=_no_constant, object_pairs_hook=_object)
-    except (OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise Damaged(f"cannot be read as JSON: {type(error).__name__}", file=str(path)) from error
+    return _decoded(content, str(path))
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -223,10 +223,27 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         Damaged: the file cannot be read, is no table, or has a content that does not match the hash.
     """
-    table = read_json(path)
-    if not isinstance(table, dict):
-        raise Damaged("is not a table", file=str(path))
-    return unsealed(table, str(path))
+    return table_of(read_json(path), str(path))
+
+
+def decoded_table(content: bytes, file: str) -> dict[str, Any]:
+    """The table in the bytes of a file, with the checks of `read_table`.
+
+    Args:
+        file: the name of the file in an error.
+    """
+    return table_of(_decoded(content, file), file)
+
+
+def table_of(value: Any, file: str) -> dict[str, Any]:
+    """A JSON value as a table without its hash.
+
+    Raises:
+        Damaged: the value is no table, or its content does not match the hash.
+    """
+    if not isinstance(value, dict):
+        raise Damaged("is not a table", file=file)
+    return unsealed(value, file)
 
 
 def unsealed(table: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -251,6 +268,18 @@ def is_protected(path: Path) -> bool:
         Damaged: the file cannot be read as JSON.
     """
     return SELF_HASH in read_json(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        EnvironmentProblem: the file cannot be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot be deleted: {error.strerror or error}", file=str(path)) from error
 
 
 def remove_stray_temporaries(directory: Path) -> list[Path]:
@@ -348,7 +377,16 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def _json_bytes(value: Any) -> bytes:
+def _decoded(content: bytes, file: str) -> Any:
+    try:
+        text = content.decode("utf-8")
+        return json.loads(text, parse_int=_integer, parse_constant=_no_constant, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"cannot be read as JSON: {type(error).__name__}", file=file) from error
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as the bytes of a JSON file, with sorted keys and without NaN."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate is written as its JSON escape
 

@@ -82,20 +82,31 @@ def hand_loss(example: Example, logits: Tensor) -> float:
 def hand_sums(
     batches: Sequence[tuple[Example, Tensor]], specials: SpecialTokens, bytes_per_token: NDArray[Any]
 ) -> HandSums:
-    """The evaluation sums of a split, computed from (Example, logits) pairs that contain each window of the split once."""
+    """The evaluation sums of a split, computed from (Example, logits) pairs that contain each window of the split once.
+
+    Nats are weighted. The bytes of a token count once for each window of a pair, however often the token is scored.
+    """
     table = np.zeros(specials.vocab_size, np.int64)
     table[: len(bytes_per_token)] = bytes_per_token
-    ids, nats, hits = [np.zeros(0, np.int64)], [np.zeros(0)], 0
+    ids, nats, hits, text_bytes = [np.zeros(0, np.int64)], [np.zeros(0)], 0, 0
     for example, logits in batches:
         targets, scored = example.targets.numpy(), scored_targets(example).numpy()
         ids.append(targets[scored])
-        nats.append(_nats(example, logits)[scored])
+        nats.append((example.loss_weight.numpy() * _nats(example, logits))[scored])
+        spelled = {
+            (window, token): target
+            for row, window in enumerate(example.window_row.tolist())
+            for token, target in zip(
+                example.target_source[row][scored[row]].tolist(), targets[row][scored[row]].tolist(), strict=True
+            )
+        }
+        text_bytes += int(table[list(spelled.values())].sum())
         hits += int((logits.numpy().argmax(-1) == targets)[scored].sum())
     targets, each = np.concatenate(ids), np.concatenate(nats)
     return HandSums(
         tokens_scored=len(targets),
         nats_sum=float(sum(batch.sum() for batch in nats)),
-        bytes_scored=int(table[targets].sum()),
+        bytes_scored=text_bytes,
         hits=hits,
         special_targets=int((targets >= specials.first_id).sum()),
         largest_nats=float(each.max(initial=-math.inf)),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from palinode.base.contract import allowed_pairs
 from palinode.base.example import Draw
 from palinode.base.objective import Objective, Progress
 from palinode.base.seeds import generator
@@ -121,9 +122,7 @@ def joined_draw(entries: Sequence[Entry]) -> Draw:
 
 def contract(objective: Objective, entry: Entry, group: str, window_tokens: int) -> Tensor:
     """The pairs that the objective's definition allows: boolean (window_tokens, window_tokens), by source and target."""
-    index = torch.arange(window_tokens)
-    allowed = objective.may_inform(index[:, None], index[None, :], group, entry.draw.of_row(0))
-    return torch.as_tensor(allowed).expand(window_tokens, window_tokens)
+    return allowed_pairs(objective, group, entry.draw.of_row(0), window_tokens)
 
 
 def forbidden_pairs(allowed: Tensor, scores_itself: bool) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from palinode.base.contract import is_acyclic
 from palinode.base.markov import NO_NEIGHBOUR, MarkovChain
 
 
@@ -47,7 +48,7 @@ class Context:
             left=left,
             right=torch.where(right == length, NO_NEIGHBOUR, right),
             bets=bets,
-            acyclic=_acyclic(allowed[targets][:, targets]),
+            acyclic=is_acyclic(allowed[targets][:, targets]),
             nested=_nested(allowed[:, targets], targets),
         )
 
@@ -150,14 +151,6 @@ class ChainLanguage(Language):
 
     def in_sequence(self, context: Context) -> bool:
         return context.nested
-
-
-def _acyclic(relation: Tensor) -> bool:
-    """Whether a boolean relation has no cycles: some power of its matrix is then zero."""
-    power = relation.double()
-    for _ in range(max(1, len(relation) - 1).bit_length()):
-        power = (power @ power).clamp_max(1)
-    return not bool((power > 0).any())
 
 
 def _nested(allowed: Tensor, targets: Tensor) -> bool:

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from palinode.results.store import Store
 
 VERDICT_FIELDS = (
-    *("arm", "baseline", "scale", "metric", "outcome", "leak", "collapse", "mean_difference", "interval", "confidence"),
-    *("pairs", "sign_flip_p", "reasons", "cautions", "seeds_needed"),
+    *("arm", "baseline", "scale", "metric", "outcome", "sentence", "by_more_than_matters", "leak", "collapse"),
+    *("mean_difference", "interval", "single_interval", "confidence", "comparisons", "allows_for", "pairs", "left_out"),
+    *("diverged", "diverged_baseline", "stability", "stability_p", "outcome_if_all_had_ended", "published"),
+    *("learned", "learned_baseline", "learned_p"),
+    *("sign_flip_p", "reasons", "cautions", "seeds_needed", "smallest_effect"),
 )
 
 
@@ -44,25 +47,33 @@ def compare(
 
 def verdicts_of(store: Store, name: str, *, json: bool) -> str:
     """The text or the JSON of all verdicts of an experiment."""
-    from palinode.analysis.verdict import verdicts
+    from palinode.analysis.verdict import over_scales_of, verdicts
 
     record = store.experiment(name)
     found = verdicts(record)
     if json:
         return as_json([verdict_data(one) for one in found])
     from palinode.report.levels import reached
-    from palinode.report.words import verdict_lines
+    from palinode.report.words import over_scales, verdict_lines
 
     if not found:
         return "One arm alone: there is nothing to compare it with."
     texts = [verdict_lines(one, levels=reached(record, one)) for one in found]
+    for arm in dict.fromkeys(one.arm for one in found):
+        together = over_scales_of(record, [one for one in found if one.arm == arm])
+        texts += [[f"{arm}: {line}"] for line in [over_scales(together, record.entry.rule)] if line is not None]
     return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in texts)
 
 
 def verdict_data(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as plain data."""
+    """A verdict as plain data. Differences are arm minus baseline; the sentence gives the improvement."""
+    from palinode.report.words import headline, sentence
+
     row = verdict.row()
-    row["interval"] = None if row["interval_low"] is None else [row["interval_low"], row["interval_high"]]
+    for name in ("interval", "single_interval"):
+        ends = [row[f"{name}_low"], row[f"{name}_high"]]
+        row[name] = None if None in ends else ends
+    row["sentence"] = headline(verdict) if verdict.leak == "unexpected" else sentence(verdict)
     return {name: row[name] for name in VERDICT_FIELDS}
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from palinode.base.decision import UNTIL_DECIDED
 from palinode.base.event import Event
 from palinode.cli.texttable import shown
 
@@ -34,7 +35,8 @@ class FirstLine:
     def resolved(self, resolved: ResolvedExperiment) -> None:
         """Complete the line with the arms, scales and seeds of the runs."""
         arms = [arm.name for arm in resolved.arms]
-        self._text = _words(self.file, arms, len(resolved.scales), len(resolved.seeds))
+        seeds = UNTIL_DECIDED if resolved.seeds_planned == UNTIL_DECIDED else len(resolved.seeds)
+        self._text = _words(self.file, arms, len(resolved.scales), seeds)
         self._show()
 
     def before(self, show: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -83,7 +85,8 @@ def before_loading(file: Path, size: str | None, seeds: str | None) -> str:
         chosen = table.get("sizes", {}).get(size, {})
         arms = chosen.get("arms") or [arm["name"] for arm in table["arms"]]
         scales = chosen.get("scales") or table.get("scales") or ["base"]
-        own = len(chosen.get("seeds") or table.get("seeds") or range(DEFAULT_SEEDS))
+        planned = chosen.get("seeds") or table.get("seeds") or range(DEFAULT_SEEDS)
+        own = planned if planned == UNTIL_DECIDED else len(planned)
         count = own if seeds is None else int(seeds) if seeds.isdecimal() else len(seeds.strip(", ").split(","))
         return _words(file, [str(name) for name in arms], len(scales), count)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -94,9 +97,15 @@ def _name(file: Path) -> str:
     return f"{shown(str(file), MOST_CHARACTERS)}: loading"
 
 
-def _words(file: Path, arms: Sequence[str], scales: int, seeds: int) -> str:
+def _words(file: Path, arms: Sequence[str], scales: int, seeds: int | str) -> str:
+    """The line. `seeds` is the number of seeds, or the text "until decided"."""
     counts = [
         f"{count} {what}{'' if count == 1 else 's'}"
-        for count, what in ((len(arms), "arm"), (scales, "scale"), (seeds, "seed"))
+        for count, what in (
+            (len(arms), "arm"),
+            (scales, "scale"),
+            *([(seeds, "seed")] if isinstance(seeds, int) else []),
+        )
     ]
+    counts += [f"seeds {seeds}"] if isinstance(seeds, str) else []
     return f"{shown(str(file), MOST_CHARACTERS)}: {', '.join(counts)} ({shown(', '.join(arms), MOST_CHARACTERS)})"

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import audit, compare, data, doctor, import_, ls, new, pages, plan, run, sample
+from palinode.cli import audit, compare, data, doctor, import_, ls, new, packs, pages, plan, run, sample
 from palinode.cli.options import examples
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
@@ -56,6 +56,8 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
         "report mask--laptop --window 0.8..1",
     ),
     pages.findings: ("findings mask--laptop", "findings my_idea --store runs -o pages"),
+    packs.pack: ("pack demo--default", "pack my_idea -o my_idea.palinode"),
+    packs.unpack: ("unpack demo--default.palinode", "unpack my_idea.palinode --store runs-of-a-colleague"),
     ls.ls: ("ls", "ls --runs --json", "ls --verify"),
     ls.show: ("show demo--default", "show 3f2a"),
     compare.compare: ("compare demo--default", "compare 3f2a 91bc"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,12 @@ Stack = Annotated[
         help="The most runs of one shape to train together in a process; auto measures it once for each arm.",
     ),
 ]
+Hours = Annotated[
+    float | None,
+    typer.Option(
+        "--hours", metavar="H", help="The hours that there are. `run` starts no run that would not end in time."
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_LIMIT:,} runs.")]
 Code = Annotated[
     Path | None,
@@ -69,6 +76,16 @@ AllowCode = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def above_zero(value: float | None, option: str) -> None:
+    """Refuse the value of an option that has to be a finite number above 0. None: the option was not given.
+
+    Raises:
+        BadInput: the value is not above 0, or not finite. The error names the option.
+    """
+    if value is not None and not 0 < value < math.inf:
+        raise BadInput(f"must be a number above 0, got {value:g}", field=option)
 
 
 def examples(*commands: str) -> str:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from palinode.base.errors import EnvironmentProblem
+from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.cli import options
-from palinode.cli.options import as_json, of_file, resolve
+from palinode.cli.options import above_zero, as_json, of_file, resolve
+from palinode.cli.plan_power import hours_data, hours_lines, power_lines
 from palinode.cli.stores import writable_store
 from palinode.cli.texttable import text_table
 
 if TYPE_CHECKING:
     from palinode.experiment.cells import Cell
-    from palinode.experiment.plan import Plan
+    from palinode.experiment.plan import Measure, Plan
+    from palinode.experiment.power import Power
+    from palinode.results.record import ExperimentRecord
     from palinode.results.store import Store
     from palinode.spec.experiment import ResolvedExperiment
+    from palinode.spec.load import Source
+    from palinode.sweep.nursery import Nursery
 
 COLUMNS = (
     "arm",
@@ -43,6 +50,14 @@ def plan(
     store: options.StorePath = options.DEFAULT_STORE,
     workers: options.Workers = None,
     stack: options.Stack = "1",
+    effect: Annotated[
+        float | None,
+        typer.Option("--effect", metavar="E", help="The effect to plan for. Default: decision.smallest_effect."),
+    ] = None,
+    pilot: Annotated[
+        str | None, typer.Option("--pilot", metavar="NAME", help="An experiment of the store to take the noise from.")
+    ] = None,
+    hours: options.Hours = None,
     measure: Annotated[bool, typer.Option(help="Time a few steps, to predict the hours.")] = True,
     yes: options.Yes = False,
     code: options.Code = None,
@@ -51,42 +66,117 @@ def plan(
 ) -> None:
     """Show what an experiment will cost: tokens, hours, disk.
 
-    Also its runs, parameters and FLOPs, and whether the comparison of its arms is fair. Nothing is trained.
+    Also its runs, parameters and FLOPs, whether the comparison of its arms is fair, and the smallest effect that it can show.
+    With --hours, the largest size that shows the effect in time. Nothing is trained.
     """
     size_of_stacks = stack_size(stack)
+    above_zero(effect, "--effect")
+    above_zero(hours, "--hours")
     place = writable_store(store)
-    source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
-    from palinode.experiment.cells import refuse_other_numerics, refuse_what_cannot_be
+    first = size if hours is None or size is not None else _first_size(file, code, allow_code=allow_code)
+    source, resolved = resolve(file, first, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.fan_out import nursery_for
-    from palinode.experiment.plan import plan as make_plan
-    from palinode.experiment.run import default_at_a_time, tuned
+    from palinode.experiment.power import pilot_named
 
-    def tell(line: str) -> None:
-        typer.echo(line, err=True)
+    pilot_record = pilot_named(place, pilot) if pilot is not None else None
+    with of_file(file), nursery_for(resolved, _say) as nursery:
+        planner = _Planner(source, place, workers, measure, nursery, effect, pilot_record)
+        whole = planner.plan(resolved)
+        others = _other_sizes(source, resolved, changes, seeds) if hours is not None and size is None else []
+        by_size = {resolved.size: whole} | {other.size: planner.plan(other) for other in others}
+    if whole.missing is not None:
+        _say(f"{whole.missing}: counted without the text, so no time is predicted")
+    stacks = _stacks(size_of_stacks, whole.resolved, whole.cells, place)
+    powers = {name: one.power for name, one in by_size.items()}
+    parameters = {name: one.parameters for name, one in by_size.items()}
+    in_hours = hours_data(powers, parameters, hours) if hours is not None else None
+    if json:
+        data = whole.plan.as_data() | ({"stacks": stacks} if stacks else {}) | {"power": whole.power.as_data()}
+        typer.echo(as_json(data | ({"within": in_hours} if in_hours is not None else {})))
+        return
+    lines = [plan_text(whole.plan, resolved.decision.equal), *(f"stack: {line}" for line in stacks)]
+    lines += [*power_lines(whole.power), *(hours_lines(in_hours, powers) if in_hours is not None else [])]
+    typer.echo("\n".join(lines))
 
-    with of_file(file), nursery_for(resolved, tell) as nursery:
-        refuse_other_numerics(resolved, place)
+
+def _first_size(file: Path, code: Path | None, *, allow_code: bool) -> str | None:
+    """The first size of an experiment that cannot be resolved without a size; None for any other experiment."""
+    from palinode.spec.load import load
+
+    source = load(file, code_file=code, allow_code=allow_code)
+    try:
+        source.resolve()
+    except BadInput as refusal:
+        if source.experiment is not None and refusal.field == "--size":
+            return next(iter(source.experiment.sizes))
+    return None
+
+
+def _other_sizes(
+    source: Source, resolved: ResolvedExperiment, changes: list[str] | None, seeds: str | None
+) -> list[ResolvedExperiment]:
+    """The experiment at every size that its file defines, without the size that is resolved already."""
+    from palinode.spec.load import parse_overrides
+
+    names = source.experiment.sizes if source.experiment is not None else ()
+    return [source.resolve(name, parse_overrides(changes or []), seeds) for name in names if name != resolved.size]
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+class _Whole(NamedTuple):
+    """The plan of one size, with all that it was made from.
+
+    Attributes:
+        missing: the error that says why the text is not on this machine; None if it is.
+    """
+
+    resolved: ResolvedExperiment
+    cells: Sequence[Cell]
+    plan: Plan
+    power: Power
+    missing: EnvironmentProblem | None
+
+    @property
+    def parameters(self) -> float:
+        """The largest number of parameters of the models."""
+        return float(max(cell.parameters for cell in self.plan.cells))
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Makes plans of several sizes of one experiment; the fields are options of the command."""
+
+    source: Source
+    store: Store
+    workers: int | None
+    measure: bool
+    nursery: Nursery
+    effect: float | None
+    pilot: ExperimentRecord | None
+
+    def plan(self, resolved: ResolvedExperiment) -> _Whole:
+        """The plan of an experiment at one size."""
+        from palinode.experiment.cells import refuse_other_numerics, refuse_what_cannot_be
+        from palinode.experiment.plan import plan as make_plan
+        from palinode.experiment.power import planned_power
+        from palinode.experiment.run import default_at_a_time, tuned
+
+        store = self.store
+        refuse_other_numerics(resolved, store)
         resolved, cells, missing = _cells(resolved)
-        if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
+        if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
             resolved, cells, _ = _cells(chosen[0])
         refuse_what_cannot_be(cells)
+        measure: Measure = "always" if self.measure and missing is None else "never"
+        workers, code = self.workers or default_at_a_time(resolved), self.source.code
         planned = make_plan(
-            resolved,
-            cells,
-            place,
-            workers=workers or default_at_a_time(resolved),
-            code=source.code,
-            measure="always" if measure and missing is None else "never",
-            on_failure=tell,
-            nursery=nursery,
+            resolved, cells, store, workers=workers, code=code, measure=measure, on_failure=_say, nursery=self.nursery
         )
-    if missing is not None:
-        typer.echo(f"{missing}: counted without the text, so no time is predicted", err=True)
-    stacks = _stacks(size_of_stacks, resolved, cells, place)
-    if json:
-        typer.echo(as_json(planned.as_data() | ({"stacks": stacks} if stacks else {})))
-    else:
-        typer.echo("\n".join([plan_text(planned, resolved.decision.equal), *(f"stack: {line}" for line in stacks)]))
+        power = planned_power(resolved, cells, planned, store, effect=self.effect, pilot=self.pilot)
+        return _Whole(resolved, cells, planned, power, missing)
 
 
 def _stacks(stack: StackSize, resolved: ResolvedExperiment, cells: Sequence[Cell], store: Store) -> list[str]:

@@ -92,7 +92,7 @@ def cut_layers(
     sums: dict[str, list[Sums]] = {name: [Sums() for _ in trained] for name in passes}
     refitted = {name: [Sums() for _ in readouts] for name, readouts in (refits or {}).items() if name in passes}
     with evaluating(model):
-        for name, example in scoring.examples(windows, passes):
+        for name, batch, _, example in scoring.batches(windows, passes):
             here = example.to(device)
             scored = [(sums[name], trained)]
             if refits is not None and name in refitted:
@@ -100,7 +100,7 @@ def cut_layers(
             for depth, residual in enumerate(residuals(model, here)):
                 for totals, readouts in scored:
                     states = finished(here, residual, readouts[depth].finished)
-                    totals[depth].add(here, states, readouts[depth].logits, bytes_of, at_once)
+                    totals[depth].add(here, states, readouts[depth].logits, bytes_of, at_once, len(batch))
     return LayerCut(scores=_curves(sums), refitted=_curves(refitted))
 
 

@@ -1,8 +1,10 @@
 """Losses on a split: every token is scored, in fixed windows. Parameters do not change, and no global random stream is used.
 
-nats/token = sum of nats / number of scored tokens. bits/byte = sum of nats / (ln 2 * bytes of the scored targets), which is one
-division of two sums. perplexity = exp(nats/token). Auxiliary terms cannot be part of these losses, because this code gets only
-logits and Examples. Legend: B rows, T slots, D width, V vocabulary.
+A sum of nats is the sum of loss weight * nats. nats/token = sum of nats / number of scored tokens; where an objective gives its
+Examples a `loss_denominator`, the sum of these numbers divides the nats. bits/byte = sum of nats / (ln 2 * bytes of the scored
+targets), which is one division of two sums; the bytes of a token count once, however often the token is scored.
+perplexity = exp(nats/token). Auxiliary terms cannot be part of these losses, because this code gets only logits and Examples.
+Legend: B rows, T slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,16 +33,23 @@ LARGEST_EXPONENT = 700  # the exponential of a slightly larger number overflows 
 
 
 class DirectionScores(Config):
-    """The sums over all scored targets of one evaluation pass. Ratios are computed from these sums, never averaged."""
+    """The sums over all scored targets of one evaluation pass. Ratios are computed from these sums, never averaged.
+
+    Attributes:
+        nats_sum: the sum of loss weight * nats.
+        bytes_scored: the bytes of the scored tokens; a token that is scored several times counts once.
+        loss_denominator: the sum of the loss denominators of the Examples; None if they have none.
+    """
 
     tokens_scored: int
     nats_sum: float
     bytes_scored: int
     hits: int
+    loss_denominator: float | None = None
 
     @property
     def nats_per_token(self) -> float:
-        return self.nats_sum / self.tokens_scored
+        return self.nats_sum / (self.tokens_scored if self.loss_denominator is None else self.loss_denominator)
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -57,7 +67,7 @@ class DirectionScores(Config):
 
     def as_row(self) -> dict[str, float | int | None]:
         """The sums and the ratios by name, as the records of runs store them."""
-        return {**self.model_dump(), **{name: getattr(self, name) for name in MEASURES}}
+        return {**self.model_dump(exclude_none=True), **{name: getattr(self, name) for name in MEASURES}}
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,15 @@ class Evaluation:
     def as_rows(self) -> dict[str, dict[str, float | int | None]]:
         """The scores of each pass by name, as the records of runs store them."""
         return {name: scores.as_row() for name, scores in self.scores.items()}
+
+
+class PassBatch(NamedTuple):
+    """A batch of windows as one pass scores it: the pass name, the windows, their decisions, and the Example made of both."""
+
+    name: str
+    windows: Windows
+    draw: Draw
+    example: Example
 
 
 @dataclass(frozen=True)
@@ -117,6 +136,12 @@ class Scoring:
         self, windows: Iterable[Windows], passes: Mapping[str, Objective], numbers: Sequence[int] | None = None
     ) -> Iterator[tuple[str, Example]]:
         """(pass name, Example) for every batch and pass, except Examples without slots. Arguments: those of `evaluate`."""
+        return ((batch.name, batch.example) for batch in self.batches(windows, passes, numbers))
+
+    def batches(
+        self, windows: Iterable[Windows], passes: Mapping[str, Objective], numbers: Sequence[int] | None = None
+    ) -> Iterator[PassBatch]:
+        """Every batch of windows as every pass scores it, except where the Example has no slots. Arguments: those of `evaluate`."""
         first = 0
         for batch in windows:
             last = first + len(batch)
@@ -126,7 +151,7 @@ class Scoring:
                 draw = window_draws(objective, batch.tokens.shape[1], self.seed, own_numbers)
                 example = self.example(objective, batch, draw)
                 if example.inputs.numel():
-                    yield name, example
+                    yield PassBatch(name, batch, batch.decisions(draw), example)
 
 
 def evaluation_passes(objective: Objective, directions: Iterable[str]) -> dict[str, Objective]:
@@ -171,9 +196,9 @@ def evaluate(
     bytes_of, device = scoring.bytes_of_ids(), device_of(model)
     sums = {name: Sums(tokens_kept=[] if keep_tokens else None) for name in passes}
     with evaluating(model):
-        for name, example in scoring.examples(windows, passes, numbers):
-            here = example.to(device)
-            sums[name].add(here, read(model, here), model.logits, bytes_of)
+        for batch in scoring.batches(windows, passes, numbers):
+            here = batch.example.to(device)
+            sums[batch.name].add(here, read(model, here), model.logits, bytes_of, windows=len(batch.windows))
     scored = {name: total for name, total in sums.items() if total.tokens}
     return Evaluation(
         {name: total.scores() for name, total in scored.items()},
@@ -207,14 +232,26 @@ def window_draws(objective: Objective, window_tokens: int, seed: int, numbers: I
     return Draw({name: torch.cat([draw[name] for draw in draws]) for name in draws[0].decisions})
 
 
+class ScoredSlots(NamedTuple):
+    """The slots of one Example, each of shape (B, T): whether the slot is scored, weight * nats (0 if not), and a right guess."""
+
+    scored: Tensor
+    nats: Tensor
+    hit: Tensor
+
+
 @dataclass
 class Sums:
-    """The running sums over scored targets. `tokens_kept` is a list that collects the hit of each target, or None."""
+    """The running sums over scored targets, and the sums of each window.
+
+    `tokens_kept` is a list that collects the hit of each target, or None.
+    """
 
     tokens: int = 0
     nats: float = 0.0
     bytes: int = 0
     hits: int = 0
+    denominator: float | None = None
     window_nats: list[float] = field(default_factory=list)
     window_scored: list[int] = field(default_factory=list)
     window_hits: list[int] = field(default_factory=list)
@@ -227,29 +264,37 @@ class Sums:
         logits_of: Callable[[Tensor], Tensor],
         bytes_of: Tensor,
         slots_at_once: int | None = None,
-    ) -> None:
-        """Score (B, T, D) states against the example's targets.
+        windows: int | None = None,
+    ) -> ScoredSlots:
+        """Score (B, T, D) states against the example's targets, and return what the sums were computed from.
 
         Args:
             logits_of: a function that maps (..., D) states to (..., V) logits.
             bytes_of: the number of bytes of each id, of shape (V,).
             slots_at_once: the number of slots that have logits at the same time. The default is all slots.
+            windows: the number of windows of the batch. The default: up to the last window that has a row.
         """
         scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
         nats, hit = _nats_and_hits(logits_of, states, example.targets, slots_at_once)
-        row_nats = torch.where(scored, nats, 0.0).sum(-1).cpu()
+        slots = ScoredSlots(scored, torch.where(scored, nats * example.loss_weight, 0.0), hit & scored)
+        window_row = example.window_row.cpu()
+        count = int(window_row.max()) + 1 if windows is None else windows
+        window_nats = _by_window(slots.nats.sum(-1), window_row, count)
         self.tokens += int(scored.sum())
-        self.nats += float(row_nats.sum())
-        self.bytes += int(bytes_of[example.targets.cpu()][scored.cpu()].sum())
+        self.nats += float(window_nats.sum())
+        self.bytes += _bytes_of_tokens(example, scored, bytes_of)
+        if example.loss_denominator is not None:
+            self.denominator = (self.denominator or 0.0) + example.loss_denominator
         if self.tokens_kept is not None:
             row, slot = scored.nonzero(as_tuple=True)
-            kept = (row + len(self.window_nats), example.target_source[row, slot], hit[row, slot].long())
+            window = example.window_row[row] + len(self.window_nats)
+            kept = (window, example.target_source[row, slot], hit[row, slot].long())
             self.tokens_kept.append(torch.stack(kept).cpu())
-        row_hits = (hit & scored).sum(-1)
-        self.hits += int(row_hits.sum())
-        self.window_nats.extend(row_nats.tolist())
-        self.window_scored.extend(scored.sum(-1).tolist())
-        self.window_hits.extend(row_hits.tolist())
+        self.hits += int(slots.hit.sum())
+        self.window_nats.extend(window_nats.tolist())
+        self.window_scored.extend(_by_window(scored.sum(-1), window_row, count).tolist())
+        self.window_hits.extend(_by_window(slots.hit.sum(-1), window_row, count).tolist())
+        return slots
 
     def token_hits(self) -> TokenHits | None:
         """All scored tokens, or None when the tokens were not kept."""
@@ -266,7 +311,30 @@ class Sums:
         """
         if not math.isfinite(self.nats):
             raise FloatingPointError("the loss of an evaluation is not finite")
-        return DirectionScores(tokens_scored=self.tokens, nats_sum=self.nats, bytes_scored=self.bytes, hits=self.hits)
+        return DirectionScores(
+            tokens_scored=self.tokens,
+            nats_sum=self.nats,
+            bytes_scored=self.bytes,
+            hits=self.hits,
+            loss_denominator=self.denominator,
+        )
+
+
+def _by_window(of_rows: Tensor, window_row: Tensor, windows: int) -> Tensor:
+    """(windows,) the sums over the rows of each window, on the CPU, from (B,) numbers of rows."""
+    values = of_rows.cpu()
+    return torch.zeros(windows, dtype=values.dtype).index_add(0, window_row, values)
+
+
+def _bytes_of_tokens(example: Example, scored: Tensor, bytes_of: Tensor) -> int:
+    """The bytes of the scored tokens of the windows. A token that several slots score counts once."""
+    row, slot = scored.cpu().nonzero(as_tuple=True)
+    token, window = example.target_source.cpu()[row, slot], example.window_row.cpu()[row]
+    if not len(row):
+        return 0
+    place = window * (int(token.max()) + 1) + token
+    _, first = np.unique(place.numpy(), return_index=True)
+    return int(bytes_of[example.targets.cpu()[row, slot]][first].sum())
 
 
 def _nats_and_hits(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import time
 from collections import Counter
@@ -331,7 +332,9 @@ def main() -> None:
         say({"run_id": directory.name, "calibration": None})  # a run that was begun and has no calibration failed
         with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
-            calibration, product_share = measure(spec, Store(directory.parent), importing_seconds)
+            # Two processes may measure one run, so each process has a store of its own: a run has one holder.
+            store = Store(directory.parent / f"process-{os.getpid()}")
+            calibration, product_share = measure(spec, store, importing_seconds)
         say({"run_id": spec.run_id, "calibration": asdict(calibration), "product_share": product_share})
         each_seconds.append(time.monotonic() - started - spent)
         predicted.append(calibration.predicted_seconds(spec))

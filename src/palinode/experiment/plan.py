@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
@@ -28,6 +29,7 @@ MOST_ARMS_LISTED = 12  # the most warnings by arm; 8 mixers x 4 ways of training
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 SHORT_SECONDS = 180.0  # the guessed time of a short grid; measuring would take a tenth of it or more
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
+NO_SMALLEST_EFFECT = 'decision.smallest_effect is 0: "smaller than matters" cannot be said'
 NOT_MEASURED: Mapping[tuple[str, str], float] = {}
 
 
@@ -175,6 +177,30 @@ def plan(
         trials_disk_bytes=sum(trial.disk_bytes for trial in trials_left),
         is_short=is_short and bool(left),
     )
+
+
+class Expected(NamedTuple):
+    """The seconds that runs are expected to take.
+
+    Attributes:
+        seconds: (arm, scale) -> the seconds of one run.
+        is_guessed: whether the seconds of some cell are guessed from its FLOPs.
+    """
+
+    seconds: dict[tuple[str, str], float]
+    is_guessed: bool
+
+
+def expected_seconds(cells: Sequence[Cell], planned: Plan, store: Store) -> Expected:
+    """The seconds of a run of each cell: the mean of its runs that have ended, else the predicted or the guessed seconds."""
+    predicted = {(cell.arm, cell.scale): cell.seconds for cell in planned.cells}
+    expected = Expected({}, any(cell.seconds is None and not cell.done for cell in planned.cells))
+    for cell in cells:
+        place = (cell.arm.name, cell.scale)
+        ended = [result for spec in cell.specs if (result := store.ended(spec.run_id)) is not None]
+        times = [float(result.seconds.get("total") or 0) for result in ended if result.runs_together == 1]
+        expected.seconds[place] = fmean(times) if times else predicted.get(place) or guessed_seconds(cell)
+    return expected
 
 
 def _emulated(cells: Sequence[Cell]) -> list[str]:

@@ -1,7 +1,11 @@
-"""Run one experiment: pin the data, make the cells, refuse what cannot run, audit, tune, plan, run, compare, record.
+"""Run one experiment: pin the data, make the cells, refuse what cannot run, audit, plan, seal, tune, run, compare, record.
 
 A second call repeats no work: audits are cached, runs that are done are reused (also runs of another experiment), and a run that
 was interrupted continues.
+
+With `seeds = "until decided"` the runs are done in stages: first the seeds of the first look, then one seed at a time over all
+arms and scales. After each stage the verdicts are computed, and the look is recorded. The entry in the store holds the seeds of the
+latest look.
 """
 
 from __future__ import annotations
@@ -10,25 +14,36 @@ import contextlib
 import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from palinode.analysis.audits import ArmAudit
 from palinode.audit import audit_comparison
 from palinode.base.config import content_hash, encode
+from palinode.base.decision import FIXED, UNTIL_DECIDED
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.base.event import Event
+from palinode.base.measures import FINAL_OUTCOMES
 from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
-from palinode.experiment.cells import cells_of, pinned, refuse_full_disk, refuse_other_numerics, refuse_what_cannot_be
+from palinode.experiment.cells import (
+    cells_of,
+    expected_steps,
+    pinned,
+    refuse_full_disk,
+    refuse_other_numerics,
+    refuse_what_cannot_be,
+)
 from palinode.experiment.fan_out import nursery_for
-from palinode.experiment.plan import Plan, plan
+from palinode.experiment.plan import NO_SMALLEST_EFFECT, Plan, expected_seconds, plan
+from palinode.experiment.seal import record_look, record_look_of_older_version, seal_plan, undecided
 from palinode.experiment.stacks import begun_stacks, fixed_stack_of, kept_stacks, stacks_with_choices
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.seals import looks_at_other_seeds
 from palinode.results.store import Store
-from palinode.run.one import stack_key
+from palinode.run.one import CHECKPOINTS, stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 from palinode.spec.run_spec import RunSpec
@@ -36,9 +51,13 @@ from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import Job
+from palinode.train.checkpoint import newest_saved
 from palinode.train.device import resolve_device
 
 Tried = Sequence[tuple[float, Sequence[RunSpec]]]
+Chosen = tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]]
+Place = tuple[str, str]  # arm, scale
+SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,7 @@ class HowToRun:
         code: the user's Python code that parts of the experiment were written in.
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice` and `note` events, and with the events of `sweep.local.sweep`.
+        hours: the hours after which no run is going on; a run that is not expected to end in time is not started. None: no limit.
     """
 
     at_a_time: int | None = None
@@ -59,6 +79,7 @@ class HowToRun:
     code: Code | None = None
     command: Sequence[str] = ()
     on_event: Callable[[Event], None] = lambda event: None
+    hours: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stack", stack_size(self.stack))
@@ -68,68 +89,183 @@ class HowToRun:
         self.on_event({"event": "note", "message": message})
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What all steps of one call share.
+
+    Attributes:
+        at_a_time: the number of processes that train at the same time.
+        deadline: the time of `time.monotonic` at which the call has to end; None: no deadline.
+    """
+
+    store: Store
+    how: HowToRun
+    at_a_time: int
+    nursery: Nursery
+    deadline: float | None
+
+
 def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = HowToRun()) -> SweepEnd:
-    """Audit, tune, plan and run an experiment. The entry in the store keeps the question, the plan, the choices and the times.
+    """Audit, plan, seal, tune and run an experiment. Its entry in the store keeps the question, the plan, the choices, the times.
 
     Raises:
         BadInput: the data cannot be used, parts of an arm do not fit together, or a run has another numerics version.
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine lacks memory, disk space or a device.
+        Damaged: the file of the seals or of the looks is damaged.
     """
+    deadline = None if how.hours is None else time.monotonic() + SECONDS_PER_HOUR * how.hours
     with nursery_for(resolved, how.note) as nursery:
-        return _run(resolved, store, how, nursery)
+        default = default_at_a_time(resolved)  # also if unused: this call refuses a missing device before the audits
+        return _run(resolved, _Work(store, how, how.at_a_time or default, nursery, deadline))
 
 
-def _run(resolved: ResolvedExperiment, store: Store, how: HowToRun, nursery: Nursery) -> SweepEnd:
-    default = default_at_a_time(resolved)  # also if unused: this call refuses a missing device before the audits
-    at_a_time = how.at_a_time or default
-    refuse_other_numerics(resolved, store)
-    resolved = pinned(resolved)
+def _run(written: ResolvedExperiment, work: _Work) -> SweepEnd:
+    store, how = work.store, work.how
+    refuse_other_numerics(written, store)
+    resolved = written = pinned(written)
     cells = cells_of(resolved)
     refuse_what_cannot_be(cells)
-    audits = audit_cells(cells, store, how.on_event, code=how.code, workers=at_a_time, nursery=nursery)
+    audits = audit_cells(cells, store, how.on_event, code=how.code, workers=work.at_a_time, nursery=work.nursery)
     choices: tuple[ChoiceEntry, ...] = ()
     if resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
         resolved, choices = chosen
-        cells = cells_of(resolved)
-    entry = _entry(resolved, store, how, audits, choices)
-    _note_replaced_runs(entry, store, how)
+    before = _stored_entry(resolved, store)
+    if before is not None:
+        record_look_of_older_version(before, store)
+    stage = _first_stage(resolved, before)
+    entry = _entry(stage, store, how, audits, choices)
+    _note_replaced_runs(entry, before, store, how)
     store.write_experiment(entry)
     refuse_leaks(audits)
-    planned = plan(
-        resolved,
-        cells,
-        store,
-        workers=at_a_time,
-        code=how.code,
-        measure="if long",
-        on_failure=how.note,
-        nursery=nursery,
-    )
-    refuse_full_disk(planned.disk_bytes, store)
+    planned = _planned(stage, work)
     if planned.left or not entry.plan:  # if no run is left to do, the earlier prediction stays
         entry = entry.with_(plan=planned.as_data())
-        store.write_experiment(entry)
+    seal_plan(written, entry, before, store, how.note)
+    store.write_experiment(entry)
     how.on_event({"event": "plan", **planned.as_data()})
-    began = time.perf_counter()
     if resolved.tuning is not None:
-        chooser = trials(resolved)  # a separate experiment in the store; its arms were audited already
-        _with_stacks(_entry(chooser, store, how), chooser, store, how, at_a_time, nursery)
-        end = _sweep(chooser, store, how, at_a_time, nursery, {})
-        if end.interrupted is not None or (chosen := tuned(resolved, store)) is None:
+        end, chosen = _run_trials(resolved, planned, work)
+        if chosen is None:
             return end
         resolved, choices = chosen
-        entry = entry.with_(runs=_run_entries(resolved), choices=choices, to_choose="")
+        stage = _first_stage(resolved, None)
+        entry = entry.with_(seeds=stage.seeds, runs=_run_entries(stage), choices=choices, to_choose="")
         store.write_experiment(entry)
     for choice in choices:
         how.on_event({"event": "choice", **encode(choice)})
-    entry = _with_stacks(entry, resolved, store, how, at_a_time, nursery)
+    return _run_stages(entry, resolved, stage, planned, work)
+
+
+def _planned(stage: ResolvedExperiment, work: _Work) -> Plan:
+    """The plan of the runs of this stage, after a check that their checkpoints fit on the disk."""
+    how = work.how
+    if stage.decision.smallest_effect == 0:
+        how.note(NO_SMALLEST_EFFECT)
+    planned = plan(
+        stage,
+        cells_of(stage),
+        work.store,
+        workers=work.at_a_time,
+        code=how.code,
+        measure="if long" if how.hours is None else "always",
+        on_failure=how.note,
+        nursery=work.nursery,
+    )
+    refuse_full_disk(planned.disk_bytes, work.store)
+    return planned
+
+
+def _run_trials(resolved: ResolvedExperiment, planned: Plan, work: _Work) -> tuple[SweepEnd, Chosen | None]:
+    """Do the trials, which are a separate experiment in the store. Their arms were audited already.
+
+    Returns:
+        how the trials ended, and the experiment with the chosen values; None in place of it when trials are left.
+    """
+    chooser = trials(resolved)
+    _with_stacks(_entry(chooser, work.store, work.how), chooser, work)
+    longest = max((cell.seconds or 0.0 for cell in planned.cells), default=0.0)
+    end = _sweep(chooser, work, {}, {(run.arm, run.scale): longest for run in chooser.runs})
+    is_cut_short = end.interrupted is not None or bool(end.late)
+    if end.late:
+        work.how.note(f"{work.how.hours:g} hours are used up, and {len(end.late)} trials are left")
+    return end, None if is_cut_short else tuned(resolved, work.store)
+
+
+# --- the stages ------------------------------------------------------------------------------------------------------
+
+
+def _stored_entry(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | None:
+    """The entry that the store has under the name and size of this experiment; None if it has none that can be read."""
+    full_name = f"{resolved.name}--{resolved.size}"
+    return next((entry for entry in store.experiments() if entry.full_name == full_name), None)
+
+
+def _first_stage(resolved: ResolvedExperiment, before: ExperimentEntry | None) -> ResolvedExperiment:
+    """The experiment with the seeds to begin with: all seeds, or the seeds of the first look or of the latest look in the store."""
+    if resolved.seeds_planned == FIXED:
+        return resolved
+    own = {run.spec.run_id for run in resolved.runs}
+    goes_on = (
+        before is not None and before.seeds_planned == UNTIL_DECIDED and {run.run_id for run in before.runs} <= own
+    )
+    taken = len(before.seeds) if before is not None and goes_on else 0
+    return resolved.with_seeds(max(resolved.decision.looks.first, taken))
+
+
+def _run_stages(
+    entry: ExperimentEntry, resolved: ResolvedExperiment, stage: ResolvedExperiment, planned: Plan, work: _Work
+) -> SweepEnd:
+    """Do the runs of one stage after the other, with a look after each, until nothing is left to do or a stage is cut short."""
+    began, store = time.perf_counter(), work.store
     flops = {(cell.arm, cell.scale): cell.train_flops for cell in planned.cells}
-    end = _sweep(resolved, store, how, at_a_time, nursery, flops)
-    measured = _measured(planned, time.perf_counter() - began, end)
-    compared = _compared(resolved, store, choices) if end.interrupted is None else entry.comparison
-    store.write_experiment(entry.with_(plan=dict(entry.plan) | measured, comparison=compared))
-    return end
+    end = SweepEnd({}, frozenset(), None)
+    while True:
+        entry = _with_stacks(entry, stage, work)
+        seconds = expected_seconds(cells_of(stage), planned, store).seconds if work.deadline is not None else {}
+        of_stage = _sweep(stage, work, flops, seconds)
+        end = replace(of_stage, outcomes={**end.outcomes, **of_stage.outcomes}, reused=end.reused | of_stage.reused)
+        if end.interrupted is not None or end.late:
+            _note_what_is_left(stage, end, seconds, work)
+            return end
+        entry = _with_looks(entry.with_(seeds=stage.seeds, runs=_run_entries(stage)), store)
+        if stage.seeds_planned == FIXED:
+            measured = _measured(planned, time.perf_counter() - began, end)
+            entry = entry.with_(plan=dict(entry.plan) | measured)
+        entry = entry.with_(comparison=_compared(stage, store, entry.choices))
+        store.write_experiment(entry)
+        outcomes = record_look(entry, store)
+        if stage.seeds_planned == FIXED:
+            return end
+        left = len(undecided(outcomes, entry))
+        words = (
+            f"look at {len(stage.seeds)} seeds: {len(outcomes) - left} of {len(outcomes)} verdicts need no more seeds"
+        )
+        failed = sum(outcome not in FINAL_OUTCOMES for outcome in of_stage.outcomes.values())
+        if not left or failed or len(stage.seeds) == len(resolved.seeds):
+            work.how.note(
+                f"{words}{f', but {failed} runs failed: the same command tries them again' if failed else ''}"
+            )
+            return end
+        work.how.note(f"{words}; seed {resolved.seeds[len(stage.seeds)]} is next")
+        stage = resolved.with_seeds(len(stage.seeds) + 1)
+
+
+def _with_looks(entry: ExperimentEntry, store: Store) -> ExperimentEntry:
+    """The entry with the number of looks at other seeds, and the number of seeds of the first of them."""
+    run_ids = [run.run_id for run in entry.runs]
+    looks = [one for one in store.looks(entry).rows if looks_at_other_seeds([one], entry.seeds, run_ids)]
+    return entry.with_(looks_taken=len(looks), first_seeds=len(looks[0].seeds) if looks else 0)
+
+
+def _note_what_is_left(stage: ResolvedExperiment, end: SweepEnd, seconds: Mapping[Place, float], work: _Work) -> None:
+    """Say which runs the end of the time has left, and how long one of them is expected to take."""
+    if not end.late:
+        return
+    times = [seconds[run.arm, run.scale] for run in stage.runs if run.spec.run_id in end.late]
+    hours = " to ".join(dict.fromkeys(f"{seconds / SECONDS_PER_HOUR:.2g}" for seconds in (min(times), max(times))))
+    used = f"{work.how.hours:g} hours are used up, or too short for the next run"
+    work.how.note(f"{used}: {len(end.late)} of {len(stage.runs)} runs are left, each of about {hours} hours")
 
 
 def default_at_a_time(resolved: ResolvedExperiment) -> int:
@@ -143,7 +279,7 @@ def default_at_a_time(resolved: ResolvedExperiment) -> int:
     return default_workers(max(run.spec.threads for run in resolved.runs))
 
 
-def tuned(resolved: ResolvedExperiment, store: Store) -> tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]] | None:
+def tuned(resolved: ResolvedExperiment, store: Store) -> Chosen | None:
     """The experiment with the chosen values, and the record of each choice; None while a trial is left to do.
 
     Raises:
@@ -187,52 +323,60 @@ def _mean_score(results: Sequence[Result | None], metric: str) -> float | None:
     return fmean(finished) if len(finished) == len(scores) else None
 
 
-def _with_stacks(
-    entry: ExperimentEntry,
-    resolved: ResolvedExperiment,
-    store: Store,
-    how: HowToRun,
-    at_a_time: int,
-    nursery: Nursery,
-) -> ExperimentEntry:
+def _with_stacks(entry: ExperimentEntry, resolved: ResolvedExperiment, work: _Work) -> ExperimentEntry:
     """Write the entry, with the choices of `--stack auto` where the user wants them, and return it."""
-    if how.stack == AUTO:
-        cells = cells_of(resolved)
-        stacks = stacks_with_choices(cells, entry.stacks, store, workers=at_a_time, code=how.code, nursery=nursery)
+    if work.how.stack == AUTO:
+        cells, store = cells_of(resolved), work.store
+        stacks = stacks_with_choices(
+            cells, entry.stacks, store, workers=work.at_a_time, code=work.how.code, nursery=work.nursery
+        )
         entry = entry.with_(stacks=stacks)
         for stack in stacks:
-            how.note(f"{stack.arm} at {stack.scale}: {stack.words}")
-    store.write_experiment(entry)
+            work.how.note(f"{stack.arm} at {stack.scale}: {stack.words}")
+    work.store.write_experiment(entry)
     return entry
 
 
 def _sweep(
-    resolved: ResolvedExperiment,
-    store: Store,
-    how: HowToRun,
-    at_a_time: int,
-    nursery: Nursery,
-    flops: Mapping[tuple[str, str], float],
+    resolved: ResolvedExperiment, work: _Work, flops: Mapping[Place, float], seconds: Mapping[Place, float]
 ) -> SweepEnd:
-    """Write the specs with the user's code, and do the runs that are left. An event names the arm, scale, seed and steps."""
-    jobs, labels = list[Job](), dict[str, Event]()
+    """Write the specs with the user's code, and do the runs that are left. An event names the arm, scale, seed and steps.
+
+    Args:
+        flops: (arm, scale) -> the FLOPs of a run.
+        seconds: (arm, scale) -> the expected seconds of a run; read only where there is a deadline.
+    """
+    jobs, labels, store, how = list[Job](), dict[str, Event](), work.store, work.how
     run_ids = [run.spec.run_id for run in resolved.runs]
     fixed = fixed_stack_of(store, run_ids, all_groups=how.stack == AUTO)
     begun = begun_stacks(store, run_ids) if how.stack == AUTO else {}
+    stack = max(begun.values(), default=1) if how.stack == AUTO else how.stack
     for run in _in_order(resolved.runs, flops):
         spec = run.spec
         directory = store.write_spec(spec.run_id, encode(spec))
         keep_code(directory, how.code)
         together = fixed.get(spec.run_id, ())
         key = stack_key(spec) if how.stack != AUTO or spec.run_id in begun else None
-        jobs.append(Job(spec.run_id, directory, spec.threads, key, together))
+        in_process = len(together) or (
+            stack if key is not None else 1
+        )  # a stack takes at most as long as its runs alone
+        expected = in_process * _seconds_left(spec, seconds.get((run.arm, run.scale), 0.0), work)
+        jobs.append(Job(spec.run_id, directory, spec.threads, key, together, expected))
         labels[spec.run_id] = {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": spec.recipe.steps}
 
     def on_event(event: Event) -> None:
         how.on_event({**event, **labels[event["run_id"]]})
 
-    stack = max(begun.values(), default=1) if how.stack == AUTO else how.stack
-    return sweep(jobs, store, workers=at_a_time, stack=stack, on_event=on_event, nursery=nursery)
+    at_a_time, nursery, deadline = work.at_a_time, work.nursery, work.deadline
+    return sweep(jobs, store, workers=at_a_time, stack=stack, on_event=on_event, nursery=nursery, deadline=deadline)
+
+
+def _seconds_left(spec: RunSpec, seconds: float, work: _Work) -> float:
+    """The expected seconds of the steps after the newest checkpoint of a run; 0 where there is no deadline."""
+    if work.deadline is None:
+        return 0.0
+    saved = newest_saved(work.store.run_directory(spec.run_id) / CHECKPOINTS)
+    return seconds * (1.0 - min(1.0, saved.step / expected_steps(spec))) if saved is not None else seconds
 
 
 def _in_order(runs: Sequence[ResolvedRun], flops: Mapping[tuple[str, str], float]) -> list[ResolvedRun]:
@@ -268,17 +412,20 @@ def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[Choi
     return audit_hash
 
 
-def _note_replaced_runs(entry: ExperimentEntry, store: Store, how: HowToRun) -> None:
-    """Note that `--set` or `--seeds` replaced runs of this name: the earlier runs stay in the store, but not in the verdict."""
+def _note_replaced_runs(entry: ExperimentEntry, before: ExperimentEntry | None, store: Store, how: HowToRun) -> None:
+    """Note that `--set` or `--seeds` replaced runs of this name: the earlier runs stay in the store, but not in the verdict.
+
+    Args:
+        before: the entry that the store has under this name; None if it has none.
+    """
+    if before is None or before.to_choose or entry.to_choose:
+        return
     run_ids = {run.run_id for run in entry.runs}
-    for before in store.experiments():
-        if before.full_name != entry.full_name or before.to_choose or entry.to_choose:
-            continue
-        if replaced := [run for run in before.runs if run.run_id not in run_ids]:
-            earlier = f"{entry.full_name} had {len(replaced)} other runs, of `{' '.join(before.command)}`"
-            how.note(f"{earlier}; they stay in the store, and it shows the new ones from now on")
-            if how.code is not None and (changed := _changed_code(replaced, store, how.code)):
-                how.note(changed)
+    if replaced := [run for run in before.runs if run.run_id not in run_ids]:
+        earlier = f"{entry.full_name} had {len(replaced)} other runs, of `{' '.join(before.command)}`"
+        how.note(f"{earlier}; they stay in the store, and it shows the new ones from now on")
+        if how.code is not None and (changed := _changed_code(replaced, store, how.code)):
+            how.note(changed)
 
 
 def _changed_code(runs: Sequence[RunEntry], store: Store, code: Code) -> str:
@@ -307,7 +454,7 @@ def _entry(
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
         hashes.setdefault(audit.arm.name, {}).update(audit.hashes)
-    return ExperimentEntry(
+    entry = ExperimentEntry(
         name=resolved.name,
         size=resolved.size,
         question=resolved.question,
@@ -325,7 +472,9 @@ def _entry(
         plan=earlier.plan if earlier else {},
         claims=resolved.claims,
         stacks=kept_stacks(experiments, f"{resolved.name}--{resolved.size}", [run.run_id for run in runs]),
+        seeds_planned=resolved.seeds_planned,
     )
+    return _with_looks(entry, store)
 
 
 def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:

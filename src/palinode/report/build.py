@@ -73,7 +73,8 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
     directory = out if out is not None else store.report_directory(record.entry)
     files = [*write_figures(figures, directory / "figures"), *write_tables(tables, directory / "tables")]
     names = [path.relative_to(directory).as_posix() for path in files]
-    page = render_page(Page(study, figures, names, judged_claims(store, record)))
+    seals, looks = store.seals(record.entry).rows, store.looks(record.entry).rows
+    page = render_page(Page(study, figures, names, judged_claims(store, record), seals, looks))
     fsio.write_text(directory / REPORT_FILE, page)
     return directory / REPORT_FILE
 

@@ -15,26 +15,30 @@ from typing import Any
 from palinode.analysis.audits import ArmFinding, arm_audit, pictures
 from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.compare import Cost, costs
-from palinode.analysis.verdict import Verdict
+from palinode.analysis.deviations import deviations
+from palinode.analysis.verdict import Verdict, over_scales_of
 from palinode.base.decision import Decision
 from palinode.base.finding import Finding
 from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.checks.explained import code_of, explanation
 from palinode.report import words
-from palinode.report.findings import between, signed
+from palinode.report.findings import between, effect_words, published_cell
 from palinode.report.levels import reached
 from palinode.report.maps import map_notes
 from palinode.report.study import Figure, Study
 from palinode.report.trained import what_was_trained
 from palinode.results.record import NOT_COMPARED, ArmEntry, ExperimentRecord
+from palinode.results.seals import Look, Seal
 
 Content = dict[str, Any]
 SMOKE = "smoke"  # the size that only tests whether everything works; the numbers of smoke runs decide nothing
 ORDER = list(CHECK_WORDS)  # the order in which outcomes of checks are listed: failed checks come first
 SCALES_WORDS = {
     "better": "better than",
+    "better where it ends": "better, where it ends, than",
     "worse": "worse than",
-    "no difference found": "no difference from",
+    "not worse": "not worse than",
+    "smaller than matters": "differs by less than matters from",
     "cannot tell": "cannot tell about",
 }
 BAR_PIXELS = 72
@@ -43,12 +47,14 @@ ALARM = "C8.directions"
 
 @dataclass(frozen=True)
 class Page:
-    """The content of the page: the study, its figures, the paths of its other files, and its judged claims."""
+    """The content of the page: the study, its figures, the paths of its other files, its judged claims, its seals and its looks."""
 
     study: Study
     figures: Sequence[Figure]
     files: Sequence[str]
     claims: Sequence[JudgedClaim] = ()
+    seals: Sequence[Seal] = ()
+    looks: Sequence[Look] = ()
 
     @property
     def record(self) -> ExperimentRecord:
@@ -92,10 +98,26 @@ def verdict(page: Page) -> Content:
         "cards": sorted(cards, key=lambda card: card["leak"] != "none"),
         "rule": words.rule_words(rule),
         "comparisons": len(verdicts),
+        "allowed_for": max((one.deciding.comparisons for one in verdicts), default=1),
+        "plan": _sealed_plan(page),
         "baseline": rule.baseline,
         "baseline_is_missing": not any(run.entry.arm == rule.baseline for run in page.record.runs),
         "damaged": page.record.damaged.values(),
         "trained": what_was_trained(page.study),
+    }
+
+
+def _sealed_plan(page: Page) -> Content:
+    """What was written down before the runs: the first seal, the number of seals and looks, and the deviations from the plan."""
+    outcomes = Counter(run.outcome for run in page.record.runs)
+    ended = [f"{words.number(count)} {outcome}" for outcome, count in outcomes.most_common()]
+    return {
+        "seal": page.seals[0] if page.seals else None,
+        "seals": words.plural(len(page.seals), "seal"),
+        "looks": words.plural(len(page.looks), "look"),
+        "deviations": deviations(page.record, page.seals, page.looks),
+        "counts": f"{words.plural(len(page.record.runs), 'run')} planned: {', '.join(ended)}",
+        "pairs": words.plural(sum(len(one.comparison.pairs) for one in page.study.verdicts), "pair"),
     }
 
 
@@ -113,6 +135,7 @@ def _card(page: Page, arm: str, verdicts: Sequence[Verdict]) -> Content:
         "title": _title(verdicts[0]) if len(verdicts) == 1 else _title_of_scales(verdicts, outcomes),
         "leaks": _leak_sentences(page.record, arm) if leak != "none" else [],
         "verdicts": [(one, reached(page.record, one)) for one in verdicts],
+        "over_scales": words.over_scales(over_scales_of(page.record, verdicts), page.study.rule),
     }
 
 
@@ -164,7 +187,7 @@ def claims(page: Page) -> Content | None:
     """The judged claims of the experiment, one row each; None if the experiment has no claims."""
     rows = [claim.row() for claim in page.claims]
     for row in rows:
-        row |= {"effect": signed(row["effect"]), "published": signed(row["published"]), "interval": between(row)}
+        row |= {"effect": effect_words(row), "published": published_cell(row), "interval": between(row)}
     return {"claims": rows} if rows else None
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from palinode.analysis.curves import AFFINITY, auxiliary_curves, mean_curves
 from palinode.analysis.ratios import final_scores
+from palinode.analysis.verdict import Verdict
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
 from palinode.report.levels import level_marks, level_notes, with_levels
-from palinode.report.study import CurvePart, Figure, Place, Rows, Study, kept_inside
-from palinode.report.words import metric_words, number
+from palinode.report.study import CurvePart, Figure, Place, Rows, Study, kept_inside, rounded
+from palinode.report.words import metric_words, number, signed
 
 TOKENS = Axis("tokens_read", CURVE_AXES["tokens_read"].heading)
 LOG_LABELS = "datum.value < 0.001 ? format(datum.value, '~e') : format(datum.value, '~g')"
@@ -32,23 +33,55 @@ TERM_NOTES = (
 
 
 def difference_figures(study: Study) -> Iterator[Figure]:
-    """The figures of the differences (arm minus baseline), paired by seed; no figure if no pair can be compared."""
+    """The family figure: the improvement of every arm at every scale, paired by seed; no figure if no pair can be compared."""
     rule, look = study.rule, study.look
     shown = [verdict for verdict in study.verdicts if verdict.comparison.pairs and verdict.leak != "unexpected"]
     if not shown:
         return
     many = len({verdict.scale for verdict in shown}) > 1
-    rows, colours = study.differences(
-        {f"{f'{one.scale}: ' if many else ''}{look.labels[one.arm]}": one.comparison for one in shown}
-    )
+    rows: Rows = []
+    colours = {}
+    for one in shown:
+        ended = f"\n{one.divergence.arm} of {one.divergence.planned} diverged" if one.divergence.arm else ""
+        label = f"{f'{one.scale}: ' if many else ''}{look.labels[one.arm]}{ended}"
+        colours[label] = look.colours[one.arm]
+        rows += _improvements(study, label, one)
     what, unit = metric_words(rule.metric)
-    side = "left" if rule.better == "lower" else "right"
     # The number format states a precision: d3's own choice shows the tick .12 as .1 when .12 - .02 is rounded to just below .1.
-    x = Axis("value", f"difference, {unit} ({side} is better)", ".4~g")
-    band = f"Inside the grey band (±{number(rule.smallest_effect)}) a difference does not matter."
-    title = f"Difference from {rule.baseline} in {what}, paired by seed"
-    chart = charts.differences(x, colours, rule.smallest_effect)
-    yield Place().figure("differences", title, rows, {"": chart}, notes=(band,) if rule.smallest_effect > 0 else ())
+    x = Axis("value", f"improvement, {unit} (right is better)", ".4~g")
+    title = f"Improvement over {rule.baseline} in {what}, paired by seed"
+    has_published = any(row["kind"] == "published" for row in rows)
+    chart = charts.differences(x, colours, rule.smallest_effect, alone=True, published=has_published)
+    yield Place().figure("differences", title, rows, {"": chart}, notes=tuple(_family_notes(study, shown)))
+
+
+def _improvements(study: Study, label: str, verdict: Verdict) -> Rows:
+    """The rows of one line of the family figure: each pair, the mean with both intervals, and a published effect."""
+    sign = 1.0 if study.rule.better == "higher" else -1.0
+    rows = study.dots(label, {pair.seed: sign * pair.difference for pair in verdict.comparison.pairs})
+    mean = rows[0]
+    single = verdict.single_interval or (mean["value"], mean["value"])
+    low, high = verdict.interval or (mean["value"], mean["value"])
+    text = f"{signed(verdict.improvement)}; interval that decides: {signed(low)} to {signed(high)}"
+    if tuple(single) != (low, high):
+        text += f"; alone: {signed(single[0])} to {signed(single[1])}"
+    rows[0] = mean | {"low": rounded(low), "high": rounded(high), "text": text}
+    rows[0] |= {"single_low": rounded(single[0]), "single_high": rounded(single[1])}
+    effect = study.rule.published
+    if effect is not None and effect.arm in ("", verdict.arm):
+        source = f"{signed(effect.effect)}, {effect.source}"
+        rows.append({"kind": "published", "arm": label, "value": rounded(effect.effect), "text": source})
+    return rows
+
+
+def _family_notes(study: Study, shown: Sequence[Verdict]) -> Iterator[str]:
+    rule = study.rule
+    if any(one.deciding.comparisons > 1 for one in shown):
+        yield "The wide bar is the interval that decides; the thin grey bar is the interval of the comparison alone."
+    if rule.smallest_effect > 0:
+        yield f"Inside the grey band (\u00b1{number(rule.smallest_effect)}) a difference does not matter."
+    if rule.published is not None:
+        yield "A hollow diamond is the published effect."
 
 
 def learning_figures(study: Study) -> Iterator[Figure]:

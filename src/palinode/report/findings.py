@@ -85,7 +85,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "cautions": _cautions(claims, by_rule),
         "arms": [_arm_row(verdict) for verdict in by_rule],
         "intervals": sum(row["low"] is not None for row in rows)
-        + sum(v.comparison.interval is not None for v in by_rule),
+        + sum(v.deciding.interval is not None for v in by_rule),
         "scores": _scores(record),
         "command": without_local_options(entry.command),
     }
@@ -97,6 +97,7 @@ def page_text(content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"table": table, "signed": signed, "between": between}
+    environment.filters |= {"effect_words": effect_words, "published_cell": published_cell}
     source = (resources.files("palinode.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(content)
 
@@ -120,8 +121,22 @@ def signed(value: float | None) -> str:
 
 
 def between(row: Mapping[str, Any]) -> str:
-    """The interval of a row as text; an empty text if the row has no interval."""
-    return "" if row["low"] is None else f"{signed(row['low'])} to {signed(row['high'])}"
+    """The interval of a row as text, or its p value; an empty text if the row has neither.
+
+    A row with both was judged by the p value: runs that learned were counted.
+    """
+    parts = [] if row["low"] is None else [f"{signed(row['low'])} to {signed(row['high'])}"]
+    return "; ".join(parts + ([] if row.get("p") is None else [f"p = {row['p']:.2g}"]))
+
+
+def effect_words(row: Mapping[str, Any]) -> str:
+    """The effect of a row of a claim as text, after `>=` or `<=` where censored runs make it a bound."""
+    return " ".join(word for word in (row["effect_bound"], signed(row["effect"])) if word)
+
+
+def published_cell(row: Mapping[str, Any]) -> str:
+    """The published number of a row of a claim, with what the difference that was measured says about it."""
+    return ": ".join(word for word in (signed(row["published"]), row["published_words"]) if word)
 
 
 def without_local_options(command: Sequence[str]) -> str:
@@ -191,7 +206,7 @@ def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list
 
 
 def _arm_row(verdict: Verdict) -> Row:
-    compared, ends = verdict.comparison, verdict.comparison.interval
+    compared, ends = verdict.comparison, verdict.deciding.interval
     stamps = {"LEAK": verdict.leak, "COLLAPSE": verdict.collapse}
     return {
         "arm": verdict.arm,

@@ -34,6 +34,15 @@ TEMPLATES = "templates"
 LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # with this line in the bundle, report.js can call vegaEmbed
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
+VERDICT_WORDS = (
+    "sentence",
+    "headline",
+    "alone",
+    "stability",
+    "published",
+    "predicted",
+    "more_seeds",
+)  # functions of words.py
 FILTERS = {
     "number": words.number,
     "signed": words.signed,
@@ -63,7 +72,7 @@ def render_page(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= FILTERS
-    environment.globals |= {"effect": words.effect, "headline": words.headline, "more_seeds": words.more_seeds}
+    environment.globals |= {name: getattr(words, name) for name in VERDICT_WORDS}
     environment.globals |= {"cost_axes": COST_AXES, "code_of": code_of}
     scripts = {"library": _chart_library(), "script": _source("report.js")}
     style = _source("report.css")

@@ -11,6 +11,7 @@ from palinode.base.decision import Decision
 from palinode.base.measures import COST_AXES, MEASURES, OWN
 
 if TYPE_CHECKING:
+    from palinode.analysis.scales import OverScales
     from palinode.analysis.verdict import Verdict
 
 MINUS = "\N{MINUS SIGN}"
@@ -85,36 +86,126 @@ def headline(verdict: Verdict) -> str:
         return f"{arm} sees its own answer, so it cannot be compared"
     return {
         "better": f"{arm} is better than {baseline}",
+        "better where it ends": f"{arm} is better than {baseline} where it ends",
         "worse": f"{arm} is worse than {baseline}",
-        "no difference found": f"no difference found between {arm} and {baseline}",
+        "not worse": f"{arm} is not worse than {baseline}",
+        "smaller than matters": f"what separates {arm} from {baseline} is smaller than matters",
         "cannot tell": f"cannot tell whether {arm} is better or worse than {baseline}",
     }[verdict.outcome]
 
 
-def effect(verdict: Verdict) -> str:
-    """The text of an effect, with its interval, the number of seeds and the p value of the exact test."""
-    comparison = verdict.comparison
-    if comparison.mean is None:
-        return "No pair of runs could be compared."
-    what, unit = metric_words(comparison.metric)
-    seeds = plural(len(comparison.pairs), "paired seed")
-    text = f"Mean difference in {what}: {signed(comparison.mean)} {unit}"
-    if comparison.interval is None:
-        return f"{text} ({seeds}, so no interval)."
-    text += f" ({interval_words(comparison.interval.low, comparison.interval.high, comparison.confidence)}; {seeds}"
-    least_p = 2 / 2 ** len(comparison.pairs)
+def sentence(verdict: Verdict) -> str:
+    """The verdict in one sentence: the outcome, the improvement, the interval that decides, and what the interval allows for."""
+    comparison, improved, rule = verdict.comparison, verdict.improvement, verdict.rule
+    arm, baseline, least = verdict.arm, comparison.baseline, number(rule.smallest_effect)
+    at = "" if verdict.scale == "base" else f" at {verdict.scale}"
+    if improved is None:
+        return f"cannot tell {arm} from {baseline}{at}: no pair of runs could be compared."
+    pairs, unit = plural(len(comparison.pairs), "pair"), metric_words(comparison.metric)[1]
+    if verdict.learned is not None:
+        return f"{headline(verdict)[:1].upper()}{headline(verdict)[1:]}: {verdict.learned.sentence}."
+    if verdict.interval is None:
+        return f"{pairs} without an interval: {arm} differs from {baseline} by {signed(improved)} {unit} (+ is better)."
+    low, high = verdict.interval
+    count = verdict.deciding.comparisons
+    counted = f"{pairs}; {count} comparisons allowed for" if count > 1 else pairs
+    beyond = f", by more than matters ({least})" if verdict.by_more_than_matters else ""
+    ends = f"{signed(low)} to {signed(high)}"
+    if verdict.outcome == "better" or verdict.outcome == "better where it ends":
+        where = " where it ends" if verdict.outcome == "better where it ends" else ""
+        size = f"by {number(improved, 3)} {unit} ({number(low, 3)} to {number(high, 3)}; {counted})"
+        return f"{arm} is better than {baseline}{at} {size}{where}{beyond}."
+    if verdict.outcome == "worse":
+        size = f"by {number(-improved, 3)} {unit} ({number(-high, 3)} to {number(-low, 3)}; {counted})"
+        return f"{arm} is worse than {baseline}{at} {size}{beyond}."
+    if verdict.outcome == "not worse":
+        worst = number(max(0.0, -low), 3)
+        return f"{arm} is not worse than {baseline}{at} by {least} {unit} or more (at worst {worst}; {counted})."
+    if verdict.outcome == "smaller than matters":
+        sign = f" {arm} is {'better' if low > 0 else 'worse'}, but by less than matters." if low > 0 or high < 0 else ""
+        size = f"{signed(improved)} {unit} ({ends}, inside \u00b1{least}; {counted})"
+        return f"What separates {arm} from {baseline}{at} is smaller than matters: {size}.{sign}"
+    allowed = f"; {count} comparisons allowed for" if count > 1 else ""
+    return f"{pairs} cannot tell {arm} from {baseline}{at}: {signed(improved)} {unit} ({ends}{allowed}; + is better)."
+
+
+def details(verdict: Verdict) -> list[str]:
+    """The sentences below the verdict: one comparison alone, runs that diverged, the published effect, more seeds."""
+    lines = [alone(verdict), stability(verdict), published(verdict), predicted(verdict), more_seeds(verdict)]
+    return [line for line in lines if line]
+
+
+def alone(verdict: Verdict) -> str | None:
+    """The interval of this comparison alone, where another one decides, and the p value of the exact test; None without pairs."""
+    comparison, single = verdict.comparison, verdict.single_interval
+    if single is None or verdict.learned is not None:
+        return None
+    parts = []
+    if single != verdict.interval:
+        parts.append(
+            f"this comparison alone: {interval_words(single.low, single.high, comparison.confidence)}, + is better"
+        )
     if comparison.sign_flip_p is not None:
+        least_p = 2 / 2 ** len(comparison.pairs)
         floor = ", the least that this number of seeds can give" if comparison.sign_flip_p == least_p > 0.05 else ""
-        text += f"; exact sign-flip p = {number(comparison.sign_flip_p, 2)}{floor}"
-    return f"{text})."
+        parts.append(f"exact sign-flip p = {number(comparison.sign_flip_p, 2)}{floor}")
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else None
+
+
+def stability(verdict: Verdict) -> str | None:
+    """The sentence about runs that diverged; None if no run diverged."""
+    runs, baseline = verdict.divergence, verdict.comparison.baseline
+    if runs.words is None:
+        return None
+    p = "" if runs.p is None else f" (p = {number(runs.p, 2)})"
+    text = f"{runs.arm} of {plural(runs.planned, 'run')} diverged, {runs.baseline} of {baseline}{p}: {runs.words}."
+    if runs.outcome_if_ended is None:
+        return text
+    extreme = "the worst observed difference where the arm diverged, the best where the baseline did"
+    return f"{text} With {extreme}, the outcome would be: {runs.outcome_if_ended}."
+
+
+def published(verdict: Verdict) -> str | None:
+    """The sentence that compares the improvement with a published effect; None where the rule names none for this arm."""
+    effect, interval, improved = verdict.rule.published, verdict.interval, verdict.improvement
+    if verdict.published is None or effect is None or interval is None:
+        return None
+    ours = f"here {signed(improved)} ({signed(interval.low)} to {signed(interval.high)})"
+    return f"Published {signed(effect.effect)} ({effect.source}); {ours}: {verdict.published}."
+
+
+def predicted(verdict: Verdict) -> str | None:
+    """The sentence that puts the predicted effect beside the observed one; None where the rule predicts none for this arm."""
+    effect, improved = verdict.rule.predicted, verdict.improvement
+    if effect is None or improved is None or effect.arm not in ("", verdict.arm):
+        return None
+    ends = "" if effect.low is None else f" ({signed(effect.low)} to {signed(effect.high)})"
+    return f"Predicted {signed(effect.effect)}{ends}; here {signed(improved)}."
+
+
+def over_scales(over: OverScales | None, rule: Decision) -> str | None:
+    """The sentence about the improvement of an arm over all scales; None with fewer than two scales."""
+    if over is None:
+        return None
+    unit = metric_words(rule.metric)[1]
+    text = (
+        f"Over {over.scales} scales: mean improvement {signed(over.mean)} {unit} "
+        f"({interval_words(*over.interval, rule.confidence)}); it varies between scales by tau = {number(over.tau, 2)} "
+        f"(I\u00b2 {over.share_between:.0%})"
+    )
+    if over.slope is None or over.slope_interval is None:
+        return f"{text}."
+    slope = (
+        f"{signed(over.slope)} for ten times the parameters ({interval_words(*over.slope_interval, rule.confidence)})"
+    )
+    return f"{text}; slope {slope}."
 
 
 def more_seeds(verdict: Verdict) -> str | None:
     """The sentence about the number of seeds that would give an answer; None if more seeds would not help."""
     needed = verdict.seeds_needed
-    if needed is None or verdict.reasons or verdict.outcome in ("better", "worse"):
-        return None
-    if verdict.outcome == "no difference found" and needed.planned_for == "smallest effect":
+    if needed is None or verdict.reasons or verdict.outcome != "cannot tell":
         return None
     planned = "the smallest effect that matters" if needed.planned_for == "smallest effect" else "the observed effect"
     if needed.seeds is None:
@@ -137,24 +228,27 @@ def rule_words(rule: Decision) -> str:
     least = (
         f"differences below {number(rule.smallest_effect)} {unit} do not matter"
         if rule.smallest_effect
-        else "any difference matters"
+        else 'any difference matters, so "smaller than matters" cannot be said'
     )
+    family = "all comparisons are one family" if rule.family == "grid" else "every comparison stands alone"
+    claim = f"; the claim is that an arm is {rule.claim}" if rule.claim == "not worse" else ""
     return (
         f"{what}, {unit}, {rule.better} is better; every arm against {rule.baseline}, paired by seed; "
-        f"{rule.confidence:.0%} t interval; {least}; meant to be equal in {COST_AXES[rule.equal].title}"
+        f"{rule.confidence:.0%} intervals, {family}; {least}{claim}; meant to be equal in {COST_AXES[rule.equal].title}"
     )
 
 
 def verdict_lines(verdict: Verdict, levels: str = "") -> list[str]:
-    """The lines of a verdict for a terminal: headline, effect, the levels of the task, then the reasons and cautions.
+    """The lines of a verdict for a terminal: sentence, the levels of the task, then the reasons and cautions.
 
     Args:
         levels: the line with chance and the trivial level of a task; empty for text data.
     """
     stamp = "LEAK  " if verdict.leak != "none" else ""
     stamp += "COLLAPSE  " if verdict.collapse != "none" else ""
-    where = "" if verdict.scale == "base" else f" [{verdict.scale}]"
-    lines = [f"{stamp}{headline(verdict)}{where}", effect(verdict), *([levels] if levels else [])]
+    first = headline(verdict) if verdict.leak == "unexpected" else sentence(verdict)
+    where = f" [{verdict.scale}]" if verdict.leak == "unexpected" and verdict.scale != "base" else ""
+    lines = [f"{stamp}{first}{where}", *([levels] if levels else [])]
     if verdict.leak == "expected":
         lines.append("It sees its own answer, as the experiment expects: its numbers are not those of an honest model.")
     if verdict.collapse == "expected":
@@ -162,9 +256,9 @@ def verdict_lines(verdict: Verdict, levels: str = "") -> list[str]:
             "Its auxiliary term vanished, as the experiment expects: its losses are honest, that term says nothing."
         )
     lines += [f"Why: {reason}" for reason in verdict.reasons]
-    lines += [f"Note: {caution}" for caution in verdict.cautions]
-    more = more_seeds(verdict)
-    return lines + ([more] if more else [])
+    if verdict.leak != "unexpected":
+        lines += details(verdict)
+    return lines + [f"Note: {caution}" for caution in verdict.cautions]
 
 
 def plain(value: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from palinode.base.config import Config, canonical_json, decode
-from palinode.base.decision import Claim, Decision
+from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
@@ -25,6 +25,7 @@ from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
 from palinode.results.row_shapes import ContextLengthsRow, EmbeddingsRow, LayerCutRow, MetricsRow, ScoresRow, TaskRow
 from palinode.results.rows import checked_rows, metrics_paths
+from palinode.results.scored import ScoredText
 
 Number = float | int | None
 
@@ -59,6 +60,9 @@ class Result(Config):
             (`base/memory.py`, `sweep/nursery.py`). `runs_together` above 1 says that the run was in a stack (`may_differ_by`).
         attempts: the number of processes that worked on this run. The number 1 means that the run was never interrupted.
         rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results of versions without holds.
+        scored: split -> pass -> what the sum of nats of the final scores is about; empty in imported results and in results of
+            older versions.
+        documents: the size (`bytes`) and the `sha256` of documents.safetensors; empty for a run that has no such file.
         provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
         source: the file, sha256, line and format of an imported run.
     """
@@ -75,6 +79,8 @@ class Result(Config):
     weights_sha256: str | None = None
     attempts: int = Field(default=1, ge=1)
     rows: Mapping[str, int | str] = Field(default_factory=dict)
+    scored: Mapping[str, Mapping[str, ScoredText]] = Field(default_factory=dict)
+    documents: Mapping[str, int | str] = Field(default_factory=dict)
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
@@ -360,6 +366,10 @@ class ExperimentEntry(Config):
         claims: the claims that are judged by the finished runs; empty in entries of versions that had no claims.
         stacks: the choices of `--stack auto`; empty where nobody used it, and in entries of versions that did not have it.
         source: the format, file and sha256 of an imported experiment.
+        seeds_planned: whether the seeds were a fixed list, or were added one by one until every verdict was decided. With the
+            second plan, `seeds` and `runs` hold the seeds of the latest look; a seed that is still being trained is not in them.
+        looks_taken: the number of looks that `palinode run` recorded that used some of these runs, and other seeds than `seeds`.
+        first_seeds: the number of seeds at the first of these looks; 0 if there was no such look.
     """
 
     name: str
@@ -381,6 +391,14 @@ class ExperimentEntry(Config):
     claims: tuple[Claim, ...] = ()
     source: Mapping[str, str] = Field(default_factory=dict)
     stacks: tuple[StackEntry, ...] = ()
+    seeds_planned: SeedPlan = FIXED
+    looks_taken: int = Field(default=0, ge=0)
+    first_seeds: int = Field(default=0, ge=0)
+
+    @property
+    def seeds_added_after_a_look(self) -> bool:
+        """Whether the seeds were fixed, a verdict was seen, and the seeds were changed after it: the verdict pays for this."""
+        return self.seeds_planned == FIXED and self.looks_taken > 0
 
     @property
     def full_name(self) -> str:

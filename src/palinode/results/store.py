@@ -1,7 +1,7 @@
 """The results store has a directory for each run, and files for experiments, audits and reports.
 
     <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, result.json}
-    <root>/experiments/<name>--<size>.json      resolved experiments
+    <root>/experiments/<name>--<size>.json      resolved experiments; beside each: its seals and its looks (seals.py)
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
     <root>/reports/<name>--<size>/              the pages of `palinode report`
@@ -36,6 +36,7 @@ from palinode.results.record import (
     read_run,
 )
 from palinode.results.rows import metrics_path
+from palinode.results.seals import LOOKS_SUFFIX, SEALS_SUFFIX, Appended, Look, Seal, append, read_looks, read_seals
 
 DEFAULT_ROOT = Path("runs")
 HOLDS = "holds"  # the directory of the holds on audits, inside `audits`
@@ -150,6 +151,30 @@ class Store:
         of_cells = {cell: audits[one] for cell, one in hashes.items() if one in audits}
         return ExperimentRecord(entry, runs, of_cells, damaged, audits.get(entry.comparison))
 
+    def seals_path(self, entry: ExperimentEntry) -> Path:
+        """The path of the file with the seals of this experiment. The file need not exist."""
+        return self.root / EXPERIMENTS / f"{_entry_stem(entry)}{SEALS_SUFFIX}"
+
+    def looks_path(self, entry: ExperimentEntry) -> Path:
+        """The path of the file with the looks at this experiment. The file need not exist."""
+        return self.root / EXPERIMENTS / f"{_entry_stem(entry)}{LOOKS_SUFFIX}"
+
+    def seals(self, entry: ExperimentEntry) -> Appended[Seal]:
+        """The plans of this experiment, each sealed before its runs.
+
+        Raises:
+            Damaged: the file is damaged, or was changed. The error names the line.
+        """
+        return read_seals(self.seals_path(entry))
+
+    def looks(self, entry: ExperimentEntry) -> Appended[Look]:
+        """The looks at the verdicts of this experiment.
+
+        Raises:
+            Damaged: the file is damaged. The error names the line.
+        """
+        return read_looks(self.looks_path(entry))
+
     def audit(self, audit_hash: str) -> AuditReport | None:
         """The cached audit with this hash; None when the store has none.
 
@@ -220,6 +245,26 @@ class Store:
         path = self._own(self.create().root / EXPERIMENTS / f"{_entry_stem(entry)}.json")
         fsio.write_table(path, encode(entry))
         return path
+
+    def append_seal(self, entry: ExperimentEntry, seal: Seal) -> None:
+        """Append a seal of this experiment, and wait until it is on the disk."""
+        append(self._own(self.create().seals_path(entry)), seal)
+
+    def append_look(self, entry: ExperimentEntry, look: Look) -> None:
+        """Append a look at this experiment, and wait until it is on the disk."""
+        append(self._own(self.create().looks_path(entry)), look)
+
+    def own_path(self, place: str) -> Path:
+        """The path of a file of a pack in the store. The caller has checked the name.
+
+        Raises:
+            Damaged: the file or a directory of the path is a link. The error names the link.
+        """
+        return self._own(self.root / place)
+
+    def write_file(self, place: str, content: bytes) -> None:
+        """Write a file of a pack to its place in the store. The caller has checked the name and the content."""
+        fsio.write_bytes(self.create().own_path(place), content)
 
     # --- inside -------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,11 @@ def verify(store: Store) -> Verified:
     problems: list[Damaged] = []
     for entry in store.experiments():
         problems += store.experiment(entry.full_name).damaged.values()
+        for read in (store.seals, store.looks):
+            try:
+                read(entry)
+            except Damaged as error:
+                problems.append(error)
     for record in store.records():
         manifests = _manifests(record.directory)
         tables += [*(record.directory / name for name in (SPEC_FILE, RESULT_FILE, AUDIT_FILE)), *manifests]

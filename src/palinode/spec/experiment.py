@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from palinode.base.config import Config
-from palinode.base.decision import Claim, Decision
+from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, check_known
 from palinode.results.record import ArmEntry
-from palinode.spec.names import FileName, Name, Seeds, checked, distinct_names, good_file_name
+from palinode.spec.names import FileName, Name, PlannedSeeds, checked, distinct_names, good_file_name
 from palinode.spec.run_spec import SPEC_VERSION, RunSettings, RunSpec, Version
 from palinode.spec.tuning import Tuning
 
@@ -54,7 +54,7 @@ class Size(Config):
     change: Mapping[str, Any] = Field(default_factory=dict)
     arms: tuple[str, ...] | None = None
     scales: tuple[str, ...] | None = None
-    seeds: Seeds | None = None
+    seeds: PlannedSeeds | None = None
     tuning: Tuning | None = None
 
 
@@ -64,6 +64,8 @@ class Experiment(Config):
     Attributes:
         name: the name of files and pages; it consists of letters, digits, `.`, `_` and `-`.
         base: the settings that arms and scales change.
+        seeds: the seeds of the runs; or "until decided": the seeds 1, 2, 3 and so on, until every verdict is decided or until
+            `decision.looks.most`.
         tuning: the search before the runs that chooses the value of one field for every arm, with equally many trials for each arm;
             None: no search.
         sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale; this is refused if each
@@ -80,7 +82,7 @@ class Experiment(Config):
     arms: tuple[Arm, ...] = Field(min_length=1)
     decision: Decision
     scales: tuple[Scale, ...] = Field(default=(Scale(name="base"),), min_length=1)
-    seeds: Seeds = (1, 2, 3)
+    seeds: PlannedSeeds = (1, 2, 3)
     tuning: Tuning | None = None
     sizes: Mapping[str, Size] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
@@ -175,6 +177,7 @@ class ResolvedExperiment(Config):
     """An experiment at one size. The runs are in the order in which they start: first all runs with the first seed.
 
     With `tuning`, the runs have the values of the experiment file; `spec.tuning.with_chosen` puts in the values of the best trials.
+    With `seeds_planned` "until decided", the runs are those of the largest number of seeds, `decision.looks.most`.
     """
 
     name: str
@@ -187,6 +190,12 @@ class ResolvedExperiment(Config):
     runs: tuple[ResolvedRun, ...]
     tuning: Tuning | None = None
     claims: tuple[Claim, ...] = ()
+    seeds_planned: SeedPlan = FIXED
+
+    def with_seeds(self, count: int) -> ResolvedExperiment:
+        """The same experiment with only its first `count` seeds."""
+        seeds = self.seeds[:count]
+        return self.with_(seeds=seeds, runs=tuple(run for run in self.runs if run.seed in seeds))
 
     def settings(self, arm: str, scale: str) -> RunSettings:
         """The settings of one arm at one scale (the same for every seed)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palinode.base.config import Config, content_hash, diff
-from palinode.base.decision import Decision
+from palinode.base.decision import FIXED, UNTIL_DECIDED, Decision
 from palinode.base.errors import BadInput, check_known
 from palinode.base.measures import OWN
 from palinode.results.record import ArmEntry
@@ -61,7 +61,11 @@ def expand(
         arms = tuple(arm for arm in experiment.arms if arm.name in size.arms)
         experiment = experiment.with_(arms=arms, sizes={}, claims=())
     scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
-    chosen_seeds = size.seeds or experiment.seeds if seeds is None else checked(good_seeds, seeds, field="--seeds")
+    planned = size.seeds or experiment.seeds
+    if seeds is not None:
+        planned = chosen_seeds = checked(good_seeds, seeds, field="--seeds")
+    else:
+        chosen_seeds = seeds_until_decided(experiment.decision) if planned == UNTIL_DECIDED else planned
     count = len(experiment.arms) * len(scales) * len(chosen_seeds)
     if runs_limit is not None and count > runs_limit:
         message = f"{count:,} runs are more than {runs_limit:,}"
@@ -87,11 +91,17 @@ def expand(
         runs=runs,
         tuning=size.tuning or experiment.tuning,
         claims=claims,
+        seeds_planned=UNTIL_DECIDED if planned == UNTIL_DECIDED else FIXED,
     )
     if resolved.tuning is not None:
         trials(resolved)  # check now that every trial is possible: an impossible trial raises an error
         _refuse_tuned_alike(resolved.tuning, scales, settings)
     return resolved
+
+
+def seeds_until_decided(decision: Decision) -> tuple[int, ...]:
+    """The largest set of seeds of an experiment with `seeds = "until decided"`: 1, 2, 3 and so on."""
+    return tuple(range(1, decision.looks.most + 1))
 
 
 def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mapping[Cell, RunSettings]) -> None:

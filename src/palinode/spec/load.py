@@ -16,12 +16,13 @@ from typing import Any
 
 from palinode.base import fsio
 from palinode.base.config import decode
-from palinode.base.decision import Decision
+from palinode.base.decision import UNTIL_DECIDED, Decision
 from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.base.measures import OWN, Metric
 from palinode.results.store import decode_entry
 from palinode.spec.code import Code, code_for_spec, run_file, user_kinds
 from palinode.spec.experiment import Arm, Experiment, ResolvedExperiment, ResolvedRun
+from palinode.spec.grid import seeds_until_decided
 from palinode.spec.names import checked, good_seeds
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.text import parse_json, parse_toml, read_text
@@ -70,7 +71,10 @@ class Source:
                         raise BadInput("a resolved experiment takes no changes", field=option)
                 return self.fixed
             own = self.experiment.sizes[size].seeds if size is not None and size in self.experiment.sizes else None
-            chosen = parse_seeds(seeds, own or self.experiment.seeds) if seeds is not None else None
+            planned = own or self.experiment.seeds
+            if planned == UNTIL_DECIDED:
+                planned = seeds_until_decided(self.experiment.decision)
+            chosen = parse_seeds(seeds, planned) if seeds is not None else None
             return self.experiment.resolve(size, overrides, chosen, runs_limit=runs_limit)
         except PalinodeError as error:
             raise error.at(file=self.file) from None
@@ -235,6 +239,12 @@ def _from_entry(data: dict[str, Any], path: Path, code_file: Path | None, *, all
         decision = entry.rule
     except BadInput as error:
         raise Damaged(error.message, file=str(path), field=error.field, hint=error.hint) from None
+    seeds = entry.seeds
+    if entry.seeds_planned == UNTIL_DECIDED:  # the same command goes on with the seeds that are not in the entry yet
+        seeds = seeds_until_decided(decision)
+        first = [run for run in runs if run.seed == seeds[0]]
+        later = [seed for seed in seeds if seed not in entry.seeds]
+        runs += [run.with_(spec=run.spec.with_(seed=seed)) for seed in later for run in first]
     fixed = ResolvedExperiment(
         name=entry.name,
         size=entry.size,
@@ -242,8 +252,9 @@ def _from_entry(data: dict[str, Any], path: Path, code_file: Path | None, *, all
         decision=decision,
         arms=entry.arms,
         scales=entry.scales,
-        seeds=entry.seeds,
+        seeds=seeds,
         runs=tuple(runs),
         claims=entry.claims,
+        seeds_planned=entry.seeds_planned,
     )
     return Source(str(path), None, fixed=fixed, code=needed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, GetCoreSchemaHandler, ValidatorFunctionWrapHandler
+from pydantic_core import CoreSchema, core_schema
 
+from palinode.base.decision import UNTIL_DECIDED
 from palinode.base.errors import BadInput
 from palinode.spec.run_spec import SEED_LIMIT
 
@@ -93,3 +95,20 @@ def checked(check: Callable[[T], T], value: T, *, field: str) -> T:
 Name = Annotated[str, AfterValidator(good_name)]
 FileName = Annotated[str, AfterValidator(good_file_name)]
 Seeds = Annotated[tuple[int, ...], AfterValidator(good_seeds)]
+
+
+class _OrUntilDecided:
+    """Lets a field hold seeds or the text "until decided". An error of the field is about seeds, not about two possible types."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def seeds_or_text(value: Any, validate_seeds: ValidatorFunctionWrapHandler) -> Any:
+            if isinstance(value, str) and value != UNTIL_DECIDED:
+                raise ValueError(f"must be a list of seeds or {UNTIL_DECIDED!r}, got {value[:40]!r}")
+            return value if value == UNTIL_DECIDED else validate_seeds(value)
+
+        plain = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        seeds = handler.generate_schema(Seeds)
+        return core_schema.no_info_wrap_validator_function(seeds_or_text, seeds, serialization=plain)
+
+
+PlannedSeeds = Annotated[tuple[int, ...] | Literal["until decided"], _OrUntilDecided()]

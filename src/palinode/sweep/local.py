@@ -47,17 +47,24 @@ class SweepEnd:
         outcomes: run id -> outcome, for every run that has one.
         reused: the ids of the runs that had finished before the sweep.
         interrupted: the number of the signal that ended the sweep early; None when no signal did.
+        late: the ids of the runs that were not started, or were stopped, because of the deadline.
     """
 
     outcomes: Mapping[str, str]
     reused: frozenset[str]
     interrupted: int | None
+    late: frozenset[str] = frozenset()
 
     @property
     def exit_code(self) -> int:
-        """The exit code: 0 all runs are done, 1 some runs failed or diverged, 130 or 143 a signal interrupted the sweep."""
+        """The exit code: 0 all runs are done, 1 some runs failed or diverged, 130 or 143 a signal interrupted the sweep.
+
+        A deadline stops a sweep as SIGTERM does, with 143.
+        """
         if self.interrupted is not None:
             return 130 if self.interrupted == signal.SIGINT else 143
+        if self.late:
+            return 143
         return int(any(outcome != "done" for outcome in self.outcomes.values()))
 
 
@@ -85,6 +92,7 @@ def sweep(
     on_event: Callable[[Event], None] = lambda event: None,
     worker: Sequence[str] = WORKER,
     nursery: Nursery | None = None,
+    deadline: float | None = None,
 ) -> SweepEnd:
     """Train the runs of these jobs.
 
@@ -95,12 +103,14 @@ def sweep(
             `reason`; the run is tried again by itself), `finished` (with `outcome` and `reason`).
         worker: the command that starts a worker. The directories of the runs are appended to the command.
         nursery: forks the workers; without a nursery every worker is started.
+        deadline: the time of `time.monotonic` at which the sweep has to end. A run that is not expected to end before it is not
+            started, and a run that has not ended by then is stopped as by an interrupt; None: no deadline.
 
     Raises:
         EnvironmentProblem: a disk or a device failed. The other runs were first asked to stop.
     """
     waiting = deque({job.run_id: job for job in jobs}.values())
-    driver = _Driver(store, workers, stack, on_event, worker, nursery or Nursery(), waiting)
+    driver = _Driver(store, workers, stack, on_event, worker, nursery or Nursery(), waiting, deadline)
     with driver.listening_to_signals():
         try:
             driver.loop()
@@ -126,6 +136,8 @@ class _Driver:
     worker: Sequence[str]
     nursery: Nursery
     waiting: deque[Job]
+    deadline: float | None = None
+    late: set[str] = field(default_factory=set)
     elsewhere: dict[str, tuple[Job, float]] = field(default_factory=dict)
     running: list[Process] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -139,7 +151,7 @@ class _Driver:
     def loop(self) -> None:
         """Work until every run has ended."""
         while self.waiting or self.elsewhere or self.running:
-            if self.signals or self.problem:
+            if self.signals or self.problem or self._is_late(0.0):
                 self._stop()
             self._start_what_fits()
             self._look_elsewhere()
@@ -155,7 +167,8 @@ class _Driver:
         """
         if self.problem is not None and not self.signals:
             raise self.problem
-        return SweepEnd(self.outcomes, frozenset(self.reused), self.signals[0] if self.signals else None)
+        interrupted = self.signals[0] if self.signals else None
+        return SweepEnd(self.outcomes, frozenset(self.reused), interrupted, frozenset(self.late))
 
     def end_all(self) -> None:
         """Ask the workers that still run to stop, wait a little, then kill them."""
@@ -187,7 +200,13 @@ class _Driver:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _is_late(self, seconds: float) -> bool:
+        """Whether work that takes so many seconds would end after the deadline."""
+        return self.deadline is not None and time.monotonic() + seconds >= self.deadline
+
     def _stop(self) -> None:
+        if self._is_late(0.0) and not self.signals:
+            self.late |= {job.run_id for job in self.waiting} | self.elsewhere.keys()
         self.waiting.clear()
         self.elsewhere.clear()
         if self.stop_requested_at is None:
@@ -211,6 +230,9 @@ class _Driver:
             if not self.nursery.is_ready():  # signals are looked at while it imports
                 self.waiting.appendleft(job)
                 return
+            if self._is_late(job.seconds):
+                self.late.add(job.run_id)
+                continue
             stale_holds = {job.run_id: stale_hold} if stale_hold is not None else {}
             if job.together:
                 jobs = [job, *self._rest_of_fixed_stack(job, stale_holds)]
@@ -368,6 +390,8 @@ class _Driver:
 
     def _finish(self, job: Job, outcome: str, reason: str | None) -> None:
         self.outcomes[job.run_id] = outcome
+        if outcome == "stopped" and self._is_late(0.0) and not self.signals:
+            self.late.add(job.run_id)
         self._emit(job, {"event": "finished", "outcome": outcome, "reason": reason})
 
     def _forget(self, process: Process) -> None:

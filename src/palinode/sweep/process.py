@@ -32,6 +32,7 @@ class Job:
         stack: the key of the stack. Jobs with the same key may share a process; a job with None shares no process.
         together: the run ids of a fixed stack in the order of their places. The jobs of a fixed stack that can start are in one
             process, however many workers are free. Empty: the run has no fixed stack.
+        seconds: the seconds that the run is expected to take; read only when the sweep has a deadline.
     """
 
     run_id: str
@@ -39,6 +40,7 @@ class Job:
     threads: int = 1
     stack: str | None = None
     together: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 class Streams(NamedTuple):

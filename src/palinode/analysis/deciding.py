@@ -1,0 +1,144 @@
+"""The interval that decides a verdict. It allows for what the interval of a single comparison leaves out.
+
+- Other comparisons: all pairs of an arm and a scale are one family (`family.py`).
+- Several looks: an experiment with `seeds = "until decided"` is judged after every seed, and a look has a confidence of its own;
+  seeds that were added after a look to a fixed number of seeds need an interval that is valid at every look (`looks.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from palinode.analysis.compare import Comparison
+from palinode.analysis.family import FamilyInterval, family_intervals
+from palinode.analysis.intervals import Interval, mean, t_interval
+from palinode.analysis.looks import look_alpha, mixture_interval
+from palinode.analysis.sizes import scale_sizes
+from palinode.base.decision import UNTIL_DECIDED, Decision
+from palinode.results.record import ExperimentRecord
+
+ONE_LOOK, SEVERAL_LOOKS, ADDED = "one look", "looks until decided", "seeds added after a look"
+ADDED_ERROR = (
+    0.064  # of 3 planned seeds, grown to 20: the first look has spent its 5 % (benchmarks/verdict_statistics.py)
+)
+NOISY_CELL = (
+    "its seeds vary more than those of the other arms and scales suggest, so the interval may be too narrow here"
+)
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """The interval that decides one verdict.
+
+    Attributes:
+        interval: the interval of the mean difference (arm minus baseline); None with fewer than two pairs, or while it is infinite.
+        single: the interval of this comparison alone, from the same estimate of the variance.
+        standard_error: the standard error of the mean difference from this estimate; None with fewer than two pairs.
+        comparisons: the number of comparisons that the interval allows for, this one included.
+        confidence: the confidence of all these intervals together.
+        looks: whether the interval allows for `one look`, for `looks until decided`, or for `seeds added after a look`.
+        cautions: what limits the interval.
+    """
+
+    interval: Interval | None
+    single: Interval | None
+    standard_error: float | None = None
+    comparisons: int = 1
+    confidence: float = 0.95
+    looks: str = ONE_LOOK
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def alpha(self) -> float:
+        """The probability of an error that this comparison may use: a share of that of the family."""
+        return (1 - self.confidence) / self.comparisons
+
+    @property
+    def allows_for(self) -> str:
+        """What the interval allows for, in words, such as `24 comparisons, looks until decided`."""
+        parts = [f"{self.comparisons} comparisons"] if self.comparisons > 1 else []
+        parts += [self.looks] if self.looks != ONE_LOOK else []
+        return ", ".join(parts) or "this comparison alone"
+
+    def over_differences(self, differences: Sequence[float]) -> Interval | None:
+        """An interval for other differences: as wide as this one or as the t interval of the differences, whichever is wider."""
+        own = t_interval(differences, self.confidence)
+        if own is None or self.interval is None:
+            return None
+        half = max(self.interval.high - self.interval.low, own.high - own.low) / 2
+        return Interval(mean(differences) - half, mean(differences) + half)
+
+
+@dataclass(frozen=True)
+class DecidingIntervals:
+    """The intervals that decide all verdicts of an experiment by one rule.
+
+    Attributes:
+        family: (arm, scale) -> the interval that allows for the other comparisons; empty where the rule has no family.
+    """
+
+    record: ExperimentRecord
+    rule: Decision
+    family: Mapping[tuple[str, str], FamilyInterval]
+
+    @classmethod
+    def of(cls, record: ExperimentRecord, rule: Decision) -> DecidingIntervals:
+        """The intervals by this rule. A comparison with another baseline than that of the experiment stands alone."""
+        entry = record.entry
+        if rule.family == "none" or rule.baseline != entry.decision.get("baseline"):
+            return cls(record, rule, {})
+        arms = [arm.name for arm in entry.arms if not arm.expect_leak]
+        scores = {scale: {arm: _scores(record, arm, scale, rule.metric) for arm in arms} for scale in entry.scales}
+        parameters = {scale: size.parameters for scale, size in scale_sizes(record).items()}
+        count = max(1, (len(arms) - 1) * len(entry.scales))
+        alpha, plain_alpha = (_alpha_of_a_look(record, rule, comparisons) for comparisons in (1, count))
+        return cls(record, rule, family_intervals(scores, rule.baseline, 1 - alpha, parameters, plain_alpha))
+
+    def of_comparison(self, comparison: Comparison) -> Deciding:
+        """The interval that decides this comparison."""
+        rule, entry = self.rule, self.record.entry
+        cell = self.family.get((comparison.arm, comparison.scale))
+        alone = t_interval(comparison.differences, 1 - _alpha_of_a_look(self.record, rule))
+        interval, single, error, count = alone, alone, _standard_error(comparison), 1
+        if cell is not None:
+            interval, single, error, count = cell.interval, cell.single, cell.standard_error, cell.comparisons
+        if entry.seeds_added_after_a_look:
+            interval = mixture_interval(comparison.differences, (1 - rule.confidence) / count)
+        return Deciding(
+            interval, single, error, count, rule.confidence, _looks(self.record), tuple(_cautions(self.record, cell))
+        )
+
+
+def _standard_error(comparison: Comparison) -> float | None:
+    deviation = comparison.spread
+    return None if deviation is None else deviation / math.sqrt(len(comparison.pairs))
+
+
+def _alpha_of_a_look(record: ExperimentRecord, rule: Decision, comparisons: int = 1) -> float:
+    """The probability of an error of one interval at one look."""
+    if record.entry.seeds_planned == UNTIL_DECIDED:
+        return look_alpha(1 - rule.confidence, rule.looks.most, comparisons)
+    return (1 - rule.confidence) / comparisons
+
+
+def _looks(record: ExperimentRecord) -> str:
+    if record.entry.seeds_planned == UNTIL_DECIDED:
+        return SEVERAL_LOOKS
+    return ADDED if record.entry.seeds_added_after_a_look else ONE_LOOK
+
+
+def _cautions(record: ExperimentRecord, cell: FamilyInterval | None) -> Iterator[str]:
+    entry = record.entry
+    if cell is not None and cell.noisy:
+        yield NOISY_CELL
+    if entry.seeds_added_after_a_look:
+        count = f"{entry.first_seeds} seeds were judged and there are {len(entry.seeds)} now"
+        yield f"{count}: seeds were added after a look, so the error is about {ADDED_ERROR:.1%}"
+
+
+def _scores(record: ExperimentRecord, arm: str, scale: str, metric: str) -> dict[int, float]:
+    """seed -> score of the finished runs of one arm at one scale."""
+    scores = {run.entry.seed: run.result.score(metric) for run in record.finished(arm, scale)}
+    return {seed: score for seed, score in scores.items() if score is not None}

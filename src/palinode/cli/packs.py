@@ -1,0 +1,64 @@
+"""`palinode pack NAME` and `palinode unpack FILE`: an experiment without weights in one file, and back into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palinode.base.errors import BadInput
+from palinode.cli import options
+from palinode.cli.options import as_json
+from palinode.cli.stores import experiment_named, open_store, writable_store
+
+
+def pack(
+    name: options.ExperimentName,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The file to write. Default: NAME.palinode here.")
+    ] = None,
+    store: options.StorePath = options.DEFAULT_STORE,
+    json: options.Json = False,
+) -> None:
+    """Put an experiment into one file, without weights.
+
+    The file has the specs, the curves, the results, the audits, the plan and the looks. `palinode unpack` checks it and puts it
+    into a store; the report from there equals the report from here.
+    """
+    results = open_store(store)
+    entry = experiment_named(results, name, "pack")
+    from palinode.results.pack import SUFFIX
+    from palinode.results.pack import pack as write_pack
+
+    path = out if out is not None else Path(f"{entry.full_name}{SUFFIX}")
+    if path.is_dir():
+        raise BadInput(
+            "is a directory", file=str(path), field="--out", hint=f"such as {path / (entry.full_name + SUFFIX)}"
+        )
+    runs = write_pack(results, entry.full_name, path)
+    size = path.stat().st_size
+    if json:
+        typer.echo(as_json({"pack": str(path), "experiment": entry.full_name, "runs": runs, "bytes": size}))
+    else:
+        typer.echo(f"{path}: {entry.full_name}, {runs} runs without weights, {size / 1e6:.1f} MB")
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `palinode pack` wrote.")],
+    store: options.StorePath = options.DEFAULT_STORE,
+    json: options.Json = False,
+) -> None:
+    """Check a packed experiment and put it into a store.
+
+    Nothing is written unless every file of the pack is whole. Runs that the store has already stay as they are.
+    """
+    results = writable_store(store)
+    from palinode.results.pack import unpack as read_pack
+
+    done = read_pack(results, file)
+    if json:
+        typer.echo(as_json({"experiment": done.experiment, "runs_added": done.added, "runs_present": done.present}))
+        return
+    there = f", {done.present} were there already" if done.present else ""
+    typer.echo(f"{done.experiment}: {done.added} runs added{there}; see `palinode report {done.experiment}`")
