@@ -7,13 +7,8 @@
 5. Looks in a family, plain looks of several comparisons, slopes over scales, one noisy cell (family_simulations.py).
 
 All noise is normal, and every number comes from a named seed. The program writes results/verdict_statistics.json and, from it and
-<<<<<<< HEAD
-from results/training_a_a.json, docs/statistics.md. It takes about fifteen minutes.
-Run: python benchmarks/verdict_statistics.py [--page]
-=======
 from results/training_a_a.json, docs/statistics.md. It takes about ten minutes.
 Run: python benchmarks/verdict_statistics.py [--page | --missing]
->>>>>>> v-stats
 """
 
 from __future__ import annotations
@@ -361,7 +356,8 @@ def looks_of_families(result: Row) -> Iterator[str]:
     yield (
         f"The share of experiments in which some comparison is wrong at some look up to {many.MOST} pairs, without any true\n"
         "difference, if all pairs are looked at. The alpha of a look comes from a table with a column for the number of\n"
-        "comparisons. *By division*: the alpha of a look of a single comparison, divided by the number of comparisons, would be wrong so often."
+        "comparisons. *By division*: the alpha of a look of a single comparison, divided by the number of "
+        "comparisons, would be wrong so often."
     )
     yield ""
     yield "| comparisons | wrong | by division |"
