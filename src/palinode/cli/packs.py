@@ -38,10 +38,20 @@ def pack(
         )
     runs = write_pack(results, entry.full_name, path)
     size = path.stat().st_size
+    others = sorted({f"{claim.experiment}--{entry.size}" for claim in entry.claims if claim.experiment})
     if json:
-        typer.echo(as_json({"pack": str(path), "experiment": entry.full_name, "runs": runs, "bytes": size}))
+        described = {
+            "pack": str(path),
+            "experiment": entry.full_name,
+            "runs": runs,
+            "bytes": size,
+            "claims_read": others,
+        }
+        typer.echo(as_json(described))
     else:
         typer.echo(f"{path}: {entry.full_name}, {runs} runs without weights, {size / 1e6:.1f} MB")
+        if others:
+            typer.echo(f"its claims also read {', '.join(others)}: pack this too", err=True)
 
 
 def unpack(

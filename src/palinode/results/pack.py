@@ -108,7 +108,7 @@ def _places(store: Store, entry: ExperimentEntry) -> list[str]:
     entries = f"{EXPERIMENTS}/{entry.full_name}"
     audits = {one for by_scale in entry.audits.values() for one in by_scale.values()} | {entry.comparison}
     places = [f"{AUDITS}/{audit}.json" for audit in sorted(audits - {""})]
-    for run_id in sorted({run.run_id for run in entry.runs}):
+    for run_id in sorted(_run_ids(entry)):
         directory = store.run_directory(run_id)
         if directory.is_symlink():  # to a reader of the store, such a run does not exist
             continue
@@ -117,6 +117,11 @@ def _places(store: Store, entry: ExperimentEntry) -> list[str]:
         places += [f"{run_id}/{name}" for name in names]
     places += [entries + suffix for suffix in (SEALS_SUFFIX, LOOKS_SUFFIX, ".json")]
     return [place for place in places if is_regular(store.root / place)]
+
+
+def _run_ids(entry: ExperimentEntry) -> set[str]:
+    """The ids of the experiment's runs, and of the trials that chose its settings."""
+    return {run.run_id for run in entry.runs}.union(*(choice.runs for choice in entry.choices))
 
 
 def _read_file(path: Path) -> bytes:
@@ -288,7 +293,7 @@ def _check_tables(root: Path, entry_place: str, contents: Mapping[str, bytes]) -
     if entry.full_name != Path(entry_place).name.removesuffix(".json"):
         raise Damaged(f"holds experiment {entry.full_name!r}", file=str(root / entry_place), field="name")
     runs = _runs_of(contents)
-    if stray := sorted(set(runs) - {run.run_id for run in entry.runs}):
+    if stray := sorted(set(runs) - _run_ids(entry)):
         raise Damaged(f"run {stray[0]} belongs to no arm of the experiment", file=str(root), field="files")
     for run_id, files in runs.items():
         if RESULT_FILE in files:
