@@ -45,7 +45,7 @@ def test_an_expected_collapse_is_compared_and_stamped(tmp_path):
     assert (result.collapse, result.leak, result.reasons) == ("expected", "none", ())
     assert result.outcome == "worse"
     lines = words.verdict_lines(result)
-    assert lines[0] == "COLLAPSE  both is worse than ltr"
+    assert lines[0].startswith("COLLAPSE  both is worse than ltr by ")
     assert "Its auxiliary term vanished, as the experiment expects" in " ".join(lines)
 
 

@@ -232,7 +232,8 @@ def final_scores(
     tick_count: int = 4,
     tables: bool = False,
     chance: bool = False,
-    family: bool = False,
+    alone: bool = False,
+    published: bool = False,
 ) -> dict[str, Any]:
     """A chart with one row per arm: every seed is a dot, the mean is a tick, the t interval of the mean is a bar.
 
@@ -240,8 +241,8 @@ def final_scores(
 
     Args:
         chance: whether a grey diamond in each row shows the value that chance would give.
-        family: whether a thin grey bar shows the interval of one comparison alone (the fields `single_low` and `single_high`), and
-            a hollow diamond a published value (a row of the kind "published").
+        alone: whether a thin grey bar shows the interval of one comparison alone (the fields `single_low` and `single_high`).
+        published: whether a hollow diamond shows a published value (a row of the kind "published").
         tables: whether each arm has two lines: the upper line shows the embedding table of tokens (circles), the lower line shows
             the embedding table of positions (diamonds). The field `table` of a row names its table.
     """
@@ -274,16 +275,12 @@ def final_scores(
     by_chance = by_chance.encode(
         x=alt.X("value:Q"), color=alt.ColorValue(GREY), tooltip=[*who, words("text", "by chance")]
     )
-    alone = means.mark_bar(height=3, opacity=0.75).encode(
-        x=alt.X("single_low:Q"), x2=alt.X2("single_high:Q"), color=alt.ColorValue(GREY)
-    )
-    others = base.transform_filter(alt.datum.kind == "published").mark_point(shape="diamond", size=95, strokeWidth=1.8)
-    others = others.encode(x=alt.X("value:Q"), tooltip=[*who, words("text", "published")])
     return _layered(
         {
             "intervals": interval.encode(x=x.on(alt.X, "low", scale=scale, axis=ticks), x2=alt.X2("high:Q")),
             **({"chance": by_chance} if chance else {}),
-            **({"alone": alone, "published": others} if family else {}),
+            **({"alone": _single_intervals(means)} if alone else {}),
+            **({"published": _published_effects(base, who)} if published else {}),
             "means": tick.encode(x=x.on(alt.X, "value")),
             "seeds": seeds.encode(x=x.on(alt.X, "value"), tooltip=[*who, words("seed", "seed"), value]),
         },
@@ -291,13 +288,30 @@ def final_scores(
     )
 
 
-def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> dict[str, Any]:
+def _single_intervals(means: alt.Chart) -> alt.Chart:
+    """Thin grey bars: the intervals of single comparisons."""
+    ends = {"x": alt.X("single_low:Q"), "x2": alt.X2("single_high:Q")}
+    bars: alt.Chart = means.mark_bar(height=3, opacity=0.75).encode(**ends, color=alt.ColorValue(GREY))
+    return bars
+
+
+def _published_effects(base: alt.Chart, who: Sequence[alt.Tooltip]) -> alt.Chart:
+    """Hollow diamonds: published effects."""
+    points = base.transform_filter(alt.datum.kind == "published")
+    points = points.mark_point(shape="diamond", size=95, strokeWidth=1.8)
+    drawn: alt.Chart = points.encode(x=alt.X("value:Q"), tooltip=[*who, words("text", "published")])
+    return drawn
+
+
+def differences(
+    x: Axis, colours: Mapping[str, str], smallest_effect: float, *, alone: bool = False, published: bool = False
+) -> dict[str, Any]:
     """A chart of the differences of a family with a line at zero and a band of effects that are too small to matter.
 
     Every pair of runs is a dot; the mean is drawn with the interval that decides, and with that of one comparison alone. The rows
     must have the fields that `final_scores` lists.
     """
-    chart = final_scores(x, colours, tick_count=7, family=True)
+    chart = final_scores(x, colours, tick_count=7, alone=alone, published=published)
     ends = {"zero": 0, "least": smallest_effect, "minus": -smallest_effect}
     x_of = {name: {"field": name, "type": "quantitative"} for name in ends}
     zero = own_layer("zero", [ends], {"type": "rule", "strokeWidth": 1.2, "opacity": 0.8}, {"x": x_of["zero"]})

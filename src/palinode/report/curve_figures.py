@@ -50,7 +50,8 @@ def difference_figures(study: Study) -> Iterator[Figure]:
     # The number format states a precision: d3's own choice shows the tick .12 as .1 when .12 - .02 is rounded to just below .1.
     x = Axis("value", f"improvement, {unit} (right is better)", ".4~g")
     title = f"Improvement over {rule.baseline} in {what}, paired by seed"
-    chart = charts.differences(x, colours, rule.smallest_effect)
+    has_published = any(row["kind"] == "published" for row in rows)
+    chart = charts.differences(x, colours, rule.smallest_effect, alone=True, published=has_published)
     yield Place().figure("differences", title, rows, {"": chart}, notes=tuple(_family_notes(study, shown)))
 
 
@@ -61,8 +62,9 @@ def _improvements(study: Study, label: str, verdict: Verdict) -> Rows:
     mean = rows[0]
     single = verdict.single_interval or (mean["value"], mean["value"])
     low, high = verdict.interval or (mean["value"], mean["value"])
-    text = f"{signed(verdict.improvement)}; that decides: {signed(low)} to {signed(high)}"
-    text += f"; alone: {signed(single[0])} to {signed(single[1])}"
+    text = f"{signed(verdict.improvement)}; interval that decides: {signed(low)} to {signed(high)}"
+    if tuple(single) != (low, high):
+        text += f"; alone: {signed(single[0])} to {signed(single[1])}"
     rows[0] = mean | {"low": rounded(low), "high": rounded(high), "text": text}
     rows[0] |= {"single_low": rounded(single[0]), "single_high": rounded(single[1])}
     effect = study.rule.published

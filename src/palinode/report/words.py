@@ -97,8 +97,9 @@ def sentence(verdict: Verdict) -> str:
     """The verdict in one sentence: the outcome, the improvement, the interval that decides, and what the interval allows for."""
     comparison, improved, rule = verdict.comparison, verdict.improvement, verdict.rule
     arm, baseline, least = verdict.arm, comparison.baseline, number(rule.smallest_effect)
+    at = "" if verdict.scale == "base" else f" at {verdict.scale}"
     if improved is None:
-        return "No pair of runs could be compared."
+        return f"cannot tell {arm} from {baseline}{at}: no pair of runs could be compared."
     pairs, unit = plural(len(comparison.pairs), "pair"), metric_words(comparison.metric)[1]
     if verdict.learned is not None:
         return f"{headline(verdict)[:1].upper()}{headline(verdict)[1:]}: {verdict.learned.sentence}."
@@ -107,7 +108,6 @@ def sentence(verdict: Verdict) -> str:
     low, high = verdict.interval
     count = verdict.deciding.comparisons
     counted = f"{pairs}; {count} comparisons allowed for" if count > 1 else pairs
-    at = "" if verdict.scale == "base" else f" at {verdict.scale}"
     beyond = f", by more than matters ({least})" if verdict.by_more_than_matters else ""
     ends = f"{signed(low)} to {signed(high)}"
     if verdict.outcome == "better" or verdict.outcome == "better where it ends":
@@ -124,7 +124,8 @@ def sentence(verdict: Verdict) -> str:
         sign = f" {arm} is {'better' if low > 0 else 'worse'}, but by less than matters." if low > 0 or high < 0 else ""
         size = f"{signed(improved)} {unit} ({ends}, inside \u00b1{least}; {counted})"
         return f"What separates {arm} from {baseline}{at} is smaller than matters: {size}.{sign}"
-    return f"{pairs} cannot tell {arm} from {baseline}{at}: {signed(improved)} {unit} ({ends}; {counted}; + is better)."
+    allowed = f"; {count} comparisons allowed for" if count > 1 else ""
+    return f"{pairs} cannot tell {arm} from {baseline}{at}: {signed(improved)} {unit} ({ends}{allowed}; + is better)."
 
 
 def details(verdict: Verdict) -> list[str]:
