@@ -44,7 +44,13 @@ def test_bad_packs_are_one_line(palinode, here):
 def test_a_pack_names_the_experiments_that_its_claims_read_too(palinode, here):
     store = make_store(here / "runs")
     claim = Claim(
-        name="R", sentence="Alike.", measure="rank_correlation", arm="both", against=("a",), experiment="tasks"
+        name="R",
+        sentence="Alike.",
+        measure="rank_correlation",
+        arm="both",
+        against=("a",),
+        experiment="tasks",
+        expect="shown",
     )
     store.write_experiment(store.entry("demo").with_(claims=(claim,)))
     assert palinode("pack", "demo").err == "its claims also read tasks--laptop: pack this too\n"

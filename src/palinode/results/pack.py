@@ -18,7 +18,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -75,8 +75,11 @@ class Unpacked(NamedTuple):
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 
-def pack(store: Store, name: str, path: Path) -> int:
+def pack(store: Store, name: str, path: Path, audits: Collection[str] = ()) -> int:
     """Write the experiment of this name into one file; return the number of runs in it.
+
+    Args:
+        audits: the hashes of audits that the pages of the experiment read, and that its entry does not name.
 
     Raises:
         BadInput: the store has no experiment of this name, or the experiment is too large for a pack.
@@ -84,7 +87,7 @@ def pack(store: Store, name: str, path: Path) -> int:
         EnvironmentProblem: a file cannot be read or written.
     """
     entry = store.entry(name)
-    contents = {place: _read_file(store.root / place) for place in _places(store, entry)}
+    contents = {place: _read_file(store.root / place) for place in _places(store, entry, audits)}
     _check_tables(store.root, f"{EXPERIMENTS}/{entry.full_name}.json", contents)
     members = tuple(
         Member(path=place, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -103,10 +106,10 @@ def pack(store: Store, name: str, path: Path) -> int:
     return len(_runs_of(contents))
 
 
-def _places(store: Store, entry: ExperimentEntry) -> list[str]:
-    """The paths in the store of all files of the experiment that exist, the entry last."""
+def _places(store: Store, entry: ExperimentEntry, others: Collection[str]) -> list[str]:
+    """The paths in the store of all files of the experiment and of the other audits that exist, the entry last."""
     entries = f"{EXPERIMENTS}/{entry.full_name}"
-    audits = {one for by_scale in entry.audits.values() for one in by_scale.values()} | {entry.comparison}
+    audits = {one for by_scale in entry.audits.values() for one in by_scale.values()} | {entry.comparison, *others}
     places = [f"{AUDITS}/{audit}.json" for audit in sorted(audits - {""})]
     for run_id in sorted(_run_ids(entry)):
         directory = store.run_directory(run_id)
