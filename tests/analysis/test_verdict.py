@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from palinode.analysis.compare import compare, costs, parity
 from palinode.analysis.intervals import Interval
-from palinode.analysis.verdict import beyond, decide, verdict, verdicts
+from palinode.analysis.verdict import beyond, decide, over_scales_of, verdict, verdicts
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
@@ -214,6 +214,20 @@ def test_the_intervals_of_a_grid_are_one_family_and_a_meant_leak_is_no_member(tm
     assert alone.deciding.comparisons == 1
     assert alone.interval == alone.single_interval
     assert verdict(record, "both", "small", record.entry.rule) == results["both", "small"]
+
+
+def test_an_arm_over_scales_is_told_from_its_reliable_verdicts(tmp_path):
+    names = ("2x32", "2x64", "2x128", "2x256")
+    models = {name: (2, int(name[2:])) for name in names}
+    arms = (LTR, SyntheticArm("both", effect_nats=-0.2))
+    record = experiment(tmp_path, scales=names, models=models, arms=arms, noise_nats=0.002)
+    of_arm = [item for item in verdicts(record) if item.arm == "both"]
+    over = over_scales_of(record, of_arm)
+    assert over.scales == 4
+    assert over.interval.low < over.mean < over.interval.high
+    assert min(item.improvement for item in of_arm) < over.mean < max(item.improvement for item in of_arm)
+    assert over.slope_interval.high < 0, "the effect falls with the width"
+    assert over_scales_of(record, of_arm[:1]) is None
 
 
 def test_looks_until_decided_widen_every_interval(tmp_path):

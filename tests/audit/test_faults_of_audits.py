@@ -279,22 +279,24 @@ def number_from_the_right(marker):
     return lambda ids: (ids == marker).flip(1).cumsum(1).flip(1)
 
 
-@pytest.mark.parametrize("marker", [777, *(pytest.param(end, marks=pytest.mark.nightly) for end in (0, 4095))])
-def test_a_leak_that_one_id_triggers_is_seen(marker):
-    model = Gpt(4096, extra=number_from_the_right(marker))
-    finding = of(check(model, vocab_size=4096, flow=LEAST.with_(ids_tokens=4)), "C1.perturbation")
+@pytest.mark.parametrize(
+    ("marker", "ids"), [(777, 1024), *(pytest.param(end, 4096, marks=pytest.mark.nightly) for end in (0, 4095))]
+)
+def test_a_leak_that_one_id_triggers_is_seen(marker, ids):
+    model = Gpt(ids, extra=number_from_the_right(marker))
+    finding = of(check(model, vocab_size=ids, flow=LEAST.with_(ids_tokens=4)), "C1.perturbation")
     assert finding.outcome == "fail"
     assert f"id {marker} put there" in finding.message
 
 
 def test_of_a_large_vocabulary_the_ids_that_were_named_are_tried():
-    model = Gpt(6000, extra=number_from_the_right(3333))
-    missed = check(model, vocab_size=6000, flow=LEAST.with_(ids_tokens=4))
+    model = Gpt(4200, extra=number_from_the_right(3333))
+    missed = check(model, vocab_size=4200, flow=LEAST.with_(ids_tokens=4))
     if of(missed, "C1.perturbation").outcome == "pass":
-        assert "of 6000 ids" in of(missed, "C1.perturbation").message
+        assert "of 4200 ids" in of(missed, "C1.perturbation").message
     assert (
         of(
-            check(model, vocab_size=6000, flow=LEAST.with_(ids_tokens=4), trigger_ids=(3333,)), "C1.perturbation"
+            check(model, vocab_size=4200, flow=LEAST.with_(ids_tokens=4), trigger_ids=(3333,)), "C1.perturbation"
         ).outcome
         == "fail"
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from planted_objectives import TokenAtWrongEnd
-from test_arms_before_training import CANARY, FLOW, OBJECTIVES, PUBLISHED, arm
+from test_arms_before_training import CANARY, FLOW, OBJECTIVES, PUBLISHED, STEPWISE, arm, by_day
 
 from palinode.audit import FlowSettings, StepwiseSettings, audit_subject, check_flow, check_stepwise
 from palinode.audit.palinode_models import small_config
@@ -20,17 +20,19 @@ LATENTS = {
 }
 ONE_LENGTH = FlowSettings(lengths=(), gains=(), draws=1, train_passes=0)
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
+BY_NIGHT = [pytest.param(n, marks=[] if n in (8, 32, 128) else pytest.mark.nightly) for n in LENGTHS]
 
 
-@pytest.mark.parametrize("model", LATENTS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("objective", "model"), by_day(LATENTS, "latent"))
 def test_honest_arms_pass(model, objective):
-    report = audit_subject(arm(LATENTS[model], OBJECTIVES[objective]), checks=("C1", "C6"), flow=FLOW)
+    audited = arm(LATENTS[model], OBJECTIVES[objective])
+    report = audit_subject(audited, checks=("C1", "C6"), flow=FLOW, stepwise=STEPWISE)
     assert {f.check: f.message for f in report.findings if f.outcome != "pass"} == {}
 
 
-def test_an_honest_arm_passes_the_canary():
-    report = audit_subject(arm(LATENTS["latent"], OBJECTIVES["both"]), checks=("C2",), canary=CANARY)
+@pytest.mark.parametrize("objective", ["ltr", pytest.param("both", marks=pytest.mark.nightly)])
+def test_an_honest_arm_passes_the_canary(objective):
+    report = audit_subject(arm(LATENTS["latent"], OBJECTIVES[objective]), checks=("C2",), canary=CANARY)
     assert {f.check: f.message for f in report.findings if f.outcome != "pass"} == {}
 
 
@@ -39,9 +41,7 @@ def test_the_published_mask_is_caught_by_the_canary():
     assert {(f.check, f.reproduce["pass"]) for f in report.leaks} == {("C2.canary", "rtl")}
 
 
-@pytest.mark.parametrize(
-    "window_tokens", [*LENGTHS[:6], *(pytest.param(length, marks=pytest.mark.nightly) for length in LENGTHS[6:])]
-)
+@pytest.mark.parametrize("window_tokens", BY_NIGHT)
 def test_the_published_mask_is_caught_at_every_length(window_tokens):
     """Through two layers a slot reaches its target at every length up to that of the published mask, and the audit names it."""
     findings = check_flow(arm(LATENTS["latent"], PUBLISHED, window_tokens), ONE_LENGTH)
@@ -75,9 +75,7 @@ def test_planted_defects_of_the_mask_are_caught_in_this_model(defect):
     assert "targets see themselves" in law.message
 
 
-@pytest.mark.parametrize(
-    "window_tokens", [pytest.param(n, marks=[pytest.mark.nightly] if n > 256 else []) for n in LENGTHS]
-)
+@pytest.mark.parametrize("window_tokens", BY_NIGHT)
 def test_the_honest_arm_passes_at_every_length(window_tokens):
     """Blocks of slots begin at 128: their seams are among these lengths and their neighbours."""
     flow = ONE_LENGTH.with_(lengths=(window_tokens - 1, window_tokens + 1))

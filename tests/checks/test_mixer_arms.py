@@ -1,11 +1,13 @@
 """Every mixer under the flow audit, causal both ways and non-causal; and the defects that convolutions have been published with."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from palinode.audit import CanarySettings, FlowSettings, Subject, audit_subject, subject_of_config
+from palinode.audit import CanarySettings, FlowSettings, StepwiseSettings, Subject, audit_subject, subject_of_config
 from palinode.base.errors import BadInput
 from palinode.base.example import Group
 from palinode.base.finding import AuditReport
@@ -30,6 +32,7 @@ from palinode.objectives import BothObjective, LtrObjective, MaskedObjective
 
 LTR, FULL = Group("ltr", Ltr(), 1), Group("masked", Full(), 1)
 QUICK = FlowSettings(lengths=(2, 3, 17), train_passes=2, draws=2)
+STEPWISE = StepwiseSettings(prompt_tokens=(1, 5), total_tokens=17)  # a window and one token more
 # what a leak tells one slot is shared by fewer tokens where windows are short
 SHORT_WINDOWS = CanarySettings(
     window_tokens=8, rows=32, steps=160, neighbour_steps=0, markov_steps=0, frozen_tokens=512
@@ -42,6 +45,12 @@ ARMS: dict[str, MixerConfig] = {
     "base_conv, explicit": BaseConvConfig(conv="explicit"),
     "monarch, residual": MonarchConfig(residual_conv=True),
 }
+# Another option of a mixer that is measured by day.
+VARIANTS = {"hyena, order 3", "base_conv, implicit", "base_conv, explicit", "monarch, residual"}
+
+
+def by_night(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(ARMS[name], id=name, marks=pytest.mark.nightly if name in VARIANTS else []) for name in names]
 
 
 def subject(mixer: MixerConfig, objective=None, position: str = "none", **options) -> Subject:
@@ -50,7 +59,7 @@ def subject(mixer: MixerConfig, objective=None, position: str = "none", **option
 
 
 def flow(audited: Subject, checks: tuple[str, ...] = ("C1",)) -> AuditReport:
-    return audit_subject(audited, checks=checks, flow=QUICK)
+    return audit_subject(audited, checks=checks, flow=QUICK, stepwise=STEPWISE)
 
 
 def not_passed(report: AuditReport) -> dict[str, str]:
@@ -62,14 +71,14 @@ def two_sided(mixer: MixerConfig) -> MixerConfig:
     return mixer.with_(two_sided=True) if isinstance(mixer, TwoSidedConfig) and not alone else mixer
 
 
-@pytest.mark.parametrize("mixer", ARMS.values(), ids=ARMS.keys())
+@pytest.mark.parametrize("mixer", by_night(ARMS))
 def test_nothing_flows_where_it_must_not_and_all_that_may_be_seen_is(mixer):
     report = flow(subject(mixer), ("C1", "C6"))
     assert not_passed(report) == {}
     assert {"C1.perturbation", "C1.two-sided", "C1.gradient", "C1.prefix"} <= {f.check for f in report.findings}
 
 
-@pytest.mark.parametrize("mixer", [one for one in ARMS.values() if "full" in type(one).visibilities], ids=repr)
+@pytest.mark.parametrize("mixer", by_night(name for name, mixer in ARMS.items() if "full" in type(mixer).visibilities))
 def test_non_causal_arms_see_both_sides_and_not_what_is_hidden(mixer):
     report = flow(subject(two_sided(mixer), MaskedObjective(hide_answers=False, rate=0.3)))
     assert not_passed(report) == {}

@@ -36,6 +36,14 @@ CONFIGS = {
 }
 
 
+# Another option of a mixer that is measured by day.
+VARIANTS = {"linear attention in chunks", "h3 in groups"}
+
+
+def by_night(names):
+    return [pytest.param(name, marks=pytest.mark.nightly if name in VARIANTS else []) for name in names]
+
+
 def arm(config, objective=None):
     return subject_of_config(config, objective or LtrObjective(), tokenizer_vocab=64, window_tokens=24)
 
@@ -45,12 +53,12 @@ def flows(subject, settings):
     return {finding.message for finding in report if finding.outcome != "pass"}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", by_night(CONFIGS))
 def test_nothing_flows_against_the_direction_and_everything_along_it(name):
     assert flows(arm(CONFIGS[name], BothObjective()), FLOW) == set()
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", by_night(MIXERS))
 def test_the_full_form_shows_a_masked_token_to_nobody(name):
     mixer = MIXERS[name]
     two_sided = mixer.with_(two_sided=True) if "two_sided" in type(mixer).model_fields else mixer

@@ -76,7 +76,8 @@ def test_rows_become_runs_of_one_experiment(palinode, here):
 LATER_COLUMNS = {"use_extra_tokens", "n_layers_removed", *(name for name in LISTS if name.startswith("cut_"))}
 
 
-def test_the_oldest_table_has_no_direction_tokens_and_no_cuts(palinode, here):
+def test_the_oldest_table_has_no_direction_tokens_and_no_cuts(palinode, here, monkeypatch):
+    monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
     rows = [{name: value for name, value in one.items() if name not in LATER_COLUMNS} for one in GRID]
     told = palinode("import", "mask", str(write(here / "a.csv", rows)))
     assert (told.code, told.err) == (0, "")

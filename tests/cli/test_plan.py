@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quick_audit import no_audit_ahead, quick_audit_arm
 from tiny_experiment import TOML
 
 from palinode import Store
 from palinode.cli.plan import plan_text
+from palinode.experiment import audits
 from palinode.experiment.calibrate import shares
 from palinode.experiment.plan import MOST_ARMS_LISTED, Plan, PlannedCell, makespan
 
@@ -71,7 +73,9 @@ equal = "optimizer_steps"
 )
 
 
-def test_labels_are_counted_as_a_run_scores_them(palinode):
+def test_labels_are_counted_as_a_run_scores_them(palinode, monkeypatch):
+    monkeypatch.setattr(audits, "audit_arm", quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", no_audit_ahead)
     Path("x.toml").write_text(ANSWERS)
     output = {cell["arm"]: cell["tokens_scored_ltr"] for cell in planned(palinode, "--no-measure")["cells"]}
     done = palinode("run", "x.toml", "--workers", "1")

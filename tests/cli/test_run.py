@@ -238,7 +238,8 @@ def test_the_code_may_be_edited_while_it_runs(quick, here):
     assert len(Store("runs").run_ids()) == 3  # the ltr arm is reused, the edited one is new
 
 
-def test_every_arm_is_tuned_by_as_many_trials_before_it_runs(quick, here):
+def test_every_arm_is_tuned_by_as_many_trials_before_it_runs(quick, here, monkeypatch):
+    monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
     Path("x.toml").write_text(TUNED)
     output = quick("run", "x.toml", "--report")
     assert output.code == 0, output.err

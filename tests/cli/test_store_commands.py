@@ -129,7 +129,9 @@ def test_compare_tells_chance_beside_an_accuracy(palinode, here):
     make_task_store(here / "runs")
     output = palinode("compare", "recall--laptop")
     assert output.code == 0
-    verdicts = output.out.split("\n\n")
+    blocks = output.out.split("\n\n")
+    verdicts = [block for block in blocks if ": Over " not in block]
+    assert any(f": Over {len(LEVELS)} scales: " in block for block in blocks)
     assert len(verdicts) == (len(TASK_ARMS) - 1) * len(LEVELS)
     for arm, block in zip((arm.name for arm in TASK_ARMS[1:] for _ in LEVELS), verdicts, strict=True):
         (line,) = (line for line in block.splitlines() if "; chance " in line)

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from palinode.cli.new import shipped_experiment
+from palinode.spec.load import load
+
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("torch_index", ROOT / "tools" / "torch_index.py")
 torch_index = importlib.util.module_from_spec(SPEC)
@@ -134,9 +137,14 @@ def run_installed(programs: Path, folder: Path, program: str, *arguments: str) -
 def test_the_installed_package_is_the_wheel_and_starts_from_shipped_experiments(installed, tmp_path):
     where = run_installed(installed, tmp_path, "python", "-c", "import palinode; print(palinode.__file__)")
     assert str(installed.parent) in where.stdout, where.stderr
-    for name in sorted(path.stem for path in (ROOT / "experiments").glob("*.py")):
-        done = run_installed(installed, tmp_path, "palinode", "new", f"my_{name}.py", "--from", name)
-        assert done.returncode == 0, done.stderr
+    first, *others = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+    done = run_installed(installed, tmp_path, "palinode", "new", f"my_{first}.py", "--from", first)
+    assert done.returncode == 0, done.stderr
+    every = "import sys; from palinode.cli.main import entry;"
+    every += "sys.exit(max(entry(['new', f'my_{name}.py', '--from', name]) for name in sys.argv[1:]))"
+    done = run_installed(installed, tmp_path, "python", "-c", every, *others)
+    assert done.returncode == 0, done.stderr
+    assert all((tmp_path / f"my_{name}.py").is_file() for name in (first, *others))
     done = run_installed(
         installed, tmp_path, "palinode", "plan", "my_mask_total.py", "--size", "smoke", "--no-measure", "--json"
     )
@@ -149,8 +157,8 @@ def test_the_demo_of_the_installed_package_is_the_one_of_make(installed, tmp_pat
     ids = "from palinode.cli.new import shipped_experiment as s; from palinode.spec.load import load;"
     ids += "print([run.spec.run_id for run in load(s('demo')).resolve().runs])"
     there = run_installed(installed, tmp_path, "python", "-c", ids)
-    here = subprocess.run([sys.executable, "-c", ids], capture_output=True, text=True, cwd=ROOT)
-    assert there.stdout == here.stdout != ""
+    here = [run.spec.run_id for run in load(shipped_experiment("demo")).resolve().runs]
+    assert there.stdout == f"{here}\n", there.stderr
     recipe = (ROOT / "Makefile").read_text().split("\ndemo: ")[1].splitlines()[1]
     assert recipe.split() == ["$(BIN)/palinode", "demo"]
     assert "three arms" in run_installed(installed, tmp_path, "palinode", "demo", "--help").stdout

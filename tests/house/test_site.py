@@ -1,9 +1,14 @@
-"""The documentation site builds without a warning, its reference is complete, and its walks and its notebook work."""
+"""The documentation site builds without a warning, its reference is complete, and its walks and its notebook work.
+
+By day the cells of the notebook run in this process, with an audit that takes no time: the audit has tests of its own, and takes
+most of the minute of the notebook. By night they run in a kernel, with the audit.
+"""
 
 import ast
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -11,6 +16,10 @@ import pytest
 from nbclient import NotebookClient
 
 import palinode
+from palinode.audit import AuditedArm
+from palinode.base.config import content_hash, encode
+from palinode.base.finding import AuditReport
+from palinode.experiment import audits
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "palinode"
@@ -47,6 +56,29 @@ def test_there_is_a_notebook():
     assert NOTEBOOKS
 
 
+def audited_at_once(settings, *, name, store=None) -> AuditedArm:
+    """An audit without findings."""
+    audited = AuditedArm(content_hash([name, encode(settings)]), AuditReport(subject=name, findings=()))
+    store.write_audit(audited.hash, audited.report)
+    return audited
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_cells_of_a_notebook_run_in_order(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PALINODE_CACHE", str(tmp_path))
+    monkeypatch.setattr(audits, "audit_arm", audited_at_once)
+    monkeypatch.setattr(audits, "audit_ahead", lambda *arguments, **options: None)
+    monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{path.name}, {cell.id}", "exec"), names)
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PALINODE_CACHE", str(tmp_path))

@@ -197,7 +197,7 @@ def test_a_slice_of_one_value_is_not_drawn_and_counts_are_said(figures):
     assert {"hits", "tokens_scored"} <= {entry["field"] for entry in points["encoding"]["tooltip"]}
 
 
-@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+@pytest.mark.parametrize("seeds", [pytest.param((1,), marks=pytest.mark.nightly), (1, 2, 3)])
 def test_every_drawing_draws(tmp_path, seeds):
     count = 0
     for figure in figures_of(made(tmp_path, vocabularies=(10, 30), seeds=seeds)).values():

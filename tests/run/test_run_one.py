@@ -1,15 +1,14 @@
 """One run: killed anywhere, stopped anywhere, evaluated or not, it ends with the same bits and the same record."""
 
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from tiny_run import tiny_spec
+from tiny_run import run_tiny, tiny_spec
 
 from palinode import Gpt2AdamW, Store
 from palinode.base import fsio
@@ -25,7 +24,9 @@ from palinode.train.checkpoint import weights_sha256
 from palinode.train.optim import AdamW
 from palinode.train.schedule import Cosine
 
-PROGRAM = Path(__file__).parent / "tiny_run.py"
+# Each process is forked from a server that has imported torch once, which takes 3 s of computing.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["palinode.run.one", "torch._dynamo"])
 UNSTABLE = ("attempt", "seconds")
 
 
@@ -43,6 +44,15 @@ def uninterrupted(corpus, tmp_path_factory):
     result = run_one(spec, store)
     assert result.outcome == "done"
     return spec, store, result
+
+
+@pytest.fixture(scope="module")
+def stopped_at_27(corpus, tmp_path_factory):
+    """The directory of a run that was stopped at step 27. The tests change only copies."""
+    spec, seen = tiny_spec(corpus), []
+    store = Store(tmp_path_factory.mktemp("stopped"))
+    run_one(spec, store, should_stop=lambda: seen.append(0) or len(seen) > 27)
+    return store.run_directory(spec.run_id)
 
 
 def test_the_record_is_complete(uninterrupted):
@@ -113,11 +123,11 @@ LOST_ROWS = {
 
 
 @pytest.mark.parametrize("lost", LOST_ROWS)
-def test_rows_that_were_lost_are_computed_again(uninterrupted, corpus, tmp_path, lost):
+def test_rows_that_were_lost_are_computed_again(uninterrupted, stopped_at_27, tmp_path, lost):
     """Training goes on from a checkpoint only where all rows from before it are there."""
     spec, reference, expected = uninterrupted
-    store, seen, notes = Store(tmp_path / "damaged"), [], []
-    run_one(spec, store, should_stop=lambda: seen.append(0) or len(seen) > 27)
+    store, notes = Store(tmp_path / "damaged"), []
+    shutil.copytree(stopped_at_27, store.run_directory(spec.run_id))
     metrics = store.run_directory(spec.run_id) / "metrics-1.jsonl"
     metrics.write_bytes(b"".join(LOST_ROWS[lost](metrics.read_bytes().splitlines(keepends=True))))
     finished = run_one(spec, store, on_event=lambda event: notes.append(event.get("message", "")))
@@ -130,12 +140,12 @@ def test_rows_that_were_lost_are_computed_again(uninterrupted, corpus, tmp_path,
         assert any("damaged checkpoint passed over" in note for note in notes)
 
 
-def test_a_run_of_the_old_form_goes_on(uninterrupted, tmp_path):
+def test_a_run_of_the_old_form_goes_on(uninterrupted, stopped_at_27, tmp_path):
     """Before there were holds, all attempts wrote one file, and a manifest had neither a hash of itself nor a count of rows."""
     spec, reference, expected = uninterrupted
-    store, seen, notes = Store(tmp_path / "old"), [], []
-    run_one(spec, store, should_stop=lambda: seen.append(0) or len(seen) > 27)
+    store, notes = Store(tmp_path / "old"), []
     directory = store.run_directory(spec.run_id)
+    shutil.copytree(stopped_at_27, directory)
     rows, _ = read_rows(directory)
     (directory / "metrics-1.jsonl").unlink()
     (directory / "hold-1.json").unlink()
@@ -203,8 +213,9 @@ CRASH_POINTS = [
 def test_killed_at_a_labelled_point_it_goes_on_to_the_same_bits(uninterrupted, corpus, tmp_path, label):
     spec, reference, expected = uninterrupted
     root = tmp_path / "crashed"
-    crashed = start(corpus, root, {CRASH_POINT_VARIABLE: label}).wait()
-    assert crashed == -9, "the crash point must have been reached"
+    process = start(corpus, root, {CRASH_POINT_VARIABLE: label})
+    process.join()
+    assert process.exitcode == -9, "the crash point must have been reached"
     again = run_one(spec, Store(root))
     assert again.weights_sha256 == expected.weights_sha256
     assert again.scores == expected.scores
@@ -219,15 +230,15 @@ def kill_at_random(corpus, root, spec, kills, seed):
     for _ in range(kills):
         process = start(corpus, root)
         rows, began, before = moments.randint(1, 9), time.monotonic(), len(metrics_paths(directory))
-        while process.poll() is None and time.monotonic() - began < 60:
+        while process.is_alive() and time.monotonic() - began < 60:
             paths = metrics_paths(directory)
             if len(paths) > before and paths[-1].read_bytes().count(b"\n") >= rows:
                 break
             time.sleep(0.005)
         time.sleep(moments.uniform(0.0, 0.1))
-        hits += process.poll() is None
+        hits += process.is_alive()
         process.kill()
-        process.wait()
+        process.join()
     return hits
 
 
@@ -243,12 +254,9 @@ def test_kill_9_at_random_moments(uninterrupted, corpus, tmp_path, kills, seed):
 
 
 def start(corpus, root, environment=None):
-    return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(corpus), str(root), "40"],
-        env={**os.environ, **(environment or {})},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = PROCESSES.Process(target=run_tiny, args=(corpus, root, {**os.environ, **(environment or {})}))
+    process.start()
+    return process
 
 
 @pytest.mark.parametrize(

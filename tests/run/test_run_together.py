@@ -58,8 +58,13 @@ def files_of(store, spec):
     return {re.sub(r"-\d+", "", path.name) for path in store.run_directory(spec.run_id).iterdir()}
 
 
-def assert_as_alone(store, spec, result, tmp_path):
-    other = Store(tmp_path / "alone")
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The store of the runs that were trained alone; each is trained for the first test that compares with it."""
+    return Store(tmp_path_factory.mktemp("alone"))
+
+
+def assert_as_alone(store, spec, result, other):
     expected = run_one(spec, other)
     assert losses(store, spec) == pytest.approx(losses(other, spec), abs=LOSS)
     for metric in ("validation.ltr.nats_per_token", "validation.rtl.nats_per_token"):
@@ -70,14 +75,14 @@ def assert_as_alone(store, spec, result, tmp_path):
     assert files_of(store, spec) == files_of(other, spec)
 
 
-def test_each_leaves_what_it_would_leave_alone(corpus, tmp_path):
+def test_each_leaves_what_it_would_leave_alone(corpus, alone, tmp_path):
     store, events = Store(tmp_path / "runs"), []
     wanted = specs(corpus)
     results = run_together(wanted, store, on_event=events.append)
     assert [result.outcome for result in results] == ["done"] * 3
     assert [result.fingerprint["runs_together"] for result in results] == [3, 3, 3]
     for spec, result in zip(wanted, results, strict=True):
-        assert_as_alone(store, spec, result, tmp_path)
+        assert_as_alone(store, spec, result, alone)
         assert {event["step"] for event in events if event["run_id"] == spec.run_id} >= {1, 5, 40}
 
 
@@ -92,7 +97,7 @@ def test_what_is_done_is_not_trained_again(corpus, tmp_path):
     assert run_together(wanted, store, on_event=lambda event: pytest.fail(str(event))) == results
 
 
-def test_stopped_together_they_go_on_together(corpus, tmp_path):
+def test_stopped_together_they_go_on_together(corpus, alone, tmp_path):
     store, requests = Store(tmp_path / "runs"), []
     wanted = specs(corpus)
 
@@ -105,7 +110,7 @@ def test_stopped_together_they_go_on_together(corpus, tmp_path):
     results = run_together(wanted, store)
     assert [result.attempts for result in results] == [2, 2, 2]
     for spec, result in zip(wanted, results, strict=True):
-        assert_as_alone(store, spec, result, tmp_path)
+        assert_as_alone(store, spec, result, alone)
 
 
 def test_what_was_stacked_on_its_way_says_so_when_it_ends_alone(corpus, tmp_path):
@@ -132,7 +137,7 @@ def test_one_that_diverges_leaves_the_others_alone(corpus, tmp_path, evaluate_ev
     assert "at step" in results[1].reason
 
 
-def test_killed_they_go_on_from_their_own_checkpoints(corpus, tmp_path):
+def test_killed_they_go_on_from_their_own_checkpoints(corpus, alone, tmp_path):
     """The second of them dies just before its checkpoint of step 20: it goes on from step 10 and the first one waits at 20."""
     store, wanted, events = Store(tmp_path / "runs"), specs(corpus), []
     program = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(corpus), str(store.root)]
@@ -141,7 +146,7 @@ def test_killed_they_go_on_from_their_own_checkpoints(corpus, tmp_path):
     notes = [event["message"] for event in events if event["event"] == "note"]
     assert notes == ["going on from step 20", "going on from step 10", "going on from step 10"]
     for spec, result in zip(wanted, results, strict=True):
-        assert_as_alone(store, spec, result, tmp_path)
+        assert_as_alone(store, spec, result, alone)
 
 
 def test_in_a_fixed_stack_a_run_ends_with_the_same_bits_wherever_it_was_stopped(corpus, tmp_path):

@@ -1,9 +1,7 @@
-"""A run of two seconds on a small text, and a program that starts or continues it in a process of its own.
+"""A run of two seconds on a small text, and a function that starts or continues it in a process of its own."""
 
-Usage as a program: tiny_run.py CORPUS STORE STEPS [EVALUATE_EVERY]
-"""
-
-import sys
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from palinode import (
@@ -42,9 +40,10 @@ def tiny_spec(corpus: Path, steps: int = 40, evaluate_every: int | None = 15, **
     return spec.with_(**changes)
 
 
-if __name__ == "__main__":
+def run_tiny(corpus: Path, store: Path, environment: Mapping[str, str]) -> None:
+    """What a process of its own does: the run, under these environment variables."""
     from palinode.run.one import run_one
 
-    corpus, store, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    result = run_one(tiny_spec(corpus, steps), Store(store))
-    print(result.outcome, result.weights_sha256)
+    os.environ.clear()
+    os.environ.update(environment)
+    run_one(tiny_spec(corpus), Store(store))

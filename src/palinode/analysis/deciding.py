@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class Deciding:
     Attributes:
         interval: the interval of the mean difference (arm minus baseline); None with fewer than two pairs, or while it is infinite.
         single: the interval of this comparison alone, from the same estimate of the variance.
+        standard_error: the standard error of the mean difference from this estimate; None with fewer than two pairs.
         comparisons: the number of comparisons that the interval allows for, this one included.
         confidence: the confidence of all these intervals together.
         looks: whether the interval allows for `one look`, for `looks until decided`, or for `seeds added after a look`.
@@ -42,6 +44,7 @@ class Deciding:
 
     interval: Interval | None
     single: Interval | None
+    standard_error: float | None = None
     comparisons: int = 1
     confidence: float = 0.95
     looks: str = ONE_LOOK
@@ -98,14 +101,19 @@ class DecidingIntervals:
         rule, entry = self.rule, self.record.entry
         cell = self.family.get((comparison.arm, comparison.scale))
         alone = t_interval(comparison.differences, 1 - _alpha_of_a_look(self.record, rule))
-        interval, single, count = alone, alone, 1
+        interval, single, error, count = alone, alone, _standard_error(comparison), 1
         if cell is not None:
-            interval, single, count = cell.interval, cell.single, cell.comparisons
+            interval, single, error, count = cell.interval, cell.single, cell.standard_error, cell.comparisons
         if entry.seeds_added_after_a_look:
             interval = mixture_interval(comparison.differences, (1 - rule.confidence) / count)
         return Deciding(
-            interval, single, count, rule.confidence, _looks(self.record), tuple(_cautions(self.record, cell))
+            interval, single, error, count, rule.confidence, _looks(self.record), tuple(_cautions(self.record, cell))
         )
+
+
+def _standard_error(comparison: Comparison) -> float | None:
+    deviation = comparison.spread
+    return None if deviation is None else deviation / math.sqrt(len(comparison.pairs))
 
 
 def _alpha_of_a_look(record: ExperimentRecord, rule: Decision, comparisons: int = 1) -> float:

@@ -41,6 +41,7 @@ ESTIMATE_SCHEMA = columns(
 )
 _WHO = columns((pl.String, "ratio arm scale score"))
 _SIZE = dict.fromkeys(SIZE_AXES, pl.Int64)
+_CURVE = ["arm", "direction", "scale", "seed"]
 CONTEXT_SCHEMA = columns((pl.String, "arm against scale"), (pl.Int64, "context_tokens")) | ESTIMATE_SCHEMA
 CUT_RATIO_SCHEMA = _WHO | columns((pl.String, "head"), (pl.Int64, "blocks of_blocks")) | ESTIMATE_SCHEMA
 RATIO_CURVE_SCHEMA = (
@@ -382,8 +383,15 @@ def _curves_by_run(
     finished = [run.entry.run_id for run in record.finished()]
     scored = curves.filter(pl.col("run_id").is_in(finished), split=split).drop_nulls([score, axis])
     by_run: dict[tuple[Any, ...], dict[int, Curve]] = {}
-    for (*side, seed), rows in scored.group_by("arm", "direction", "scale", "seed", maintain_order=True):
-        growing = rows.sort("step").unique(axis, keep="last").sort(axis)
-        curve = Curve(growing[axis].cast(pl.Float64).to_numpy(), growing[score].to_numpy())
+    # All curves are sorted at once: a sort of each curve alone takes a quarter of the time of a report of many scales.
+    growing = (
+        scored.sort("step", maintain_order=True)
+        .unique([*_CURVE, axis], keep="last", maintain_order=True)
+        .sort(axis, maintain_order=True)
+    )
+    points = growing.partition_by(_CURVE, as_dict=True)
+    for *side, seed in scored.select(_CURVE).unique(maintain_order=True).iter_rows():
+        rows = points[*side, seed]
+        curve = Curve(rows[axis].cast(pl.Float64).to_numpy(), rows[score].to_numpy())
         by_run.setdefault(tuple(side), {})[int(str(seed))] = curve
     return by_run

@@ -14,7 +14,7 @@ from palinode.analysis.compare import costs
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts, training_curves
 from palinode.analysis.embeddings import embedding_means, embedding_numbers
 from palinode.analysis.frames import RUN, RUN_AND_ID, Row, columns, run_frame
-from palinode.analysis.verdict import Verdict, verdicts
+from palinode.analysis.verdict import Verdict, over_scales_of, verdicts
 from palinode.base.config import canonical_json
 from palinode.base.measures import COST_AXES
 from palinode.results.files import number
@@ -34,6 +34,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
     pooled = ratios.as_published(record, split, score, pooled_axis, curves)
     return {
         "verdicts": verdict_table(found),
+        "over_scales": over_scales_table(record, found),
         "differences": difference_table(found),
         "runs": run_table(record),
         "scores": score_table(record),
@@ -87,6 +88,24 @@ def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
     )
     texts = ("reasons", "cautions")
     rows = [item.row() | {name: "; ".join(getattr(item, name)) for name in texts} for item in found]
+    return pl.DataFrame(rows, schema=schema)
+
+
+def over_scales_table(record: ExperimentRecord, found: tuple[Verdict, ...]) -> pl.DataFrame:
+    """The improvement of every arm over the scales: one row for each arm with at least two reliable verdicts."""
+    schema = columns(
+        (pl.String, "arm"),
+        (pl.Int64, "scales"),
+        (pl.Float64, "mean interval_low interval_high tau share_between slope slope_low slope_high"),
+    )
+    rows: list[Row] = []
+    for arm in dict.fromkeys(one.arm for one in found):
+        over = over_scales_of(record, [one for one in found if one.arm == arm])
+        if over is not None:
+            (low, high), (slope_low, slope_high) = over.interval, over.slope_interval or (None, None)
+            numbers = {"mean": over.mean, "interval_low": low, "interval_high": high, "tau": over.tau}
+            line = {"slope": over.slope, "slope_low": slope_low, "slope_high": slope_high}
+            rows.append({"arm": arm, "scales": over.scales, "share_between": over.share_between} | numbers | line)
     return pl.DataFrame(rows, schema=schema)
 
 

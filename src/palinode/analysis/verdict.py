@@ -16,6 +16,7 @@ An arm that diverges with more seeds than the baseline is at most "better where 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,8 @@ from palinode.analysis.reliability import (
     not_comparable,
     pair_reasons,
 )
+from palinode.analysis.scales import OverScales, over_scales
+from palinode.analysis.sizes import scale_sizes
 from palinode.analysis.two_valued import LearnedCounts, learned_counts, two_valued_applies
 from palinode.base.decision import Decision
 from palinode.results.record import ExperimentRecord
@@ -252,6 +255,20 @@ def beyond(interval: Interval | None, rule: Decision) -> bool:
     """Whether the whole interval lies beyond the smallest effect that matters, on one side of zero."""
     improved, least = of_improvement(interval, rule), rule.smallest_effect
     return improved is not None and least > 0 and (improved.low >= least or improved.high <= -least)
+
+
+def over_scales_of(record: ExperimentRecord, of_arm: Sequence[Verdict]) -> OverScales | None:
+    """The improvement of one arm over the scales of an experiment, from its reliable verdicts; None with fewer than two of them."""
+    known = [
+        (one.improvement, one.deciding.standard_error, one.scale)
+        for one in of_arm
+        if not one.reasons and one.learned is None and one.improvement is not None and one.deciding.standard_error
+    ]
+    if len(known) < 2:
+        return None
+    effects, errors, scales = zip(*known, strict=True)
+    sizes = scale_sizes(record)
+    return over_scales(effects, errors, of_arm[0].rule.confidence, [sizes[scale].parameters for scale in scales])
 
 
 def plan_seeds(comparison: Comparison, rule: Decision, comparisons: int = 1) -> SeedsNeeded | None:

@@ -109,7 +109,6 @@ class Decision(Config):
         published: an effect that others published for the comparison, which the verdict is compared with.
         predicted: the effect that the researcher expects.
         looks: the looks of an experiment with `seeds = "until decided"`.
-        over: whether the interval is over seeds alone, or over seeds and documents of the text, whichever is wider.
     """
 
     baseline: str
@@ -123,7 +122,6 @@ class Decision(Config):
     published: PublishedEffect | None = None
     predicted: PredictedEffect | None = None
     looks: Looks = Looks()
-    over: Literal["seeds", "seeds and text"] = "seeds"
 
     @field_validator("metric")
     @classmethod

@@ -47,18 +47,21 @@ def compare(
 
 def verdicts_of(store: Store, name: str, *, json: bool) -> str:
     """The text or the JSON of all verdicts of an experiment."""
-    from palinode.analysis.verdict import verdicts
+    from palinode.analysis.verdict import over_scales_of, verdicts
 
     record = store.experiment(name)
     found = verdicts(record)
     if json:
         return as_json([verdict_data(one) for one in found])
     from palinode.report.levels import reached
-    from palinode.report.words import verdict_lines
+    from palinode.report.words import over_scales, verdict_lines
 
     if not found:
         return "One arm alone: there is nothing to compare it with."
     texts = [verdict_lines(one, levels=reached(record, one)) for one in found]
+    for arm in dict.fromkeys(one.arm for one in found):
+        together = over_scales_of(record, [one for one in found if one.arm == arm])
+        texts += [[f"{arm}: {line}"] for line in [over_scales(together, record.entry.rule)] if line is not None]
     return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in texts)
 
 

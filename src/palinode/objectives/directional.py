@@ -72,6 +72,8 @@ class OneWay(Objective):
 
     def scorable(self, window_tokens: int) -> Tensor:
         """Without a direction token, an ltr pass cannot score the first token, and an rtl pass cannot score the last one."""
+        if self.direction_token:
+            return torch.ones(window_tokens, dtype=torch.bool)
         places = torch.zeros(window_tokens, dtype=torch.bool)
         places[self.shifted(window_tokens)[1]] = True
         return places

@@ -16,7 +16,7 @@ from palinode.analysis.audits import ArmFinding, arm_audit, pictures
 from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.compare import Cost, costs
 from palinode.analysis.deviations import deviations
-from palinode.analysis.verdict import Verdict
+from palinode.analysis.verdict import Verdict, over_scales_of
 from palinode.base.decision import Decision
 from palinode.base.finding import Finding
 from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
@@ -135,6 +135,7 @@ def _card(page: Page, arm: str, verdicts: Sequence[Verdict]) -> Content:
         "title": _title(verdicts[0]) if len(verdicts) == 1 else _title_of_scales(verdicts, outcomes),
         "leaks": _leak_sentences(page.record, arm) if leak != "none" else [],
         "verdicts": [(one, reached(page.record, one)) for one in verdicts],
+        "over_scales": words.over_scales(over_scales_of(page.record, verdicts), page.study.rule),
     }
 
 

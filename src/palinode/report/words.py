@@ -11,6 +11,7 @@ from palinode.base.decision import Decision
 from palinode.base.measures import COST_AXES, MEASURES, OWN
 
 if TYPE_CHECKING:
+    from palinode.analysis.scales import OverScales
     from palinode.analysis.verdict import Verdict
 
 MINUS = "\N{MINUS SIGN}"
@@ -181,6 +182,24 @@ def predicted(verdict: Verdict) -> str | None:
         return None
     ends = "" if effect.low is None else f" ({signed(effect.low)} to {signed(effect.high)})"
     return f"Predicted {signed(effect.effect)}{ends}; here {signed(improved)}."
+
+
+def over_scales(over: OverScales | None, rule: Decision) -> str | None:
+    """The sentence about the improvement of an arm over all scales; None with fewer than two scales."""
+    if over is None:
+        return None
+    unit = metric_words(rule.metric)[1]
+    text = (
+        f"Over {over.scales} scales: mean improvement {signed(over.mean)} {unit} "
+        f"({interval_words(*over.interval, rule.confidence)}); it varies between scales by tau = {number(over.tau, 2)} "
+        f"(I\u00b2 {over.share_between:.0%})"
+    )
+    if over.slope is None or over.slope_interval is None:
+        return f"{text}."
+    slope = (
+        f"{signed(over.slope)} for ten times the parameters ({interval_words(*over.slope_interval, rule.confidence)})"
+    )
+    return f"{text}; slope {slope}."
 
 
 def more_seeds(verdict: Verdict) -> str | None:
