@@ -193,7 +193,7 @@ def test_a_store_too_large_to_hash_on_opening_is_hashed_on_request(folder, cache
 
 CRASH_POINTS = [
     f"{file}.{moment}"
-    for file in ("train.bin", "test.bin", "tokenizer.json", "manifest.json")
+    for file in ("train.bin", "test.bin", "test.documents.bin", "tokenizer.json", "manifest.json")
     for moment in ("written", "before_rename", "after_rename")
 ]
 
@@ -212,7 +212,11 @@ def test_a_kill_while_building_leaves_nothing_that_counts(folder, cache, point):
     assert os.WTERMSIG(status) == signal.SIGKILL
     store = prepare(config_for(folder), cache)
     assert written_files(store.directory) == sorted(
-        ["manifest.json", "tokenizer.json", *(f"{split}.bin" for split in SPLITS)]
+        [
+            "manifest.json",
+            "tokenizer.json",
+            *(f"{split}{end}" for split in SPLITS for end in (".bin", ".documents.bin")),
+        ]
     )
     undisturbed = prepare(config_for(folder), cache.with_name("other"))
     assert store.manifest == undisturbed.manifest

@@ -57,18 +57,20 @@ class Windows:
         answers: (B, T) boolean. True marks the answers of a task, which are the tokens that the model is scored on. None for text.
         slices: name -> numbers of a task: one per window (B,), such as the number of answers, or one per token (B, T), such as
             how many tokens ago an answer was seen (-1 for a token without such a number).
+        starts: (B,) the index in the split of the first token of each window; None for windows without a place in a split.
     """
 
     tokens: Tensor
     answers: Tensor | None = None
     slices: Mapping[str, Tensor] = field(default_factory=dict)
+    starts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @classmethod
     def together(cls, parts: Sequence[Windows]) -> Self:
-        """Join several batches of windows of one length into one batch."""
+        """Join several batches of windows of one length into one batch. The joined windows have no place in a split."""
         answers = [part.answers for part in parts if part.answers is not None]
         return cls(
             torch.cat([part.tokens for part in parts]),

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.example import Windows
-from palinode.data.config import BYTE_VALUES, DataConfig, Split
+from palinode.data.config import BYTE_VALUES, DataConfig, Split, WindowChoice
+from palinode.data.document_starts import Units, units_of
 from palinode.data.tokenizer import IdsTokenizer, Tokenizer
 
 GPT2_IDS = 50_257
@@ -42,7 +43,13 @@ class AbsentText:
         return Zeros(window_tokens)
 
     def evaluation(
-        self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
+        self,
+        split: Split,
+        window_tokens: int,
+        *,
+        batch_windows: int,
+        max_tokens: int | None,
+        windows: WindowChoice = "first",
     ) -> Iterator[Windows]:
         """Refuse: an absent text has no windows to score.
 
@@ -50,6 +57,10 @@ class AbsentText:
             EnvironmentProblem: on every call.
         """
         raise EnvironmentProblem("the text is not on this machine", field="data.corpus")
+
+    def units(self, split: Split) -> Units:
+        """One unit without tokens, because the documents of an absent text are not known."""
+        return units_of(np.zeros(2, dtype=np.int64))
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
         """0, because the length of an absent text is not known."""

@@ -17,6 +17,8 @@ TEST: Split = "test"
 TUNING: Split = "tuning"  # the end of the train text, if a share of the text is reserved for the choice of settings
 SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)  # the splits that a token store has, in this order
 
+WindowChoice = Literal["first", "spread"]  # the windows that an evaluation of a part of a split scores
+
 BYTE_VALUES = 256
 MOST_TOKEN_IDS = 2**24  # far above any vocabulary in use; this limit refuses a typing error such as bpe:1000000000
 HEX_SHA256 = "^[0-9a-f]{64}$"

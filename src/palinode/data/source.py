@@ -16,7 +16,8 @@ from pydantic import BeforeValidator, ValidationInfo
 from palinode.base.errors import BadInput
 from palinode.base.example import Windows
 from palinode.data import store
-from palinode.data.config import DataConfig, Split
+from palinode.data.config import DataConfig, Split, WindowChoice
+from palinode.data.document_starts import Units
 from palinode.data.task_store import TaskData, TaskStore
 from palinode.data.tokenizer import Tokenizer
 from palinode.data.windows import Stream
@@ -43,9 +44,23 @@ class Source(Protocol):
         """The stream of training windows."""
 
     def evaluation(
-        self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
+        self,
+        split: Split,
+        window_tokens: int,
+        *,
+        batch_windows: int,
+        max_tokens: int | None,
+        windows: WindowChoice = "first",
     ) -> Iterator[Windows]:
-        """The batches of windows to score, the same on every call: they cover a split, or its first `max_tokens` tokens."""
+        """The batches of windows to score, the same on every call: of a whole split, or of `max_tokens` of its tokens.
+
+        Args:
+            windows: with `max_tokens`: the first windows of the split, or windows that are spread over it. The sequences of a task
+                are independent of each other, so a task always gives the first ones.
+        """
+
+    def units(self, split: Split) -> Units:
+        """The documents of a split, or what stands for them: the parts whose scores are added up separately."""
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
         """The number of tokens that an evaluation of a split reads."""

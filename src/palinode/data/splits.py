@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,10 +130,27 @@ def plan(facts: Survey, corpus: Corpus, config: DataConfig) -> Plan:
     return Plan(_by_hash(facts, stays, config), None, duplicates)
 
 
-def stream(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piece]]:
+class Part(NamedTuple):
+    """A piece of the content of a split.
+
+    Attributes:
+        starts_document: whether a document starts with this piece. The text between two documents belongs to the first of them.
+    """
+
+    split: Split
+    piece: Piece
+    starts_document: bool = False
+
+
+def parts(corpus: Corpus, assignment: Plan) -> Iterator[Part]:
     """The content of all splits in pieces. The pieces of a split, joined, are its documents with separators between them."""
     pieces = _by_document(corpus, assignment)
     return pieces if assignment.ends is None else _by_position(pieces, assignment.ends)
+
+
+def stream(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piece]]:
+    """The pieces of `parts` as (split, piece), without the starts of documents."""
+    return ((part.split, part.piece) for part in parts(corpus, assignment))
 
 
 def _hashable(piece: Piece, document: Document) -> tuple[bytes, bytes]:
@@ -209,7 +227,7 @@ def _contiguous_ends(length: int, config: DataConfig) -> tuple[int, int, int]:
     return int(length * (1 - test - validation)), int(length * (1 - test)), length
 
 
-def _by_document(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piece]]:
+def _by_document(corpus: Corpus, assignment: Plan) -> Iterator[Part]:
     started = [False] * len(SPLITS)
     count = 0
     for document, index in zip(corpus.documents(), assignment.split_of, strict=False):
@@ -218,21 +236,22 @@ def _by_document(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piec
             continue
         split = SPLITS[index]
         if started[index] and corpus.separator:
-            yield split, corpus.separator
+            yield Part(split, corpus.separator)
         started[index] = True
-        for piece in document.pieces():
-            yield split, piece
+        for number, piece in enumerate(document.pieces()):
+            yield Part(split, piece, starts_document=number == 0)
     if count != len(assignment.split_of):
         raise BadInput("the corpus changed while it was being read", file=corpus.name, field="data.corpus")
 
 
-def _by_position(pieces: Iterator[tuple[Split, Piece]], ends: tuple[int, int, int]) -> Iterator[tuple[Split, Piece]]:
+def _by_position(pieces: Iterator[Part], ends: tuple[int, int, int]) -> Iterator[Part]:
     place, index = 0, 0
-    for _, piece in pieces:
+    for _, piece, starts in pieces:
         while len(piece):
             while place >= ends[index] and index < len(ends) - 1:
                 index += 1
             room = ends[index] - place if index < len(ends) - 1 else len(piece)
             part, piece = piece[:room], piece[room:]
             place += len(part)
-            yield SPLITS[index], part
+            yield Part(SPLITS[index], part, starts)
+            starts = False

@@ -23,11 +23,13 @@ from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
 from palinode.data.cache import MANIFEST, cache_directory, check_sha256, check_size, read_manifest
 from palinode.data.catalogue import find_corpus
-from palinode.data.config import SPLITS, TEST, TRAIN, TUNING, VALIDATION, DataConfig, Split
+from palinode.data.config import SPLITS, TEST, TRAIN, TUNING, VALIDATION, DataConfig, Split, WindowChoice
 from palinode.data.corpus import Corpus, Piece
+from palinode.data.document_starts import DocumentStarts, Units, document_starts, starts_file, units_of
+from palinode.data.document_starts import write as write_document_starts
 from palinode.data.pieces import Chunks
 from palinode.data.readers import Reading
-from palinode.data.splits import plan, stream, survey
+from palinode.data.splits import Part, parts, plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
 
 if TYPE_CHECKING:  # these modules need torch, but the build of a store does not
@@ -35,9 +37,10 @@ if TYPE_CHECKING:  # these modules need torch, but the build of a store does not
     from palinode.data.windows import Stream
 
 LOG = logging.getLogger("palinode")
-STORE_VERSION = 1
+STORE_VERSION = 2  # version 1 had no starts of documents
 TOKENIZER = "tokenizer.json"
 DIFFERENCE = "difference"  # the manifest entry with the first place where the ids do not spell the text
+STARTS = "starts"  # the places of the documents of a split, until they are written into a file of their own
 MANIFEST_HASH = "manifest_sha256"  # the manifest entry with the hash of all other entries
 LARGEST_UINT16_VOCAB = 1 << 16
 # The number of characters that are encoded at once; a BPE tokenizer needs about 50 MB of memory for them.
@@ -116,6 +119,7 @@ class TokenStore:
         self.tokenizer_sha256 = str(self.manifest["tokenizer"]["sha256"])
         self._max_train_tokens = max_train_tokens
         self._tuning_tokens = int(self.manifest["splits"][TRAIN]["tokens"] * tuning_fraction)
+        self._tuning_start = int(self.manifest["splits"][TRAIN]["tokens"]) - self._tuning_tokens
         total_bytes = sum(self.manifest["splits"][split]["file_bytes"] for split in SPLITS)
         if total_bytes <= HASHED_ON_OPENING_BYTES:
             self.verify()
@@ -134,11 +138,19 @@ class TokenStore:
         return TrainWindows(self.tokens(TRAIN), window_tokens, seed)
 
     def evaluation(
-        self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
+        self,
+        split: Split,
+        window_tokens: int,
+        *,
+        batch_windows: int,
+        max_tokens: int | None,
+        windows: WindowChoice = "first",
     ) -> Iterator[Windows]:
-        """The batches to score, which cover a split or its first `max_tokens` tokens; see `data.windows.evaluation_windows`."""
-        from palinode.data.windows import evaluation_windows
+        """The batches to score: of the whole split, or of `max_tokens` tokens; see `data.windows`."""
+        from palinode.data.windows import evaluation_windows, spread_windows
 
+        if windows == "spread" and max_tokens is not None:
+            return spread_windows(self.tokens(split), window_tokens, max_tokens, batch_windows, split)
         return evaluation_windows(self.tokens(split), window_tokens, max_tokens, batch_windows)
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
@@ -156,6 +168,16 @@ class TokenStore:
             end = len(whole) - self._tuning_tokens
             return whole[end:] if split == TUNING else whole[:end][: self._max_train_tokens]
         return self._stored(split)
+
+    def units(self, split: Split) -> Units:
+        """The documents of a split; blocks of at least BLOCK_TOKENS tokens where the split has fewer than two documents."""
+        stored: Split = TRAIN if split == TUNING else split
+        starts = document_starts(self.directory, stored, self.manifest["splits"][stored])
+        if split in (TRAIN, TUNING):
+            low, high = (self._tuning_start, starts[-1]) if split == TUNING else (0, self._tuning_start)
+            inside = starts[(starts > low) & (starts < high)]
+            starts = np.concatenate([[low], inside, [high]]) - low
+        return units_of(starts)
 
     def _stored(self, split: Split) -> NDArray[np.integer]:
         count = self.manifest["splits"][split]["tokens"]
@@ -187,7 +209,9 @@ class TokenStore:
             Damaged: the content of a file is not what was written.
         """
         for split in SPLITS:
-            check_sha256(self.directory / f"{split}.bin", self.manifest["splits"][split]["sha256"])
+            entry = self.manifest["splits"][split]
+            check_sha256(self.directory / f"{split}.bin", entry["sha256"])
+            check_sha256(self.directory / starts_file(split), entry["document_starts"]["sha256"])
 
 
 def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
@@ -210,9 +234,10 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
         raise BadInput(message, file=corpus.name, field="data.corpus", hint=hint)
     dtype = "<u2" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "<u4"
     fsio.remove_stray_temporaries(directory)
-    splits = _write_splits(stream(corpus, assignment), directory, tokenizer, dtype, corpus)
+    splits = _write_splits(parts(corpus, assignment), directory, tokenizer, dtype, corpus)
     fsio.write_text(directory / TOKENIZER, tokenizer.to_json())
     for name, entry in splits.items():
+        entry["document_starts"] = write_document_starts(directory, name, entry.pop(STARTS))
         documents = int((assignment.split_of == SPLITS.index(name)).sum())
         entry["documents"] = documents if assignment.ends is None else None
     difference = next((found for entry in splits.values() if (found := entry.pop(DIFFERENCE))), "")
@@ -266,12 +291,18 @@ class _SplitWriter:
         self.tokens = self.text_bytes = self.token_bytes = 0
         self.difference: str | None = None
         self.chunks = Chunks(CHUNK_CHARACTERS)
+        self.starts = DocumentStarts()
 
-    def feed(self, piece: Piece) -> None:
+    def feed(self, piece: Piece, starts_document: bool = False) -> None:
         """Add the next piece. Text is collected until it fills a chunk; then the chunk is encoded."""
         if not isinstance(piece, str):
+            if starts_document:
+                self.starts.at_token(self.tokens)
             self._write(self._checked(piece))
             return
+        if starts_document:
+            self.starts.at_byte(self.text_bytes)
+        self.text_bytes += len(piece.encode())
         for chunk in self.chunks.feed(piece):
             self._encode(chunk)
 
@@ -292,11 +323,11 @@ class _SplitWriter:
             "file_bytes": self.tokens * np.dtype(self.dtype).itemsize,
             "sha256": self.digest.hexdigest(),
             DIFFERENCE: self.difference,
+            STARTS: self.starts.whole(self.tokens, are_known=bool(is_known) or self.corpus.holds != "text"),
         }
 
     def _encode(self, text: str) -> None:
         if text:
-            self.text_bytes += len(text.encode())
             ids = self.tokenizer.encode_part(text)
             self.difference = self.difference or self.tokenizer.difference(ids, text)
             self._write(ids)
@@ -321,12 +352,14 @@ class _SplitWriter:
         content = ids.astype(self.dtype).tobytes()
         self.handle.write(content)
         self.digest.update(content)
+        sizes = self.table[ids]
+        self.starts.place(sizes, self.tokens, self.token_bytes)
         self.tokens += len(ids)
-        self.token_bytes += int(self.table[ids].sum())
+        self.token_bytes += int(sizes.sum())
 
 
 def _write_splits(
-    pieces: Iterator[tuple[Split, Piece]], directory: Path, tokenizer: Tokenizer, dtype: str, corpus: Corpus
+    pieces: Iterator[Part], directory: Path, tokenizer: Tokenizer, dtype: str, corpus: Corpus
 ) -> dict[str, dict[str, Any]]:
     with ExitStack() as stack:
         writers: dict[str, _SplitWriter] = {}
@@ -334,8 +367,8 @@ def _write_splits(
             temporary = stack.enter_context(fsio.committed(directory / f"{split}.bin"))
             handle = stack.enter_context(open(temporary, "wb"))
             writers[split] = _SplitWriter(handle, tokenizer, dtype, corpus)
-        for split, piece in pieces:
-            writers[split].feed(piece)
+        for split, piece, starts_document in pieces:
+            writers[split].feed(piece, starts_document)
         return {split: writer.finish() for split, writer in writers.items()}
 
 
@@ -381,4 +414,5 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise Damaged("is not what was written (SHA-256 differs)", file=str(directory / MANIFEST))
     for split in SPLITS:
         check_size(directory / f"{split}.bin", manifest["splits"][split]["file_bytes"])
+        check_size(directory / starts_file(split), manifest["splits"][split]["document_starts"]["file_bytes"])
     return manifest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -19,7 +20,8 @@ from palinode.base.config import Config, content_hash, identity, one_of
 from palinode.base.errors import BadInput
 from palinode.base.example import Windows
 from palinode.base.seeds import derive, generator
-from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, Split
+from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, Split, WindowChoice
+from palinode.data.document_starts import Units
 from palinode.data.tasks import TASKS
 from palinode.data.tasks.base import Sample, Task
 from palinode.data.tasks.splits import check_support, draw
@@ -164,13 +166,24 @@ class TaskStore:
         return TaskStream(self.config.task, seed, self.config.train_sequences).of_length(window_tokens)
 
     def evaluation(
-        self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
+        self,
+        split: Split,
+        window_tokens: int,
+        *,
+        batch_windows: int,
+        max_tokens: int | None,
+        windows: WindowChoice = "first",
     ) -> Iterator[Windows]:
         """The batches to score: as many sequences of a split as fit into `max_tokens` tokens, but at least one."""
         sample = self.held_out(split)
         count = self.scored_tokens(split, max_tokens) // self.config.window_tokens
         for first in range(0, count, batch_windows):
-            yield sample.rows(slice(first, min(count, first + batch_windows)))
+            last = min(count, first + batch_windows)
+            yield replace(sample.rows(slice(first, last)), starts=torch.arange(first, last) * self.config.window_tokens)
+
+    def units(self, split: Split) -> Units:
+        """The scored sequences of a split."""
+        return Units(np.arange(self.config.sequences(split) + 1) * self.config.window_tokens, "sequences")
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
         """The number of tokens that an evaluation of a split reads, in whole sequences."""

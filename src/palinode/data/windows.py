@@ -22,6 +22,8 @@ from palinode.base.example import Windows
 from palinode.base.seeds import derive
 
 STREAM = "data"
+EVALUATION_STREAM = "evaluation"
+DERIVED_BITS = 63  # `derive` gives whole numbers below 2^63
 ROUNDS = 8  # four are enough for a pseudorandom permutation of a large domain (Luby and Rackoff 1988)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 EVALUATION_BATCH_WINDOWS = 32
@@ -128,9 +130,37 @@ def evaluation_windows(
     for first in range(0, whole, batch_windows):
         last = min(whole, first + batch_windows)
         batch = tokens[first * window_tokens : last * window_tokens].astype(np.int64)
-        yield Windows(torch.from_numpy(batch.reshape(last - first, window_tokens)))
-    if whole * window_tokens < total:
-        yield Windows(torch.from_numpy(tokens[whole * window_tokens : total].astype(np.int64)[None]))
+        starts = torch.arange(first, last) * window_tokens
+        yield Windows(torch.from_numpy(batch.reshape(last - first, window_tokens)), starts=starts)
+    if (start := whole * window_tokens) < total:
+        last_window = torch.from_numpy(tokens[start:total].astype(np.int64)[None])
+        yield Windows(last_window, starts=torch.tensor([start]))
+
+
+def spread_windows(
+    tokens: NDArray[np.integer], window_tokens: int, max_tokens: int, batch_windows: int, split: str
+) -> Iterator[Windows]:
+    """Fixed batches of whole windows that are spread evenly over a split, as many as fit into `max_tokens`, but at least one.
+
+    The windows of one stretch of text are alike, so spread windows of the same number say more about the split. Where
+    `max_tokens` holds the whole split, these are the windows of `evaluation_windows`.
+    """
+    every, wanted = len(tokens) // window_tokens, max(1, max_tokens // window_tokens)
+    if wanted >= every:
+        yield from evaluation_windows(tokens, window_tokens, max_tokens, batch_windows)
+        return
+    numbers = spread_numbers(every, wanted, split)
+    for first in range(0, wanted, batch_windows):
+        starts = numbers[first : first + batch_windows] * window_tokens
+        batch = tokens[starts[:, None] + np.arange(window_tokens)].astype(np.int64)
+        yield Windows(torch.from_numpy(batch), starts=torch.from_numpy(starts))
+
+
+def spread_numbers(windows: int, wanted: int, split: str) -> NDArray[np.int64]:
+    """(wanted,) the numbers floor((i + u) M / W) of W wanted windows among M, with one u in [0, 1) for each split of all runs."""
+    u = derive(0, EVALUATION_STREAM, split)  # u is this number divided by 2^DERIVED_BITS
+    numbers = [((i << DERIVED_BITS) + u) * windows // (wanted << DERIVED_BITS) for i in range(wanted)]
+    return np.array(numbers, dtype=np.int64)
 
 
 def _feistel(values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

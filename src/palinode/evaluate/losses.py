@@ -177,6 +177,7 @@ def evaluate(
     *,
     numbers: Sequence[int] | None = None,
     keep_tokens: bool = False,
+    observe: Callable[[PassBatch, ScoredSlots], None] = lambda batch, slots: None,
 ) -> Evaluation:
     """Score every window once for every pass, in eval mode without gradients. The model's mode is restored afterwards.
 
@@ -189,6 +190,7 @@ def evaluate(
         numbers: the number of each window, in the order of `windows`. The default is 0, 1, 2, ..
         keep_tokens: whether the result keeps, for every scored token, whether it was a hit (24 bytes per token). This is meant
             for tasks, which have few answers.
+        observe: a function that gets every batch and its scored slots, after their scores were added.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -198,7 +200,9 @@ def evaluate(
     with evaluating(model):
         for batch in scoring.batches(windows, passes, numbers):
             here = batch.example.to(device)
-            sums[batch.name].add(here, read(model, here), model.logits, bytes_of, windows=len(batch.windows))
+            observe(
+                batch, sums[batch.name].add(here, read(model, here), model.logits, bytes_of, windows=len(batch.windows))
+            )
     scored = {name: total for name, total in sums.items() if total.tokens}
     return Evaluation(
         {name: total.scores() for name, total in scored.items()},

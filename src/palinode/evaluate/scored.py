@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinode.base.contract import allowed_pairs, is_acyclic
+from palinode.base.errors import Unfinished
 from palinode.base.example import NO_SOURCE, Draw
 from palinode.evaluate.losses import PassBatch
 from palinode.objectives import Objective
@@ -58,7 +59,13 @@ class ScoredTextOf:
             self._is_judged = False
         if not self._is_judged:
             return
-        slots = _Slots.of(batch)
+        try:
+            self._count(_Slots.of(batch), batch)
+        except Unfinished:  # a user's objective without `may_inform`: the audit says so
+            self._is_judged = False
+
+    def _count(self, slots: _Slots, batch: PassBatch) -> None:
+        tokens = batch.windows.tokens
         count = self._counts.setdefault(tokens.shape[1], Counter())
         for window in range(len(tokens)):
             answer = self._answer(slots, batch.draw, window)

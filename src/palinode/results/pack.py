@@ -27,6 +27,7 @@ from pydantic import Field
 from palinode.base import fsio
 from palinode.base.config import Config, encode
 from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
+from palinode.results.documents import DOCUMENTS_FILE
 from palinode.results.files import AUDITS, EXPERIMENTS, decode_stored, is_regular, is_run_id
 from palinode.results.holds import Watch, holder, take
 from palinode.results.record import AUDIT_FILE, RESULT_FILE, SPEC_FILE, ExperimentEntry, Result
@@ -37,7 +38,6 @@ from palinode.results.store import Store, check_name, decode_entry
 SUFFIX = ".palinode"
 FORMAT, VERSION = "palinode pack", 1
 MANIFEST = "manifest.json"
-DOCUMENTS_FILE = "documents.safetensors"
 RUN_FILES = (SPEC_FILE, "code.json", "code.py", METRICS_FILE, AUDIT_FILE, DOCUMENTS_FILE, RESULT_FILE)
 # The most bytes of the unpacked files, which are all in memory at the same time. A small file could unpack to any number of bytes.
 LARGEST_PACK_BYTES = 2**31

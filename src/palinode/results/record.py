@@ -1,8 +1,8 @@
 """The records of runs and experiments, as plain frozen data.
 
-A run directory holds spec.json, rows of metrics (rows.py), audit.json and result.json. The result is written last. A run without a
-result has the outcome `unfinished`. A run whose files do not decode has the outcome `damaged`. Every listing shows unfinished and
-damaged runs too.
+A run directory holds spec.json, rows of metrics (rows.py), audit.json, documents.safetensors (documents.py) and result.json. The
+result is written last. A run without a result has the outcome `unfinished`. A run whose files do not decode has the outcome
+`damaged`. Every listing shows unfinished and damaged runs too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
+from palinode.results.documents import DocumentNats, read_documents
 from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
 from palinode.results.row_shapes import ContextLengthsRow, EmbeddingsRow, LayerCutRow, MetricsRow, ScoresRow, TaskRow
@@ -262,6 +263,26 @@ class Record:
         """The error that is raised when the audit of this run is read; None if it can be read, or if the run has no audit."""
         try:
             self.audit_report()
+        except Damaged as error:
+            return error
+        return None
+
+    @cached_property
+    def documents(self) -> dict[tuple[str, str], DocumentNats] | None:
+        """(split, pass) -> the scores of each document at the end of the run; None when they were not measured.
+
+        Raises:
+            Damaged: the file is missing although the result names its hash, or it is not what was written.
+        """
+        if self.result is None or not self.result.documents:
+            return None
+        return read_documents(self.directory, self.result.documents, self.result.scores)
+
+    @property
+    def documents_damage(self) -> Damaged | None:
+        """The error that is raised when the scores of the documents are read; None if they can be read, or were not measured."""
+        try:
+            _ = self.documents
         except Damaged as error:
             return error
         return None

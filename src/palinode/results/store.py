@@ -1,6 +1,6 @@
 """The results store has a directory for each run, and files for experiments, audits and reports.
 
-    <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, result.json}
+    <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, documents.safetensors, result.json}
     <root>/experiments/<name>--<size>.json      resolved experiments; beside each: its seals and its looks (seals.py)
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
@@ -22,6 +22,7 @@ from palinode.base.errors import BadInput, Damaged, nearest
 from palinode.base.finding import AuditReport
 from palinode.base.measures import FINAL_OUTCOMES
 from palinode.results import index
+from palinode.results.documents import DOCUMENTS_FILE, Documents, documents_content, documents_seal
 from palinode.results.files import AUDITS, EXPERIMENTS, REPORTS, RUN_ID, decode_stored, is_run_id, read_table
 from palinode.results.index import RunRow
 from palinode.results.record import (
@@ -85,11 +86,11 @@ class Store:
     def ended(self, run_id: str) -> Result | None:
         """The result of a run that need not be repeated (outcome `done` or `diverged`), else None.
 
-        A run must be repeated if it failed or was stopped, or if its spec, result, rows of metrics or audit are damaged. A damaged
-        run goes on from its last good checkpoint, and its damaged files are replaced.
+        A run must be repeated if it failed or was stopped, or if its spec, result, rows of metrics, audit or scores of documents
+        are damaged. A damaged run goes on from its last good checkpoint, and its damaged files are replaced.
         """
         record = self._record(run_id)
-        if record is None or record.with_metrics().damage or record.audit_damage:
+        if record is None or record.with_metrics().damage or record.audit_damage or record.documents_damage:
             return None
         return record.result if record.result is not None and record.result.outcome in FINAL_OUTCOMES else None
 
@@ -231,6 +232,12 @@ class Store:
     def write_run_audit(self, run_id: str, report: AuditReport) -> None:
         """Write the audit of this run."""
         fsio.write_table(self._own(self.run_directory(run_id) / AUDIT_FILE), encode(report))
+
+    def write_documents(self, run_id: str, documents: Documents) -> dict[str, int | str]:
+        """Write the scores of each document of a run, and return the size and the hash of the file for the run's result."""
+        content = documents_content(documents)
+        fsio.write_bytes(self._own(self.run_directory(run_id) / DOCUMENTS_FILE), content)
+        return documents_seal(content)
 
     def write_audit(self, audit_hash: str, report: AuditReport) -> None:
         """Cache an audit under its hash. The hash covers every input of the audit."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from palinode.base import fsio
 from palinode.base.errors import Damaged, PalinodeError
+from palinode.results.documents import DOCUMENTS_FILE
 from palinode.results.files import is_regular, read_table
 from palinode.results.record import AUDIT_FILE, RESULT_FILE, SPEC_FILE
 from palinode.results.store import Store
@@ -35,6 +36,7 @@ def verify(store: Store) -> Verified:
     tables: list[Path] = []
     tensors: list[Path] = []
     problems: list[Damaged] = []
+    documents = 0
     for entry in store.experiments():
         problems += store.experiment(entry.full_name).damaged.values()
         for read in (store.seals, store.looks):
@@ -45,7 +47,8 @@ def verify(store: Store) -> Verified:
     for record in store.records():
         manifests = _manifests(record.directory)
         tables += [*(record.directory / name for name in (SPEC_FILE, RESULT_FILE, AUDIT_FILE)), *manifests]
-        problems += filter(None, (record.damage, record.audit_damage))
+        problems += filter(None, (record.damage, record.audit_damage, record.documents_damage))
+        documents += is_regular(record.directory / DOCUMENTS_FILE)
         own_tensors = [path for manifest in manifests for path in _tensor_files(manifest)]
         problems += [problem for path in own_tensors if (problem := _problem_of_tensors(path))]
         tensors += own_tensors
@@ -60,7 +63,7 @@ def verify(store: Store) -> Verified:
         except PalinodeError as error:
             problems.append(error if isinstance(error, Damaged) else Damaged(error.message, file=str(path)))
     once = {str(problem): problem for problem in problems}
-    return Verified(len(tables) + len(tensors), tuple(unprotected), tuple(once.values()))
+    return Verified(len(tables) + len(tensors) + documents, tuple(unprotected), tuple(once.values()))
 
 
 def _manifests(directory: Path) -> list[Path]:

@@ -14,12 +14,14 @@ from palinode.base.config import encode
 from palinode.data.config import VALIDATION, Split
 from palinode.data.source import prepare
 from palinode.data.task_store import TaskData, TaskStore
+from palinode.evaluate.details import Details
 from palinode.evaluate.embeddings import embedding_geometry
 from palinode.evaluate.losses import Evaluation
 from palinode.evaluate.tasks import by_slice, levels, own_reading
+from palinode.results.documents import DocumentNats
 from palinode.results.layer_cut import LAYER_CUT_EVENT
 from palinode.results.record import CONTEXT_LENGTHS_EVENT, EMBEDDINGS_EVENT, TASK_EVENT
-from palinode.run.scoring import cut_split, evaluate_split, refit_for_cuts
+from palinode.run.scoring import cut_split, evaluate_in_detail, evaluate_split, refit_for_cuts
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
 from palinode.train.loop import Counters, DivergedError
@@ -36,12 +38,14 @@ class Snapshot:
         counters: the amounts that training has used so far.
         note: a function that reports one line of text to the user.
         evaluations: the scores of the splits that were scored so far. Each split is scored once.
+        details: what the nats of these scores are about, and the scores of each document.
     """
 
     trained: Trained
     counters: Counters
     note: Callable[[str], None]
     evaluations: dict[Split, Evaluation] = field(default_factory=dict)
+    details: dict[Split, Details] = field(default_factory=dict)
 
     def evaluation(self, split: Split) -> Evaluation:
         """The scores of a whole split.
@@ -51,8 +55,14 @@ class Snapshot:
         """
         if split not in self.evaluations:
             with self.finite(f"the {split} loss"):
-                self.evaluations[split] = evaluate_split(self.trained, split)
+                self.evaluations[split], self.details[split] = evaluate_in_detail(self.trained, split)
         return self.evaluations[split]
+
+    def documents(self) -> dict[tuple[str, str], DocumentNats]:
+        """(split, pass) -> the scores of each document."""
+        return {
+            (split, name): found for split, details in self.details.items() for name, found in details.documents.items()
+        }
 
     def curve_evaluation(self, split: Split) -> Evaluation:
         """The scores of a split before the last step: of its first `curve_tokens` tokens where the spec names a number.

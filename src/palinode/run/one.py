@@ -41,6 +41,7 @@ from palinode.results.rows import (
     read_rows,
     up_to_step,
 )
+from palinode.results.scored import ScoredText
 from palinode.results.store import Store
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -232,6 +233,15 @@ def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
             raise BadInput(refused.message, field="evaluation.length_factors", hint=refused.hint) from None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a run measured after its last step, as its result stores it (see `results.record.Result`)."""
+
+    scores: Scores = field(default_factory=dict)
+    scored: Mapping[str, Mapping[str, ScoredText]] = field(default_factory=dict)
+    documents: Mapping[str, int | str] = field(default_factory=dict)
+
+
 @dataclass
 class Attempt:
     """The work of one process on a run. An attempt writes files only in the run's directory."""
@@ -361,13 +371,13 @@ class Attempt:
         """Do all work after the last step: time the products of the model, save, measure, audit, record."""
         self.rates = rates_of_run(self.training, self.seconds["train"])
         self.save()
-        scores = self.measure()
+        measured = self.measure()
         if self.spec.evaluation.split == VALIDATION:  # a trial supports no claim, so it is not audited
             self.audit()
-        return self.record("done", scores=scores)
+        return self.record("done", measured=measured)
 
-    def measure(self) -> Scores:
-        """Write the rows of every measurement that applies to this run, and return the scores of its splits.
+    def measure(self) -> Measured:
+        """Write the rows of every measurement that applies to this run, and the scores of each document.
 
         Raises:
             DivergedError: a loss is not finite.
@@ -378,7 +388,12 @@ class Attempt:
                 with self._timed("evaluate"):
                     for split, columns in measurement.rows(snapshot):
                         self._write({"event": measurement.event, "split": split, "final": True, **columns})
-        return {split: evaluation.as_rows() for split, evaluation in snapshot.evaluations.items()}
+        self.hold.check()
+        return Measured(
+            scores={split: evaluation.as_rows() for split, evaluation in snapshot.evaluations.items()},
+            scored={split: details.scored for split, details in snapshot.details.items()},
+            documents=self.store.write_documents(self.spec.run_id, snapshot.documents()),
+        )
 
     def audit(self) -> None:
         """Audit the trained weights and their losses, and store the report. The result does not depend on the report."""
@@ -408,17 +423,17 @@ class Attempt:
             fsio.sync(metrics_path(self.directory, self.hold.number))
             save_checkpoint(root, saved, training.model, training.optimizers, self.spec.recipe.keep_checkpoints)
 
-    def record(self, outcome: RunOutcome, *, scores: Scores | None = None, reason: str | None = None) -> Result:
+    def record(self, outcome: RunOutcome, *, measured: Measured | None = None, reason: str | None = None) -> Result:
         """Write the result, which is the last file of a run, and return it."""
-        result = self.result(outcome, scores=scores, reason=reason)
+        result = self.result(outcome, measured=measured, reason=reason)
         fsio.sync(metrics_path(self.directory, self.hold.number))
         self.hold.check()
         self.store.write_result(result)
         return result
 
-    def result(self, outcome: RunOutcome, *, scores: Scores | None = None, reason: str | None = None) -> Result:
+    def result(self, outcome: RunOutcome, *, measured: Measured | None = None, reason: str | None = None) -> Result:
         """The result of the run at this moment. This method writes nothing."""
-        training = self.training
+        training, measured = self.training, measured or Measured()
         by_role = {role: sum(p.numel() for _, p in named) for role, named in training.model.parameter_groups().items()}
         total = sum(by_role.values())
         outside = sum(by_role.get(role, 0) for role in OUTSIDE_ROLES)
@@ -426,7 +441,9 @@ class Attempt:
             run_id=self.spec.run_id,
             outcome=outcome,
             reason=reason,
-            scores=scores or {},
+            scores=measured.scores,
+            scored=measured.scored,
+            documents=measured.documents,
             counters={**asdict(training.counters), "evaluations": self.evaluations},
             parameters={**by_role, "total": total, "non_embedding": total - outside},
             seconds={**self.seconds, "total": sum(self.seconds.values())},

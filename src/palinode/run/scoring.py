@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from palinode.base.example import Windows
 from palinode.base.seeds import derive
 from palinode.data.config import Split
 from palinode.data.task_store import TaskData
+from palinode.evaluate.details import Details, DetailsOf
 from palinode.evaluate.layer_cut import REFIT_TOKENS, STREAM, Refits, cut_layers, refit
-from palinode.evaluate.losses import Evaluation, Scoring, evaluate, evaluation_passes
+from palinode.evaluate.losses import Evaluation, PassBatch, ScoredSlots, Scoring, evaluate, evaluation_passes
 from palinode.objectives import Objective
 from palinode.objectives.label_mask import Labels
 from palinode.results.layer_cut import LayerCut
@@ -22,9 +23,24 @@ def evaluate_split(trained: Trained, split: Split) -> Evaluation:
     Raises:
         FloatingPointError: a loss is not finite.
     """
+    return _evaluated(trained, split, lambda batch, slots: None)
+
+
+def evaluate_in_detail(trained: Trained, split: Split) -> tuple[Evaluation, Details]:
+    """The scores of `evaluate_split`, what its nats are about, and the scores of each document.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+    """
+    details = DetailsOf(_passes(trained), trained.data.units(split))
+    evaluation = _evaluated(trained, split, details.add)
+    return evaluation, details.result()
+
+
+def _evaluated(trained: Trained, split: Split, observe: Callable[[PassBatch, ScoredSlots], None]) -> Evaluation:
     windows, scoring = _windows(trained, split), _scoring(trained, trained.spec.evaluation.labels)
     keep_tokens = isinstance(trained.spec.data, TaskData)
-    return evaluate(trained.model, windows, _passes(trained), scoring, keep_tokens=keep_tokens)
+    return evaluate(trained.model, windows, _passes(trained), scoring, keep_tokens=keep_tokens, observe=observe)
 
 
 def cut_split(trained: Trained, split: Split, refits: Refits | None = None) -> LayerCut:
@@ -55,7 +71,11 @@ def refit_for_cuts(trained: Trained) -> Refits:
 def _windows(trained: Trained, split: Split) -> Iterator[Windows]:
     evaluation, window = trained.spec.evaluation, trained.spec.data.window_tokens
     return trained.data.evaluation(
-        split, window, batch_windows=evaluation.batch_windows, max_tokens=evaluation.max_tokens
+        split,
+        window,
+        batch_windows=evaluation.batch_windows,
+        max_tokens=evaluation.max_tokens,
+        windows=evaluation.windows,
     )
 
 

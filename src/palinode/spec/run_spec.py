@@ -17,6 +17,7 @@ from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.measures import Direction
 from palinode.base.numerics import NUMERICS_VERSION
 from palinode.base.seeds import generator
+from palinode.data.config import WindowChoice
 from palinode.data.source import DATA, Data
 from palinode.data.task_store import TaskData
 from palinode.data.tasks.base import check_sample
@@ -69,8 +70,10 @@ class EvaluationConfig(Config):
     Attributes:
         split: the split that is scored during training and at the end: `tuning` in trials, else `validation`.
         directions: the reading directions, each scored on every token.
-        max_tokens: the number of tokens that are scored, from the beginning of a split; None: all tokens.
-        curve_tokens: the number of tokens that an evaluation before the last one scores, from the beginning of the split; None: as
+        max_tokens: the number of tokens that are scored; None: all tokens of a split.
+        windows: the windows that are scored where `max_tokens` is less than a split: the `first` windows of the split, or windows
+            that are `spread` over it. A stretch of text is unlike the rest of it, so spread windows give a better estimate.
+        curve_tokens: the number of tokens that an evaluation before the last one scores, chosen as by `max_tokens`; None: as
             many as the last one. The last point of a learning curve is then measured on more tokens than the others.
         batch_windows: the number of windows in an evaluation batch; this number does not change the scores.
         test: whether the test split is also scored, once, at the end.
@@ -88,6 +91,7 @@ class EvaluationConfig(Config):
     split: Annotated[Literal["validation", "tuning"], LATER] = "validation"
     directions: tuple[Direction, ...] = Field(default=("ltr", "rtl"), min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
+    windows: Annotated[WindowChoice, LATER] = "first"
     curve_tokens: Annotated[int | None, LATER] = Field(default=None, ge=1)
     batch_windows: int = Field(default=32, ge=1, le=10**5)
     test: bool = False
@@ -176,6 +180,16 @@ class RunSettings(Config):
                 "only the sequences of a task can be made longer",
             ),
             (not text and longest, "evaluation.context_lengths", whole),
+            (
+                not text and evaluation.windows == "spread",
+                "evaluation.windows",
+                "the sequences of a task are independent of each other: use 'first'",
+            ),
+            (
+                longest and evaluation.windows == "spread",
+                "evaluation.windows",
+                "windows of other lengths would be spread over other text: context_lengths needs 'first'",
+            ),
             (
                 longest > window_tokens,
                 "evaluation.context_lengths",
