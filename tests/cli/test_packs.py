@@ -1,7 +1,14 @@
 """`palinode pack` and `palinode unpack` from the command line."""
 
 import json
+from pathlib import Path
 
+import pytest
+import quick_audit
+from tiny_experiment import TOML
+
+from palinode import Claim
+from palinode.experiment import audits, plan
 from synthetic_store import make_store
 
 
@@ -32,3 +39,57 @@ def test_bad_packs_are_one_line(palinode, here):
         assert done.code == code, done
         assert words in done.err
         assert done.err.count("\n") == 1
+
+
+def test_a_pack_names_the_experiments_that_its_claims_read_too(palinode, here):
+    store = make_store(here / "runs")
+    claim = Claim(
+        name="R",
+        sentence="Alike.",
+        measure="rank_correlation",
+        arm="both",
+        against=("a",),
+        experiment="tasks",
+        expect="shown",
+    )
+    store.write_experiment(store.entry("demo").with_(claims=(claim,)))
+    assert palinode("pack", "demo").err == "its claims also read tasks--laptop: pack this too\n"
+    assert json.loads(palinode("pack", "demo", "--json").out)["claims_read"] == ["tasks--laptop"]
+
+
+@pytest.mark.nightly
+def test_a_trained_experiment_and_its_trials_say_the_same_from_a_pack(palinode, here, monkeypatch):
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
+    monkeypatch.setattr(plan, "calibrate", quick_audit.quick_calibrate)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767600000")
+    tuned = TOML.replace("window_tokens = 16", "window_tokens = 16\ntuning_fraction = 0.1")
+    claim = '[[claims]]\nname = "C1"\nsentence = "Better."\nmeasure = "difference"\narm = "both"\nagainst = ["ltr"]\n'
+    Path("tiny.toml").write_text(f"{tuned}\n[tuning]\nvalues = [0.001, 0.01]\n\n{claim}")
+    assert palinode("run", "tiny.toml").code == 0
+    assert palinode("pack", "tiny", "-o", "tiny.palinode").out.startswith("tiny.palinode: tiny--")
+    commands = (
+        ("compare", "tiny", "--json"),
+        ("show", "tiny", "--json"),
+        ("report", "tiny", "--out", "page"),
+        ("findings", "tiny", "-o", "found"),
+    )
+
+    def told():
+        said = [palinode(*command) for command in commands]
+        written = {path: path.read_bytes() for folder in ("page", "found") for path in Path(folder).rglob("*.*")}
+        return [(one.code, one.out, one.err) for one in said], written
+
+    from_the_store = told()
+    assert [code for code, _, _ in from_the_store[0]] == [0] * len(commands), from_the_store[0]
+    Path("runs").rename("first")
+    done = palinode("unpack", "tiny.palinode", "--json")
+    assert json.loads(done.out)["runs_added"] == 4 + 4, (
+        done.err
+    )  # two arms and two seeds, for the runs and for the trials
+    assert told() == from_the_store
+    assert palinode("ls", "--verify").code == 0
+    run_id = next(Path("runs").glob("*/result.json")).parent.name
+    refusal = palinode("sample", run_id, "--text", "the cat")
+    assert (refusal.code, refusal.err.count("\n")) == (4, 1)
+    assert "no checkpoint" in refusal.err

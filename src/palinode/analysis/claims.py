@@ -214,6 +214,18 @@ def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
     Returns:
         The loss, read from an audit; None if no audit in the store computed this loss for the data of this experiment.
     """
+    found = _frequencies(store, record)
+    return None if found is None else found[1]
+
+
+def frequencies_audit(store: Store, record: ExperimentRecord) -> str | None:
+    """The hash of the audit that `token_frequencies` reads; None if there is none. The entry of an experiment does not name it."""
+    found = _frequencies(store, record)
+    return None if found is None else found[0]
+
+
+def _frequencies(store: Store, record: ExperimentRecord) -> tuple[str, float] | None:
+    """The hash of the first audit that computed the loss by token frequencies for the data of the experiment, and this loss."""
     counted = next((numbers for run in record.runs if (numbers := _ngrams(run))), None)
     if counted is None:
         return None
@@ -224,7 +236,7 @@ def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
             numbers = finding.numbers if finding.check == REFERENCE else {}
             same_data = numbers.get("train_tokens") == counted["ngram_train_tokens"]
             if same_data and numbers.get(order) == counted["ngram_nats"]:
-                return float(numbers[ORDER_1] or 0.0)
+                return audit_hash, float(numbers[ORDER_1] or 0.0)
     return None
 
 

@@ -28,6 +28,7 @@ def pack(
     """
     results = open_store(store)
     entry = experiment_named(results, name, "pack")
+    from palinode.analysis.claims import frequencies_audit
     from palinode.results.pack import SUFFIX
     from palinode.results.pack import pack as write_pack
 
@@ -36,12 +37,23 @@ def pack(
         raise BadInput(
             "is a directory", file=str(path), field="--out", hint=f"such as {path / (entry.full_name + SUFFIX)}"
         )
-    runs = write_pack(results, entry.full_name, path)
+    audit = frequencies_audit(results, results.experiment(entry.full_name))
+    runs = write_pack(results, entry.full_name, path, [audit] if audit else [])
     size = path.stat().st_size
+    others = sorted({f"{claim.experiment}--{entry.size}" for claim in entry.claims if claim.experiment})
     if json:
-        typer.echo(as_json({"pack": str(path), "experiment": entry.full_name, "runs": runs, "bytes": size}))
+        described = {
+            "pack": str(path),
+            "experiment": entry.full_name,
+            "runs": runs,
+            "bytes": size,
+            "claims_read": others,
+        }
+        typer.echo(as_json(described))
     else:
         typer.echo(f"{path}: {entry.full_name}, {runs} runs without weights, {size / 1e6:.1f} MB")
+        if others:
+            typer.echo(f"its claims also read {', '.join(others)}: pack this too", err=True)
 
 
 def unpack(

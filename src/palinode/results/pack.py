@@ -18,7 +18,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -75,8 +75,11 @@ class Unpacked(NamedTuple):
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 
-def pack(store: Store, name: str, path: Path) -> int:
+def pack(store: Store, name: str, path: Path, audits: Collection[str] = ()) -> int:
     """Write the experiment of this name into one file; return the number of runs in it.
+
+    Args:
+        audits: the hashes of audits that the pages of the experiment read, and that its entry does not name.
 
     Raises:
         BadInput: the store has no experiment of this name, or the experiment is too large for a pack.
@@ -84,7 +87,7 @@ def pack(store: Store, name: str, path: Path) -> int:
         EnvironmentProblem: a file cannot be read or written.
     """
     entry = store.entry(name)
-    contents = {place: _read_file(store.root / place) for place in _places(store, entry)}
+    contents = {place: _read_file(store.root / place) for place in _places(store, entry, audits)}
     _check_tables(store.root, f"{EXPERIMENTS}/{entry.full_name}.json", contents)
     members = tuple(
         Member(path=place, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -103,12 +106,12 @@ def pack(store: Store, name: str, path: Path) -> int:
     return len(_runs_of(contents))
 
 
-def _places(store: Store, entry: ExperimentEntry) -> list[str]:
-    """The paths in the store of all files of the experiment that exist, the entry last."""
+def _places(store: Store, entry: ExperimentEntry, others: Collection[str]) -> list[str]:
+    """The paths in the store of all files of the experiment and of the other audits that exist, the entry last."""
     entries = f"{EXPERIMENTS}/{entry.full_name}"
-    audits = {one for by_scale in entry.audits.values() for one in by_scale.values()} | {entry.comparison}
+    audits = {one for by_scale in entry.audits.values() for one in by_scale.values()} | {entry.comparison, *others}
     places = [f"{AUDITS}/{audit}.json" for audit in sorted(audits - {""})]
-    for run_id in sorted({run.run_id for run in entry.runs}):
+    for run_id in sorted(_run_ids(entry)):
         directory = store.run_directory(run_id)
         if directory.is_symlink():  # to a reader of the store, such a run does not exist
             continue
@@ -117,6 +120,11 @@ def _places(store: Store, entry: ExperimentEntry) -> list[str]:
         places += [f"{run_id}/{name}" for name in names]
     places += [entries + suffix for suffix in (SEALS_SUFFIX, LOOKS_SUFFIX, ".json")]
     return [place for place in places if is_regular(store.root / place)]
+
+
+def _run_ids(entry: ExperimentEntry) -> set[str]:
+    """The ids of the experiment's runs, and of the trials that chose its settings."""
+    return {run.run_id for run in entry.runs}.union(*(choice.runs for choice in entry.choices))
 
 
 def _read_file(path: Path) -> bytes:
@@ -288,7 +296,7 @@ def _check_tables(root: Path, entry_place: str, contents: Mapping[str, bytes]) -
     if entry.full_name != Path(entry_place).name.removesuffix(".json"):
         raise Damaged(f"holds experiment {entry.full_name!r}", file=str(root / entry_place), field="name")
     runs = _runs_of(contents)
-    if stray := sorted(set(runs) - {run.run_id for run in entry.runs}):
+    if stray := sorted(set(runs) - _run_ids(entry)):
         raise Damaged(f"run {stray[0]} belongs to no arm of the experiment", file=str(root), field="files")
     for run_id, files in runs.items():
         if RESULT_FILE in files:
