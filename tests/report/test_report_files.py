@@ -10,10 +10,12 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import polars as pl
 import pytest
 
+import palinode
 from palinode.analysis.audits import Picture, pictures
 from palinode.analysis.verdict import verdicts
 from palinode.base.errors import BadInput, Damaged
@@ -251,6 +253,7 @@ def test_the_same_store_gives_the_same_bytes_in_another_process(demo, tmp_path):
     )
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     environment = {"SOURCE_DATE_EPOCH": "1767600000", "PYTHONHASHSEED": seed, "PATH": "/usr/bin:/bin"}
+    environment["PYTHONPATH"] = str(Path(palinode.__file__).parents[1])  # the same code, wherever it was imported from
     command = [sys.executable, "-c", program, str(store.root), str(tmp_path / "two")]
     subprocess.run(command, check=True, env=environment)
     assert hashes_of(tmp_path / "two") == hashes_of(report.parent)
