@@ -197,11 +197,11 @@ def new_text(verdict: Verdict) -> str | None:
     if text is None or text.interval is None:
         return None
     decides = "it decides" if verdict.deciding.over != "seeds" else "it does not decide"
+    floor = f"; no number of seeds makes it narrower than ±{number(text.floor, 2)}" if text.floor > 0 else ""
     shares = ", ".join(f"{name} {share:.0%}" for name, share in text.shares.items())
     return (
         f"For new text as well ({plural(text.documents, 'unit')} of text): {signed(text.interval.low)} to "
-        f"{signed(text.interval.high)}; {decides}. Variance: {shares}; no number of seeds makes it narrower than "
-        f"\u00b1{number(text.floor, 2)}."
+        f"{signed(text.interval.high)}; {decides}. Variance: {shares}{floor}."
     )
 
 
