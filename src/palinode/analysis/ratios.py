@@ -383,7 +383,7 @@ def _curves_by_run(
     finished = [run.entry.run_id for run in record.finished()]
     scored = curves.filter(pl.col("run_id").is_in(finished), split=split).drop_nulls([score, axis])
     by_run: dict[tuple[Any, ...], dict[int, Curve]] = {}
-    # All curves are sorted at once: a sort of each curve alone takes a quarter of the time of a report of many scales.
+    # All curves are sorted at once: a report of many scales has thousands of them.
     growing = (
         scored.sort("step", maintain_order=True)
         .unique([*_CURVE, axis], keep="last", maintain_order=True)
