@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from palinode.analysis.deciding import ADDED_ERROR
 from palinode.analysis.family import family_intervals
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,7 @@ def test_the_page_is_made_from_the_results(program):
 
 def test_the_stored_results_meet_their_targets(program):
     result, training = stored(program)
+    assert round(result["added"]["mixture_error"], 3) == ADDED_ERROR, "a caution of the verdict says this number"
     patterns = [row for row in result["families"] if (row["arms"], row["scales"]) == (4, 6)]
     assert len(patterns) == 8
     assert all(row["family_error"] <= 0.065 for row in patterns)
