@@ -77,7 +77,7 @@ def with_manifest(members, **changes):
 def test_the_page_the_tables_and_the_verdicts_from_a_pack_are_those_of_the_store(source, packed, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767600000")
     store = Store(tmp_path / "to")
-    assert unpack(store, packed) == ("demo--laptop", 11, 0)
+    assert unpack(store, packed) == ("demo--laptop", 11, 0, False)
     assert page_of(store) == page_of(source)
     assert verdicts(store.experiment("demo")) == verdicts(source.experiment("demo"))
     ours, theirs = all_tables(store.experiment("demo")), all_tables(source.experiment("demo"))
@@ -97,7 +97,7 @@ def test_unpacking_twice_changes_nothing_and_fills_what_is_missing(packed, tmp_p
     store = Store(tmp_path / "to")
     unpack(store, packed)
     before = files_of(store)
-    assert unpack(store, packed) == ("demo--laptop", 0, 11)
+    assert unpack(store, packed) == ("demo--laptop", 0, 11, False)
     assert files_of(store) == before
     run = store.entry("demo").runs[0]
     (store.run_directory(run.run_id) / "result.json").unlink()
@@ -280,6 +280,48 @@ def test_what_the_store_has_otherwise_is_refused_before_anything_is_written(pack
     with pytest.raises(BadInput, match="is there already and differs"):
         unpack(store, packed)
     assert files_of(store) == before
+
+
+def test_the_later_state_of_an_experiment_stays_in_whichever_order_the_packs_come(tmp_path):
+    packs, stores = [], []
+    for seeds in ((0, 1), (0, 1, 2)):
+        store = make_store(tmp_path / f"from-{len(seeds)}" / "runs", Synthetic(seeds=seeds))
+        store.append_look(store.entry("demo"), Look(seeds=(0, 1), outcomes=(), created="2026-01-05T10:00:00"))
+        stores.append(store)
+    stores[1].append_look(stores[1].entry("demo"), Look(seeds=(0, 1, 2), outcomes=(), created="2026-01-06T10:00:00"))
+    for store in stores:
+        packs.append(tmp_path / f"{store.root.parent.name}.palinode")
+        pack(store, "demo", packs[-1])
+    early, late = packs
+    to = Store(tmp_path / "to")
+    assert unpack(to, early) == ("demo--laptop", 6, 0, False)
+    assert unpack(to, late) == ("demo--laptop", 3, 6, False)
+    assert page_of(to) == page_of(stores[1])
+    grown = files_of(to)
+    assert unpack(to, early) == ("demo--laptop", 0, 6, True)
+    assert files_of(to) == grown
+
+
+@pytest.mark.parametrize("change", ["a decision without a seal", "another look", "a run of its own", "another start"])
+def test_a_state_that_did_not_grow_out_of_the_other_is_refused(tmp_path, change):
+    ours, theirs = (make_store(tmp_path / name / "runs", Synthetic(seeds=(0, 1))) for name in ("a", "b"))
+    pack(ours, "demo", tmp_path / "ours")
+    entry = theirs.entry("demo")
+    ours.append_look(entry, Look(seeds=(0,), outcomes=(), created="2026-01-05T10:00:00"))
+    if change == "another look":
+        theirs.append_look(entry, Look(seeds=(0,), outcomes=(), created="2026-01-05T11:00:00"))
+    elif change == "a decision without a seal":
+        theirs.write_experiment(entry.with_(decision={**entry.decision, "smallest_effect": 0.5}))
+    elif change == "another start":
+        theirs.write_experiment(entry.with_(created="2026-02-01T00:00:00"))
+    else:
+        ours.write_experiment(entry.with_(runs=entry.runs[:-1]))
+        theirs.write_experiment(entry.with_(runs=entry.runs[1:]))
+    pack(theirs, "demo", tmp_path / "theirs")
+    before = files_of(ours)
+    with pytest.raises(BadInput, match="is there already and differs"):
+        unpack(ours, tmp_path / "theirs")
+    assert files_of(ours) == before
 
 
 def test_a_run_that_a_process_works_on_is_left_alone(packed, tmp_path):

@@ -70,7 +70,9 @@ def unpack(
 
     done = read_pack(results, file)
     if json:
-        typer.echo(as_json({"experiment": done.experiment, "runs_added": done.added, "runs_present": done.present}))
+        described = {"runs_added": done.added, "runs_present": done.present, "store_is_later": done.older}
+        typer.echo(as_json({"experiment": done.experiment, **described}))
         return
     there = f", {done.present} were there already" if done.present else ""
+    there += ", and the store has a later state of the experiment, which stays" if done.older else ""
     typer.echo(f"{done.experiment}: {done.added} runs added{there}; see `palinode report {done.experiment}`")

@@ -18,7 +18,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -65,11 +65,16 @@ class Manifest(Config):
 
 
 class Unpacked(NamedTuple):
-    """What `unpack` did: the experiment, and the numbers of runs that were added and that were there with the same content."""
+    """What `unpack` did: the experiment, and the numbers of runs that were added and that were there with the same content.
+
+    Attributes:
+        older: whether the store has a later state of the experiment than the pack. Its entry, seals and looks then stay.
+    """
 
     experiment: str
     added: int
     present: int
+    older: bool = False
 
 
 # --- packing ----------------------------------------------------------------------------------------------------------
@@ -140,6 +145,8 @@ def _read_file(path: Path) -> bytes:
 def unpack(store: Store, path: Path) -> Unpacked:
     """Put the experiment of a pack into the store, beside what is there.
 
+    The store may have an earlier or a later state of the same experiment, such as one with fewer seeds. The later state stays.
+
     Raises:
         BadInput: the file is no pack, is from a newer version, has a name that leads out of the store, or holds another experiment,
             plan or result than the store has under the same name. Nothing was written.
@@ -155,18 +162,17 @@ def unpack(store: Store, path: Path) -> Unpacked:
     for place in contents:
         store.own_path(place)
     runs = _runs_of(contents)
-    for place in (entries + suffix for suffix in (".json", SEALS_SUFFIX, LOOKS_SUFFIX)):
-        _refuse_other(store, path, place, contents.get(place))
+    later = _is_later(store, path, entries, contents)
     new = {run_id: files for run_id, files in runs.items() if not _is_present(store, path, run_id, files)}
     for place, content in contents.items():
         if place.startswith(f"{AUDITS}/") and not _has_audit(store, Path(place).stem):
             store.write_file(place, content)
     for run_id, files in new.items():
         _write_run(store, run_id, files)
-    for place in (*(entries + suffix for suffix in (SEALS_SUFFIX, LOOKS_SUFFIX)), f"{entries}.json"):
-        if place in contents:
+    for place in (entries + suffix for suffix in (SEALS_SUFFIX, LOOKS_SUFFIX, ".json")):
+        if later and place in contents:
             store.write_file(place, contents[place])
-    return Unpacked(manifest.experiment, len(new), len(runs) - len(new))
+    return Unpacked(manifest.experiment, len(new), len(runs) - len(new), older=not later)
 
 
 def _checked(path: Path) -> tuple[dict[str, bytes], Manifest]:
@@ -306,12 +312,40 @@ def _check_tables(root: Path, entry_place: str, contents: Mapping[str, bytes]) -
                 raise Damaged(f"is the result of run {result.run_id}", file=str(place), field="run_id")
 
 
-def _refuse_other(store: Store, path: Path, place: str, content: bytes | None) -> None:
-    """Refuse a pack whose entry, seals or looks differ from those that the store has under the same name."""
-    there = store.root / place
-    if content is not None and there.exists() and not (is_regular(there) and there.read_bytes() == content):
-        hint = "unpack it into another store (--store), or rename the experiment there"
-        raise BadInput(f"{there} is there already and differs", file=str(path), field=place, hint=hint)
+def _is_later(store: Store, path: Path, entries: str, contents: Mapping[str, bytes]) -> bool:
+    """Whether the pack holds the same state of the experiment as the store, or a later one; False for an earlier one.
+
+    Raises:
+        BadInput: neither state can have become the other: seals or looks differ, each has a run that the other lacks, or the
+            decision changed without a seal.
+    """
+    entry, *logs = (entries + suffix for suffix in (".json", SEALS_SUFFIX, LOOKS_SUFFIX))
+    there = {place: store.root / place for place in (entry, *logs)}
+    ours = {place: _read_file(file) if is_regular(file) else b"" for place, file in there.items()}
+    theirs = {place: contents.get(place, b"") for place in there}
+    if ours == theirs or not any(file.exists() for file in there.values()):
+        return True
+    if ours[entry] and _grew([*ours.values()], [*theirs.values()], store.root / entry):
+        return True
+    if ours[entry] and _grew([*theirs.values()], [*ours.values()], store.root / entry):
+        return False
+    hint = "unpack it into another store (--store), or rename the experiment there"
+    raise BadInput(f"{store.root / entry} is there already and differs", file=str(path), field=entry, hint=hint)
+
+
+def _grew(earlier: Sequence[bytes], later: Sequence[bytes], place: Path) -> bool:
+    """Whether the second state of an experiment can have come from the first one by new runs, seals and looks alone.
+
+    Args:
+        earlier, later: the bytes of the entry, of the seals and of the looks.
+        place: the entry's path in the store.
+    """
+    first, second = (decode_entry(fsio.decoded_table(state[0], str(place)), place) for state in (earlier, later))
+    same = (first.question, first.created, first.source) == (second.question, second.created, second.source)
+    planned = earlier[1] != later[1] or first.decision == second.decision
+    compared = first.comparison in ("", second.comparison)
+    appended = all(after.startswith(before) for before, after in zip(earlier[1:], later[1:], strict=True))
+    return same and planned and compared and appended and _run_ids(first) <= _run_ids(second)
 
 
 def _has_audit(store: Store, audit_hash: str) -> bool:
