@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,31 +65,61 @@ def train_and_score(chosen: RunSettings, seed: int, threads: int, evaluations: i
 
     A score is the mean nats of the last 63 of 64 targets of all windows of the validation split.
     """
+    return train_in_turns({"": chosen}, seed, threads, {"": evaluations})[""]
+
+
+def train_in_turns(
+    chosen: Mapping[str, RunSettings], seed: int, threads: int, evaluations: Mapping[str, int], turns: int = 1
+) -> dict[str, Row]:
+    """Train several models to the end in one process, and score each as `train_and_score` does.
+
+    They take turns: in each of `turns` rounds every model takes an equal share of its own steps. So all of them are timed under the
+    same conditions, although the speed of a shared machine changes within minutes. All have the same data.
+    """
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as cache:
-        data = prepare(chosen.data, Path(cache))
-        training = new_training(chosen, data, seed)
-        every = chosen.recipe.steps // evaluations
-        seconds = cpu_seconds = 0.0
-        rows: list[Row] = []
-        training.model.train()
-        while training.step < chosen.recipe.steps:
+        data = prepare(DATA, Path(cache))
+        timed = {name: TimedTraining(one, data, seed, evaluations[name]) for name, one in chosen.items()}
+        for turn in range(1, turns + 1):
+            for one in timed.values():
+                one.train_until(one.steps * turn // turns)
+        return {name: one.row() for name, one in timed.items()}
+
+
+class TimedTraining:
+    """A training whose steps are timed and that is scored so many times, evenly spread, the last time at the end."""
+
+    def __init__(self, chosen: RunSettings, data: TokenStore, seed: int, evaluations: int):
+        self.training, self.data, self.steps = new_training(chosen, data, seed), data, chosen.recipe.steps
+        self.score_at = {self.steps * number // evaluations for number in range(1, evaluations + 1)}
+        self.seconds = self.cpu_seconds = 0.0
+        self.evaluations: list[Row] = []
+        self.tokens_scored = 0
+
+    def train_until(self, step: int) -> None:
+        self.training.model.train()
+        while self.training.step < step:
             cpu = time.process_time()
-            seconds += take_step(training).seconds
-            cpu_seconds += time.process_time() - cpu
-            if training.step % every == 0:
-                scores = score_with_context(training, data)
-                counted = {"step": training.step, "tokens_read": training.counters.tokens_read}
-                spent = {"seconds": seconds, "cpu_seconds": cpu_seconds}
-                rows.append({**counted, **spent, "nats_per_token": scores.nats_per_token})
-        scored = scores.tokens_scored
-    return {
-        "evaluations": rows,
-        "tokens_scored": scored,
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        "train_flops": training.counters.train_flops,
-        "load_average": round(os.getloadavg()[0], 2),
-    }
+            self.seconds += take_step(self.training).seconds
+            self.cpu_seconds += time.process_time() - cpu
+            if self.training.step in self.score_at:
+                self._score()
+
+    def _score(self) -> None:
+        scores = score_with_context(self.training, self.data)
+        self.tokens_scored = scores.tokens_scored
+        counted = {"step": self.training.step, "tokens_read": self.training.counters.tokens_read}
+        spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        self.evaluations.append({**counted, **spent, "nats_per_token": scores.nats_per_token})
+
+    def row(self) -> Row:
+        return {
+            "evaluations": self.evaluations,
+            "tokens_scored": self.tokens_scored,
+            "parameters": sum(parameter.numel() for parameter in self.training.model.parameters()),
+            "train_flops": self.training.counters.train_flops,
+            "load_average": round(os.getloadavg()[0], 2),
+        }
 
 
 def score_with_context(training: Training, data: TokenStore) -> DirectionScores:
