@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from machine import machine_facts
-from palinode import AttentionConfig, BaseConvConfig, Gpt2AdamW, Speedrun, gpt2, modern
+from palinode import Gpt2AdamW, Speedrun, gpt2, modern
 from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.memory import keep_memory, with_huge_pages
 from palinode.models import DecoderConfig
+from palinode.models.mixers import AttentionConfig, BaseConvConfig
 from palinode.train.recipe import Recipe
 from palinode.train.schedule import WarmDown
 from shakespeare import data_is_missing, settings, train_in_turns

@@ -21,7 +21,7 @@ def test_an_experiment_goes_into_a_file_and_into_another_store(palinode, here):
         "demo--laptop: 9 runs added; "
     )
     again = json.loads(palinode("unpack", "demo--laptop.palinode", "--store", "other", "--json").out)
-    assert again == {"experiment": "demo--laptop", "runs_added": 0, "runs_present": 9}
+    assert again == {"experiment": "demo--laptop", "runs_added": 0, "runs_present": 9, "store_is_later": False}
     assert palinode("compare", "demo", "--json", "--store", "other").out == palinode("compare", "demo", "--json").out
     assert palinode("ls", "--verify", "--store", "other").code == 0
 

@@ -571,7 +571,7 @@ def _rows(chosen: Mapping[str, str] | None = None) -> alt.Chart:
 
 def _layered(layers: Mapping[str, Any], height: int) -> dict[str, Any]:
     named = [layer.properties(name=name) for name, layer in layers.items()]
-    return plain(alt.layer(*named).properties(width="container", height=height))
+    return plain(alt.layer(*named, width="container", height=height))
 
 
 def own_layer(
