@@ -73,6 +73,17 @@ equal = "optimizer_steps"
 )
 
 
+def test_the_slower_ways_of_this_machine_are_said(palinode, monkeypatch):
+    Path("x.toml").write_text(TOML)
+    assert not any("slower" in warning for warning in planned(palinode, "--no-measure")["warnings"])
+    monkeypatch.setenv("PALINODE_NURSERY", "off")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    assert planned(palinode, "--no-measure")["warnings"][-2:] == [
+        "each step returns the memory that it frees, which is slower: MALLOC_ARENA_MAX is set",
+        "each worker is started on its own, which is slower: PALINODE_NURSERY is off",
+    ]
+
+
 def test_labels_are_counted_as_a_run_scores_them(palinode, monkeypatch):
     monkeypatch.setattr(audits, "audit_arm", quick_audit_arm)
     monkeypatch.setattr(audits, "audit_ahead", no_audit_ahead)

@@ -189,11 +189,14 @@ def rows(store: str, run_id: str) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in ("seconds", "attempt")} for row in metrics]
 
 
-def test_killed_and_interrupted_runs_end_with_the_same_bits(uninterrupted, quick, here):
+@pytest.mark.parametrize(
+    "ways", [("worker", "driver"), pytest.param(("interrupt", "worker", "driver"), marks=pytest.mark.nightly)]
+)
+def test_killed_and_interrupted_runs_end_with_the_same_bits(uninterrupted, quick, here, ways):
     """kill -9 of a worker, of the driver, and Ctrl-C, each at a random moment; then the same command."""
     chance = random.Random(2)
     pids: list[int] = []
-    for how in ("worker", "driver", "interrupt"):
+    for how in ways:
         program = start("x.toml", "--workers", "2")
         seen = events_until(program, "train", chance.randint(2, 6))
         pids += [event["pid"] for event in seen if event["event"] == "started"]

@@ -13,7 +13,8 @@ from tiny_run import tiny_spec
 from palinode import Arm, Decision, Experiment
 from palinode.experiment.calibrate import calibrate
 from palinode.experiment.cells import cells_of
-from palinode.experiment.fan_out import fan_out
+from palinode.experiment.fan_out import JOB_MODULES, fan_out
+from palinode.sweep.nursery import Nursery
 
 CHILD = """
 import pathlib, sys, time
@@ -45,6 +46,13 @@ def module(tmp_path, monkeypatch):
     return "child"
 
 
+@pytest.fixture(scope="module")
+def nursery():
+    """Forks processes that would each import torch."""
+    with Nursery(JOB_MODULES) as forks:
+        yield forks
+
+
 def test_every_process_works_on_its_share(module, corpus):
     specs = [tiny_spec(corpus, seed=seed) for seed in (1, 2, 3)]
     rows = fan_out(module, ["word"], specs, None, [[0, 2], [1]], on_failure=pytest.fail)
@@ -58,12 +66,12 @@ def test_a_failure_is_told_and_what_was_said_before_it_counts(module, corpus):
     assert [row["seed"] for row in rows] == [1]
 
 
-def test_two_processes_may_measure_one_setting(corpus):
+def test_two_processes_may_measure_one_setting(corpus, nursery):
     """Both measure the only setting. A run in one store would have one holder, and the second process would fail."""
     experiment = Experiment(
         name="one", question="", base=tiny_spec(corpus).settings, arms=(Arm(name="a"),), decision=Decision(baseline="a")
     )
-    predicted = calibrate(cells_of(experiment.resolve()), runs=2, workers=2, on_failure=pytest.fail)
+    predicted = calibrate(cells_of(experiment.resolve()), runs=2, workers=2, on_failure=pytest.fail, nursery=nursery)
     assert predicted.measured == 1
     assert predicted.seconds["a", "base"] > 0
 

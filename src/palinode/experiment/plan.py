@@ -14,13 +14,14 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
+from palinode.base.memory import why_not_kept
 from palinode.experiment.calibrate import Predicted, calibrate
 from palinode.experiment.cells import Cell, expected_steps, guessed_seconds
 from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.tuning import trials_of
-from palinode.sweep.nursery import Nursery
+from palinode.sweep.nursery import Nursery, why_none
 from palinode.train.device import computes_bfloat16, resolve_device
 from palinode.train.recipe import Recipe
 
@@ -164,7 +165,7 @@ def plan(
     if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
         batches = f"batches of {', '.join(growing)} grow with the noise of their gradients"
         warnings.append(f"{batches}: what is counted here is the least")
-    warnings += _emulated(unfinished)
+    warnings += _slower_ways(unfinished)
     return Plan(
         cells=planned,
         workers=workers,
@@ -201,6 +202,18 @@ def expected_seconds(cells: Sequence[Cell], planned: Plan, store: Store) -> Expe
         times = [float(result.seconds.get("total") or 0) for result in ended if result.runs_together == 1]
         expected.seconds[place] = fmean(times) if times else predicted.get(place) or guessed_seconds(cell)
     return expected
+
+
+def _slower_ways(cells: Sequence[Cell]) -> list[str]:
+    """A line for each way in which these runs go more slowly than they could on this machine."""
+    if not cells:
+        return []
+    lines = _emulated(cells)
+    if (reason := why_not_kept()) is not None:
+        lines.append(f"each step returns the memory that it frees, which is slower: {reason}")
+    if (reason := why_none()) is not None:
+        lines.append(f"each worker is started on its own, which is slower: {reason}")
+    return lines
 
 
 def _emulated(cells: Sequence[Cell]) -> list[str]:
