@@ -52,7 +52,8 @@ def time_to_loss(result: Row) -> Iterator[str]:
         f"`gpt2-adamw`, 2000 steps) ends at {with_range(end['nats_per_token'], 3)} nats a token after "
         f"{with_range(end['seconds'], 0)} s. How much sooner does another recipe reach this loss? Target: {target:g} times less "
         f"wall time with a model of the same size; {met(best['lowest'] >= target)} in all {len(result['rounds'])} rounds. "
-        "`speedrun` has the smaller model that its rates are tuned for. `speedrun at the same size` separates the recipe from the size. "
+        "`speedrun` has the smaller model that its rates are tuned for. `speedrun at the same size` separates the recipe from "
+        "the size. "
         "`speedrun with convolutions` has a convolution of three tokens in place of attention in every second layer. The arms of a "
         "round take turns in one process, so that they meet the same conditions."
     )
