@@ -5,7 +5,7 @@
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
     <root>/reports/<name>--<size>/              the pages of `palinode report`
-    <root>/index.json                           a cache for listings (index.py); it may be deleted at any time
+    <root>/index.json, index.d/<host>.jsonl     caches for listings (index.py); they may be deleted at any time
 
 Reading a store writes nothing into a run directory. No name from a user or a file leads to a path outside the root.
 """
@@ -115,6 +115,10 @@ class Store:
     def listing(self) -> list[RunRow]:
         """One row for each run, sorted by run id. The index is updated first."""
         return index.listing(self.root)
+
+    def rebuild_index(self) -> None:
+        """Read every run directory again, and replace the index (`index.rebuild`)."""
+        index.rebuild(self.root)
 
     def experiments(self) -> list[ExperimentEntry]:
         """The experiment entries that decode, sorted by name and size. `damaged_experiments` lists the files that do not decode."""
@@ -226,8 +230,9 @@ class Store:
         fsio.append_line(metrics_path(self.run_directory(run_id), attempt), row)
 
     def write_result(self, result: Result) -> None:
-        """Write the result of a run. The result is the last file that a run writes."""
+        """Write the result of a run. The result is the last file that a run writes. Then append its row for listings."""
         fsio.write_table(self._own(self.run_directory(result.run_id) / RESULT_FILE), encode(result))
+        index.append_ended(self.root, result)
 
     def write_run_audit(self, run_id: str, report: AuditReport) -> None:
         """Write the audit of this run."""
