@@ -526,6 +526,32 @@ def first_result(result: Row) -> Iterator[str]:
     yield from table(("what", "seconds", "target", ""), rows)
 
 
+def store_scale(result: Row) -> Iterator[str]:
+    targets, mib, page_bytes = result["target_ratios"], result["target_mib"], result["target_page_bytes"]
+    yield "## A store with many runs"
+    yield ""
+    yield from paragraph(
+        "CPU seconds of a call on a store of synthetic runs, and how many times as long as one plain `lstat` of each run directory "
+        "it takes. A new index takes the rows of ended runs from files that their processes appended; a store of an older version "
+        "has no such files. The first call of an experiment reads and checks every file and writes a cache."
+    )
+    yield ""
+    rows = []
+    for row in result["rows"]:
+        target, judged = targets.get(row["what"]), []
+        if target is not None:
+            judged.append(f"{target:g} times: {met(row['ratio'] <= target)}")
+        if row["what"] in mib:
+            judged.append(f"{mib[row['what']]:g} MiB: {met(row['peak_mib'] <= mib[row['what']])}")
+        if "page_bytes" in row:
+            judged.append(
+                f"{page_bytes / 1e6:g} MB: {met(row['page_bytes'] < page_bytes)} ({row['page_bytes'] / 1e6:.1f} MB)"
+            )
+        numbers = (f"{row['runs']:,}", f"{row['cpu_seconds']:.2f}", f"{row['ratio']:.1f}", f"{row['peak_mib']:.0f}")
+        rows.append([row["what"], *numbers, "; ".join(judged)])
+    yield from table(("what", "runs", "CPU seconds", "times a plain lstat", "peak MiB", "target"), rows)
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -544,6 +570,7 @@ SECTIONS = {
         step_rate,
         numerics,
         first_result,
+        store_scale,
     )
 }
 

@@ -327,5 +327,5 @@ def _without_later(value: Any, encoded: Any) -> Any:
 
 def _as_tuples(value: Any) -> Any:
     if isinstance(value, dict):  # a table of lists, such as a finding's pictures
-        return {key: _as_tuples(item) for key, item in value.items()}
+        return {key: _as_tuples(item) if isinstance(item, (dict, list)) else item for key, item in value.items()}
     return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value

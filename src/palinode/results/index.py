@@ -10,7 +10,8 @@ without an error.
 
 A row of a run that has ended is used while the inode and the change time of the run's directory stay the same: a file that is
 written, replaced or removed changes them. A file that is overwritten in place does not; `Store.experiment` and `palinode ls
---verify` read the files and notice it. A row of another run is used while the inode, size and change time of its files stay the same.
+--verify` read the files and notice it. A row of another run is used while the inode, size and change time of its files stay the
+same.
 
 A new index takes the rows of ended runs from index.d, so that it reads no run directory of theirs. It is written when more than 1 %
 of the rows have changed, or when it is older than a minute: at 100,000 runs the file has some 25 MB.
@@ -39,7 +40,7 @@ from palinode.base.measures import RecordOutcome
 from palinode.results.files import count, is_run_id, read_table
 from palinode.results.holds import this_host
 from palinode.results.record import RESULT_FILE, SPEC_FILE, Result, ended_at_step, read_run
-from palinode.results.rows import check_end, metrics_paths
+from palinode.results.rows import check_end, metrics_names
 
 INDEX_FILE, ENDED_DIRECTORY = "index.json", "index.d"
 INDEX_VERSION = 7
@@ -217,7 +218,7 @@ def _read(directory: str, appended: Marked | None) -> Marked:
 def _mark(directory: str, *, of_directory: bool) -> str:
     """The text that changes when the row of a run must be read again."""
     if not of_directory:
-        return signature(Path(directory))
+        return signature(directory)
     try:
         status = os.lstat(directory)
     except OSError:
@@ -225,15 +226,15 @@ def _mark(directory: str, *, of_directory: bool) -> str:
     return f"{OF_DIRECTORY}{status.st_ino}:{status.st_mtime_ns}"
 
 
-def signature(directory: Path) -> str:
+def signature(directory: Path | str) -> str:
     """A text that changes when the run's spec or result is replaced, because every write makes a new inode.
 
     The text for a run that has ended also changes when the metrics change. The text for an unfinished run ignores the metrics,
     because they still grow.
     """
-    spec, result = (_file_signature(directory / name) for name in (SPEC_FILE, RESULT_FILE))
-    metrics = [] if result == "none" else [_file_signature(path) for path in metrics_paths(directory)]
-    return "/".join((spec, result, *metrics))
+    spec, result = (_file_signature(f"{directory}/{name}") for name in (SPEC_FILE, RESULT_FILE))
+    names = [] if result == "none" else metrics_names(directory)
+    return "/".join((spec, result, *(_file_signature(f"{directory}/{name}") for name in names)))
 
 
 def read_row(directory: Path) -> RunRow:
@@ -276,7 +277,7 @@ def _row(run_id: str, spec: Mapping[str, Any], result: Result | None) -> RunRow:
     )
 
 
-def _file_signature(path: Path) -> str:
+def _file_signature(path: str) -> str:
     try:
         status = os.lstat(path)
     except OSError:

@@ -8,7 +8,7 @@ result is written last. A run without a result has the outcome `unfinished`. A r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +85,19 @@ class Result(Config):
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
+    @classmethod
+    def checked_before(cls, data: Mapping[str, Any]) -> Result:
+        """The result of data that `encode` made from a result. Only the digests in `scored` are decoded again.
+
+        Raises:
+            BadInput: `scored` has another shape.
+        """
+        scored = {
+            split: {name: decode(ScoredText, one) for name, one in by_pass.items()}
+            for split, by_pass in data.get("scored", {}).items()
+        }
+        return cls.model_construct(**{**data, "scored": scored})
+
     @property
     def runs_together(self) -> int:
         """The largest number of runs whose weights were stacked with those of this run, itself included; 1 for a run alone."""
@@ -133,6 +146,8 @@ class Record:
         spec: the resolved spec as plain data; empty when the spec is damaged or not written yet.
         result: the result of the run; None while the run is unfinished, and when `damage` is set.
         damage: the error that was raised when a file of this run was read; None if all files could be read.
+        kept: a function that gives the checked rows of one event, or of all events for None, from a cache (`run_cache.py`); None
+            if the rows are read from the run's directory.
     """
 
     run_id: str
@@ -140,6 +155,7 @@ class Record:
     spec: Mapping[str, Any]
     result: Result | None
     damage: Damaged | None = None
+    kept: Callable[[str | None], list[dict[str, Any]]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def outcome(self) -> RecordOutcome:
@@ -158,7 +174,7 @@ class Record:
 
         The scores of the result must equal the scores of the last evaluation in the metrics, so that a changed score is noticed.
         """
-        if self.damage is None:
+        if self.damage is None and self.kept is None:
             try:
                 self._check_scores(self._rows)  # these rows are read once; the property `metrics` uses them too
             except Damaged as error:
@@ -181,7 +197,7 @@ class Record:
                 message = "holds other scores than the last evaluation in the metrics"
                 raise Damaged(message, file=str(self.directory / RESULT_FILE), field=f"scores.{split}")
 
-    @cached_property
+    @property
     def metrics(self) -> tuple[dict[str, Any], ...]:
         """The rows of metrics in the order of the steps. Where two attempts logged a step, the row of the later attempt counts.
 
@@ -190,6 +206,18 @@ class Record:
         Raises:
             Damaged: a file has lost rows, or a row with a correct checksum does not have the shape that its event needs.
         """
+        return self._metrics if self.kept is None else tuple(self.kept(None))
+
+    def rows_of(self, event: str) -> list[dict[str, Any]]:
+        """The rows of metrics of one event, such as `eval` or `train`, in the order of the steps.
+
+        Raises:
+            Damaged: as for `metrics`.
+        """
+        return [row for row in self._metrics if row["event"] == event] if self.kept is None else self.kept(event)
+
+    @cached_property
+    def _metrics(self) -> tuple[dict[str, Any], ...]:
         latest: dict[tuple[str, str, int], dict[str, Any]] = {}
         for row in () if self.damage is not None else self._rows:
             self._check_shape(row)
@@ -229,12 +257,12 @@ class Record:
     @cached_property
     def embeddings(self) -> dict[str, Any]:
         """Numbers that describe the trained embedding tables of tokens and positions; empty if they were not measured."""
-        rows = [row for row in self.metrics if row["event"] == EMBEDDINGS_EVENT]
+        rows = self.rows_of(EMBEDDINGS_EVENT)
         return dict(rows[-1]["geometry"]) if rows else {}
 
     def _rows_by_split(self, event: str) -> dict[str, dict[str, Any]]:
         """Split -> the last metrics row of this event."""
-        return {str(row.get("split")): row for row in self.metrics if row["event"] == event}
+        return {str(row.get("split")): row for row in self.rows_of(event)}
 
     def _check_shape(self, row: Mapping[str, Any]) -> None:
         try:
@@ -289,6 +317,10 @@ class Record:
 
     def audit_report(self) -> AuditReport | None:
         """The audit of this run, decoded; None when the run has no audit."""
+        return self._audit_report
+
+    @cached_property
+    def _audit_report(self) -> AuditReport | None:
         return None if self.audit is None else decode_stored(AuditReport, self.audit, self.directory / AUDIT_FILE)
 
 
@@ -508,7 +540,15 @@ class ExperimentRecord:
 
     def runs_of(self, arm: str, scale: str) -> tuple[ExperimentRun, ...]:
         """The runs of one arm at one scale, in the order of the seeds."""
-        return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
+        return self._by_cell.get((arm, scale), ())
+
+    @cached_property
+    def _by_cell(self) -> dict[tuple[str, str], tuple[ExperimentRun, ...]]:
+        """(arm, scale) -> the runs. A verdict asks for the runs of a cell some twenty times."""
+        cells: dict[tuple[str, str], list[ExperimentRun]] = {}
+        for run in self.runs:
+            cells.setdefault((run.entry.arm, run.entry.scale), []).append(run)
+        return {cell: tuple(runs) for cell, runs in cells.items()}
 
     def finished(self, arm: str | None = None, scale: str | None = None) -> tuple[FinishedRun, ...]:
         """The runs with the outcome `done`: of one arm at one scale if both arguments are given, otherwise of the experiment."""
