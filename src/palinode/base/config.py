@@ -34,7 +34,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, PydanticSerializati
 
 from palinode.base.bounds import LARGEST_COUNT
 from palinode.base.errors import BadInput, UnknownKey, nearest, printable
-from palinode.base.user_code import UserCode, user_code
+from palinode.base.user_code import UserCode, installed_imports, user_code
 
 C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
@@ -244,6 +244,15 @@ def code_of(cls: type) -> UserCode:
         BadInput: the class was not written in a file.
     """
     return user_code(cls.__module__, _source_file(cls), cls.__qualname__)
+
+
+def installed_imports_of(cls: type) -> frozenset[str]:
+    """The top-level names of the installed packages that the module of a user's class imports (`installed_imports`).
+
+    Raises:
+        BadInput: the class was not written in a file.
+    """
+    return installed_imports(cls.__module__, _source_file(cls))
 
 
 def _source_file(cls: type) -> Path:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from palinode.base.config import Config, canonical_json, decode
+from palinode.base.config import Config, canonical_json, content_hash, decode
 from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport, Finding
@@ -57,7 +57,7 @@ class Result(Config):
         rates: `product_flops_per_second` is the machine's own rate on the matrix products of the model, and `product_share` is the
             share of it that training reached (`train/product_rate.py`). Empty for short runs and in results of older versions.
         fingerprint: values that decide, besides the spec, the exact bits of the numbers: torch, python, device, cpu_capability,
-            threads, platform. A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit
+            threads, platform, environment. A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit
             (`base/memory.py`, `sweep/nursery.py`). `runs_together` above 1 says that the run was in a stack (`may_differ_by`).
         attempts: the number of processes that worked on this run. The number 1 means that the run was never interrupted.
         rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results of versions without holds.
@@ -113,6 +113,13 @@ class Result(Config):
     def compared_fingerprint(self) -> dict[str, str | int | float | bool | None]:
         """The items of the fingerprint that decide the bits."""
         return {item: value for item, value in self.fingerprint.items() if item not in NOT_COMPARED}
+
+    @property
+    def kind(self) -> str:
+        """The kind of machine that trained the run: a hash of what decides the bits besides the spec. Runs of one kind can have
+        equal bits. The number of logical cores decides no bit, and is left out.
+        """
+        return machine_kind(self.fingerprint)
 
     def score(self, metric: str) -> float | None:
         """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has no such number.
@@ -530,6 +537,7 @@ class ExperimentRecord:
         audits: (arm, scale) -> audit. A pair whose audit is not stored, or cannot be read, is not a key.
         damaged: hash of an audit -> error, for each audit of this experiment that is missing or cannot be read.
         comparison: the audit that compares the finished runs (C5); None before that audit.
+        one_kind: whether comparisons leave out pairs of runs that were trained on two kinds of machine (`Result.kind`).
     """
 
     entry: ExperimentEntry
@@ -537,6 +545,7 @@ class ExperimentRecord:
     audits: Mapping[tuple[str, str], AuditReport]
     damaged: Mapping[str, Damaged] = field(default_factory=dict)
     comparison: AuditReport | None = None
+    one_kind: bool = False
 
     def runs_of(self, arm: str, scale: str) -> tuple[ExperimentRun, ...]:
         """The runs of one arm at one scale, in the order of the seeds."""
@@ -554,6 +563,18 @@ class ExperimentRecord:
         """The runs with the outcome `done`: of one arm at one scale if both arguments are given, otherwise of the experiment."""
         found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
         return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
+
+
+def machine_kind(fingerprint: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of the items of a fingerprint that decide the bits (`Result.kind`)."""
+    left_out = (*NOT_COMPARED, "logical_cores")
+    return content_hash({item: value for item, value in fingerprint.items() if item not in left_out})[:16]
+
+
+def differing_items(one: Result, other: Result) -> list[str]:
+    """The items in which two kinds of machine differ. An item that a result of an older version lacks is left out."""
+    left, right = one.compared_fingerprint, other.compared_fingerprint
+    return sorted(item for item in left.keys() & right.keys() - {"logical_cores"} if left[item] != right[item])
 
 
 def stacked_words(runs_together: int) -> str:

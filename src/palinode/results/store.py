@@ -5,6 +5,7 @@
     <root>/experiments/<name>--<size>.runs-1.parquet   a cache of the runs of a large experiment (run_cache.py); it may be deleted
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
+    <root>/environments/<hash>.txt              the packages of an environment; results name the hash
     <root>/reports/<name>--<size>/              the pages of `palinode report`
     <root>/index.json, index.d/<host>.jsonl     caches for listings (index.py); they may be deleted at any time
 
@@ -24,7 +25,16 @@ from palinode.base.finding import AuditReport
 from palinode.base.measures import FINAL_OUTCOMES
 from palinode.results import index
 from palinode.results.documents import DOCUMENTS_FILE, Documents, documents_content, documents_seal
-from palinode.results.files import AUDITS, EXPERIMENTS, REPORTS, RUN_ID, decode_stored, is_run_id, read_table
+from palinode.results.files import (
+    AUDITS,
+    ENVIRONMENTS,
+    EXPERIMENTS,
+    REPORTS,
+    RUN_ID,
+    decode_stored,
+    is_run_id,
+    read_table,
+)
 from palinode.results.index import RunRow
 from palinode.results.record import (
     AUDIT_FILE,
@@ -240,6 +250,12 @@ class Store:
     def write_run_audit(self, run_id: str, report: AuditReport) -> None:
         """Write the audit of this run."""
         fsio.write_table(self._own(self.run_directory(run_id) / AUDIT_FILE), encode(report))
+
+    def write_environment(self, environment_hash: str, text: str) -> None:
+        """Write the list of packages of an environment, unless it is there: all runs of one environment share one list."""
+        path = self._own(self.root / ENVIRONMENTS / f"{environment_hash}.txt")
+        if not path.exists():
+            fsio.write_text(path, text)
 
     def write_documents(self, run_id: str, documents: Documents) -> dict[str, int | str]:
         """Write the scores of each document of a run, and return the size and the hash of the file for the run's result."""

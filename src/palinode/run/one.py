@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from palinode.audit import audit_trained
@@ -43,6 +44,7 @@ from palinode.results.rows import (
 )
 from palinode.results.scored import ScoredText
 from palinode.results.store import Store
+from palinode.run.environment import environment
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
@@ -428,6 +430,7 @@ class Attempt:
         result = self.result(outcome, measured=measured, reason=reason)
         fsio.sync(metrics_path(self.directory, self.hold.number))
         self.hold.check()
+        self.store.write_environment(*self.environment)
         self.store.write_result(result)
         return result
 
@@ -450,6 +453,7 @@ class Attempt:
             rates=self.rates,
             fingerprint={
                 **fingerprint(training.device),
+                "environment": self.environment[0],
                 "runs_together": self.runs_together,
                 **self.process,
             },
@@ -457,6 +461,11 @@ class Attempt:
             attempts=self.number,
             rows=self.rows.stored(),
         )
+
+    @cached_property
+    def environment(self) -> tuple[str, str]:
+        """The hash and the list of the packages that this run depends on."""
+        return environment(self.spec)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self.trained, self.training.counters, self._note)
