@@ -235,9 +235,18 @@ class Sweep:
     def _ask(self, now: float, act: str, times: float = 1.0) -> float:
         """Count the calls of an act. Returns the seconds that they take one after the other."""
         calls = times * self.calls[act]
+        seconds = calls * LATENCY_SECONDS * self._wait(now)
+        self._count(now, now + seconds, calls)
+        return seconds
+
+    def _count(self, start: float, end: float, calls: float) -> None:
+        """Count calls that are made evenly from `start` to `end`."""
         self.total += calls
-        self.bins[int(now / 10)] = self.bins.get(int(now / 10), 0.0) + calls
-        return calls * LATENCY_SECONDS * self._wait(now)
+        first, last = int(start / 10), int(end / 10)
+        for place in range(first, last + 1):
+            inside = min(end, 10.0 * (place + 1)) - max(start, 10.0 * place)
+            share = inside / (end - start) if last > first else 1.0
+            self.bins[place] = self.bins.get(place, 0.0) + calls * share
 
     def _wait(self, now: float) -> float:
         """How many times longer a call takes because the server is asked too much: the load of the last ten seconds."""
@@ -251,13 +260,7 @@ class Sweep:
         rate += self.held * of_run / RUN_SECONDS
         if self.variant == "polling":
             rate += self.held * (self.hosts - 1) * self.calls["poll"]
-        at = start
-        while at < end:
-            until = min(end, (int(at / 10) + 1) * 10.0)
-            until = until if until > at else end
-            self.bins[int(at / 10)] = self.bins.get(int(at / 10), 0.0) + rate * (until - at)
-            self.total += rate * (until - at)
-            at = until
+        self._count(start, end, rate * (end - start))
 
     def _begin(self, now: float, host: int, run: int) -> None:
         ready = now

@@ -24,6 +24,7 @@ from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 from palinode.base.event import Event
 from palinode.base.example import SpecialTokens
 from palinode.base.measures import RunOutcome
+from palinode.base.user_settings import Keep, kept_of_done_runs
 from palinode.data.config import VALIDATION
 from palinode.data.source import Source, prepare
 from palinode.evaluate.embeddings import check_has_embeddings
@@ -52,6 +53,7 @@ from palinode.train.checkpoint import (
     Saved,
     delete_checkpoints,
     is_whole,
+    keep_weights,
     load_newest,
     newest_saved,
     save_checkpoint,
@@ -259,6 +261,7 @@ class Attempt:
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMED, 0.0))
     rates: dict[str, float] = field(default_factory=dict)
+    keep: Keep = field(default_factory=kept_of_done_runs)
 
     def __post_init__(self) -> None:
         self.spec = self.trained.spec
@@ -376,7 +379,10 @@ class Attempt:
         measured = self.measure()
         if self.spec.evaluation.split == VALIDATION:  # a trial supports no claim, so it is not audited
             self.audit()
-        return self.record("done", measured=measured)
+        result = self.record("done", measured=measured)
+        if self.keep == "weights":
+            keep_weights(self.directory / CHECKPOINTS)
+        return result
 
     def measure(self) -> Measured:
         """Write the rows of every measurement that applies to this run, and the scores of each document.
