@@ -542,8 +542,8 @@ def cluster_simulation(result: Row) -> Iterator[str]:
     yield ""
     yield from paragraph(
         "Polling: every host looks at every run that is held elsewhere once a second. Scan: every host reads all results before "
-        "its first run. Walks again: a host that finds nothing free looks at all runs, also at those that have ended. The program does "
-        "none of the three; the rows show where a sweep breaks with one of them."
+        "its first run. Walks again: a host that finds nothing free looks at all runs, also at those that have ended. The "
+        "program does none of the three; the rows show where a sweep breaks with one of them."
     )
     yield ""
     head = ("variant", "runs", "hosts", "hours", "calls a second", "at most", "time above the capacity", "deaths")
