@@ -41,6 +41,9 @@ class RunCache:
         self._new: dict[str, dict[str, str]] = {}
         self._used: set[str] = set()
         self._rows: dict[str, dict[str, str]] = {}  # column -> run id -> JSON text of rows
+        self._latest: dict[
+            str, tuple[str, list[Row]]
+        ] = {}  # column -> (run id, rows): a table asks for a run's rows often
 
     def record(self, directory: Path) -> Record | None:
         """The record of a run that has not changed since it was checked; None if the cache does not have this run."""
@@ -112,6 +115,13 @@ class RunCache:
         return rows_of
 
     def _rows_in(self, directory: Path, column: str) -> list[Row]:
+        run_id, rows = self._latest.get(column, ("", []))
+        if run_id != directory.name:
+            rows = self._decoded(directory, column)
+            self._latest[column] = (directory.name, rows)
+        return rows
+
+    def _decoded(self, directory: Path, column: str) -> list[Row]:
         if (new := self._new.get(directory.name)) is not None:
             return list(json.loads(new[column]))
         if column not in self._rows:
