@@ -32,11 +32,11 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from palinode.base import fsio
 from palinode.base.errors import Damaged, EnvironmentProblem, PalinodeError
-from palinode.base.measures import RecordOutcome
+from palinode.base.measures import RecordOutcome, RunOutcome
 from palinode.results.files import count, is_run_id, read_table
 from palinode.results.holds import this_host
 from palinode.results.record import RESULT_FILE, SPEC_FILE, Result, ended_at_step, read_run
@@ -212,7 +212,7 @@ def _read(directory: str, appended: Marked | None) -> Marked:
     of_directory, of_files = _mark(directory, of_directory=True), signature(path)
     known = appended is not None and appended[0] == of_files and appended[1].run_id == path.name
     row = appended[1] if appended is not None and known else read_row(path)
-    return (of_files if row.outcome in ("unfinished", "damaged") else of_directory), row
+    return (of_directory if row.outcome in get_args(RunOutcome) else of_files), row
 
 
 def _mark(directory: str, *, of_directory: bool) -> str:
