@@ -533,6 +533,71 @@ def first_result(result: Row) -> Iterator[str]:
     yield from table(("what", "seconds", "target", ""), rows)
 
 
+def cluster_simulation(result: Row) -> Iterator[str]:
+    calls, assumed = result["calls"], result["assumed"]
+    yield "## Many hosts on one store"
+    yield ""
+    yield from paragraph(
+        "A simulation by events: what the hosts of one experiment ask of the file server of their store. `strace` counted the file "
+        f"system calls of each act: {calls['look']:.0f} for a look at a run, {calls['hold']:.0f} for taking a hold, "
+        f"{calls['check'] + calls['write']:.0f} for a heartbeat, {calls['row']:.0f} for a row of metrics, {calls['result']:.0f} "
+        f"for a result. Assumed: {assumed['slots']} slots a host, runs of {assumed['run_seconds'] / 60:.0f} minutes with "
+        f"{assumed['rows']} rows and {assumed['checkpoints']} checkpoints, a host that dies once in {assumed['days_to_death']:g} "
+        f"days, and a server that answers {assumed['capacity_calls_per_second']:,} calls a second, each in "
+        f"{assumed['latency_seconds'] * 1000:g} ms. No real network disk was measured."
+    )
+    yield ""
+    yield from paragraph(
+        "Polling: every host looks at every run that is held elsewhere once a second. Scan: every host reads all results before "
+        "its first run. Walks again: a host that finds nothing free looks at all runs, also at those that have ended. The "
+        "program does none of the three; the rows show where a sweep breaks with one of them."
+    )
+    yield ""
+    head = ("variant", "runs", "hosts", "hours", "calls a second", "at most", "time above the capacity", "deaths")
+    yield from table(
+        head,
+        [
+            [
+                row["variant"],
+                f"{row['runs']:,}",
+                f"{row['hosts']:,}",
+                f"{row['hours']:.1f}",
+                f"{row['calls_per_second']:,.0f}",
+                f"{row['peak_calls_per_second']:,.0f}",
+                f"{row['share_above_capacity']:.1%}",
+                str(row["deaths"]),
+            ]
+            for row in result["rows"]
+        ],
+    )
+
+
+def store_scale(result: Row) -> Iterator[str]:
+    targets, mib, page_bytes = result["target_ratios"], result["target_mib"], result["target_page_bytes"]
+    yield "## A store with many runs"
+    yield ""
+    yield from paragraph(
+        "CPU seconds of a call on a store of synthetic runs, and how many times as long as one plain `lstat` of each run directory "
+        "it takes. A new index takes the rows of ended runs from files that their processes appended; a store of an older version "
+        "has no such files. The first call of an experiment reads and checks every file and writes a cache."
+    )
+    yield ""
+    rows = []
+    for row in result["rows"]:
+        target, judged = targets.get(row["what"]), []
+        if target is not None:
+            judged.append(f"{target:g} times: {met(row['ratio'] <= target)}")
+        if row["what"] in mib:
+            judged.append(f"{mib[row['what']]:g} MiB: {met(row['peak_mib'] <= mib[row['what']])}")
+        if "page_bytes" in row:
+            judged.append(
+                f"{page_bytes / 1e6:g} MB: {met(row['page_bytes'] < page_bytes)} ({row['page_bytes'] / 1e6:.1f} MB)"
+            )
+        numbers = (f"{row['runs']:,}", f"{row['cpu_seconds']:.2f}", f"{row['ratio']:.1f}", f"{row['peak_mib']:.0f}")
+        rows.append([row["what"], *numbers, "; ".join(judged)])
+    yield from table(("what", "runs", "CPU seconds", "times a plain lstat", "peak MiB", "target"), rows)
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -551,6 +616,8 @@ SECTIONS = {
         step_rate,
         numerics,
         first_result,
+        store_scale,
+        cluster_simulation,
     )
 }
 

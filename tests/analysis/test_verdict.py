@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -456,9 +457,32 @@ def test_mixed_machines_are_said(tmp_path):
     result = store.experiment("demo").runs_of("both", "base")[0].result
     how = {"memory_kept": True, "started_by": "nursery"}
     store.write_result(result.with_(fingerprint={**result.fingerprint, **how}))
-    assert "fingerprint" not in " ".join(only(store.experiment("demo")).cautions), "how a worker ran changes no bit"
+    assert "machine" not in " ".join(only(store.experiment("demo")).cautions), "how a worker ran changes no bit"
+    store.write_result(result.with_(fingerprint={**result.fingerprint, "logical_cores": 64, "environment": "0" * 16}))
+    assert "machine" not in " ".join(only(store.experiment("demo")).cautions), "the other run has no such item"
     store.write_result(result.with_(fingerprint={**result.fingerprint, "threads": 2}))
-    assert "2 different execution fingerprints" in " ".join(only(store.experiment("demo")).cautions)
+    says = "1 of 3 pairs was trained on two kinds of machine (seed 0; they differ in threads)"
+    assert says in only(store.experiment("demo")).cautions
+
+
+def test_pairs_on_two_kinds_of_machine_are_left_out_where_one_kind_is_asked(tmp_path):
+    seeds = tuple(range(6))
+    store = make_store(tmp_path / "runs", Synthetic(seeds=seeds))
+    both = store.experiment("demo").runs_of("both", "base")
+    for run in both[:2]:
+        store.write_result(run.result.with_(fingerprint={**run.result.fingerprint, "torch": "2.14.0"}))
+    record = store.experiment("demo")
+    assert [run.result.kind for run in both[2:]] == [record.runs_of("ltr", "base")[0].result.kind] * 4
+    assert (
+        "2 of 6 pairs were trained on two kinds of machine (seeds 0, 1; they differ in torch)" in only(record).cautions
+    )
+    asked = only(replace(record, one_kind=True))
+    assert [pair.seed for pair in asked.comparison.pairs] == [2, 3, 4, 5]
+    assert not asked.reasons
+    assert not any("machine" in caution for caution in asked.cautions)
+    ended_elsewhere = dict.fromkeys([("both", "base", 0), ("both", "base", 1)], "diverged")
+    dropped = make_store(tmp_path / "fewer", Synthetic(seeds=seeds, outcomes=ended_elsewhere))
+    assert asked.interval == only(dropped.experiment("demo")).interval
 
 
 def test_scales_have_their_own_verdicts(tmp_path):

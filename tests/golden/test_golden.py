@@ -49,7 +49,8 @@ def trained(name: str, store: Path) -> dict:
     return {
         "run_id": spec.run_id,
         "outcome": result.outcome,
-        "fingerprint": dict(result.fingerprint),
+        # the environment has the version of every package: another one of these does not change the kind of machine
+        "fingerprint": {item: value for item, value in result.fingerprint.items() if item != "environment"},
         "weights_sha256": result.weights_sha256,
         "scores": json.loads(json.dumps(result.scores, default=dict)),
         "counters": dict(result.counters),

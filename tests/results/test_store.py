@@ -20,6 +20,7 @@ from palinode.results.store import Store
 from synthetic_store import Synthetic, make_store
 
 RUN = "0123456789abcdef"
+READ_ROW = index.read_row
 
 
 def tree(root, skip=("index.json",)):
@@ -89,7 +90,7 @@ def test_what_was_written_is_read_back(store):
 def test_deleted_index_is_rebuilt_identically(store):
     rows = store.listing()
     before = index.load(store.root)
-    assert rows == [row for _, row in before.values()]
+    assert rows == [row for _, row in before.rows.values()]
     (store.root / "index.json").unlink()
     assert store.listing() == rows
     assert index.load(store.root) == before
@@ -100,7 +101,9 @@ def test_a_copied_store_gives_the_same_index(store, tmp_path):
     shutil.copytree(store.root, tmp_path / "copy")
     copy = Store(tmp_path / "copy")
     assert copy.listing() == store.listing()
-    assert [row for _, row in index.load(copy.root).values()] == [row for _, row in index.load(store.root).values()]
+    assert [row for _, row in index.load(copy.root).rows.values()] == [
+        row for _, row in index.load(store.root).rows.values()
+    ]
 
 
 def test_reading_writes_nothing_into_run_directories(store):
@@ -130,7 +133,7 @@ def test_a_damaged_index_is_replaced(store, content):
     rows = store.listing()
     (store.root / "index.json").write_bytes(content)
     assert store.listing() == rows
-    assert len(index.load(store.root)) == len(rows)
+    assert len(index.load(store.root).rows) == len(rows)
 
 
 def test_an_index_of_another_version_or_with_one_other_byte_is_not_believed(store):
@@ -139,7 +142,7 @@ def test_an_index_of_another_version_or_with_one_other_byte_is_not_believed(stor
     sound = path.read_bytes()
     for other in (b"4" + sound[1:], sound.replace(b"done", b"dome", 1), sound[:-1], sound + b" ", b" " + sound):
         path.write_bytes(other)
-        assert index.load(store.root) == {}
+        assert index.load(store.root) == index.Index()
         assert store.listing() == rows
         assert path.read_bytes() == sound
 
@@ -150,6 +153,51 @@ def test_the_index_notices_a_new_result_and_a_removed_run(store):
     assert next(row for row in store.listing() if row.run_id == unfinished.run_id).outcome == "failed"
     shutil.rmtree(store.run_directory(unfinished.run_id))
     assert unfinished.run_id not in {row.run_id for row in store.listing()}
+
+
+def test_a_new_index_takes_ended_runs_from_what_their_processes_appended(store, monkeypatch):
+    rows = store.listing()
+    (store.root / "index.json").unlink()
+    read = []
+    monkeypatch.setattr(index, "read_row", lambda path: (read.append(path.name), READ_ROW(path))[1])
+    assert store.listing() == rows
+    assert read == [row.run_id for row in rows if row.outcome == "unfinished"]
+
+
+@pytest.mark.parametrize("name", ["spec.json", "result.json", "metrics.jsonl"])
+def test_an_appended_row_is_not_believed_when_a_file_of_its_run_is_another(store, name):
+    run_id = next(row.run_id for row in store.listing() if row.outcome == "done")
+    (store.root / "index.json").unlink()
+    with open(store.run_directory(run_id) / name, "a") as file:
+        file.write("x")
+    assert next(row for row in store.listing() if row.run_id == run_id).outcome == "damaged"
+
+
+def test_what_was_appended_is_read_once_and_what_others_wrote_there_is_left_out(store):
+    rows = store.listing()
+    [path] = (store.root / "index.d").iterdir()
+    assert index.load(store.root).read == {path.name: path.stat().st_size}
+    (store.root / "index.json").unlink()
+    (store.root / "index.d" / "linked.jsonl").symlink_to("/etc/passwd")
+    fsio.append_line(store.root / "index.d" / "other.jsonl", {"run_id": rows[0].run_id, "mark": "", "row": {"x": 1}})
+    fsio.append_line(store.root / "index.d" / "other.jsonl", {"not": "a row"})
+    with open(path, "ab") as file:
+        file.write(b'{"crc":12,"ro')
+    assert store.listing() == rows
+
+
+def test_one_run_in_many_that_changed_does_not_write_the_index_at_once(tmp_path):
+    store = Store(tmp_path)
+    for number in range(101):
+        store.write_spec(f"{number:016x}", {"seed": number})
+    store.listing()
+    stamp = (store.root / "index.json").stat().st_ino
+    store.write_result(Result(run_id=f"{5:016x}", outcome="failed", reason="killed"))
+    assert [row.outcome for row in store.listing()].count("failed") == 1
+    assert (store.root / "index.json").stat().st_ino == stamp
+    os.utime(store.root / "index.json", (time.time() - 61, time.time() - 61))
+    store.listing()
+    assert (store.root / "index.json").stat().st_ino != stamp
 
 
 def test_an_up_to_date_index_means_no_run_directory_is_read_and_nothing_is_written(store, monkeypatch):
@@ -243,6 +291,8 @@ DESTROYED = {
     "a link to nothing": (replaced_by(lambda path: path.symlink_to("nothing")), "is not a regular file"),
 }
 
+OVERWRITTEN = ("garbage", "zeros", "emptied", "halved")  # the directory of the run does not change
+
 
 @pytest.mark.parametrize("destroyed", DESTROYED)
 def test_destroyed_metrics_of_a_finished_run_are_damage_wherever_it_is_shown(tmp_path, destroyed):
@@ -258,6 +308,8 @@ def test_destroyed_metrics_of_a_finished_run_are_damage_wherever_it_is_shown(tmp
     assert says in run.record.reason
     assert f"{run_id}/metrics.jsonl: " in run.record.reason
     assert [record.run_id for record in store.records() if record.outcome == "damaged"] == [run_id]
+    if destroyed in OVERWRITTEN:  # only reading the files shows it; `palinode ls --verify` does, and renews the index
+        store.rebuild_index()
     [row] = [row for row in store.listing() if row.outcome == "damaged"]
     assert row.run_id == run_id
     assert row.reason.startswith("metrics.jsonl: ")

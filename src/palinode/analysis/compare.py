@@ -12,7 +12,9 @@ from pathlib import Path
 from palinode.analysis import intervals
 from palinode.analysis.intervals import Interval
 from palinode.base.measures import COST_AXES, EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE, ParityAxis
-from palinode.results.record import ExperimentRecord, ExperimentRun, Result
+from palinode.results.record import ExperimentRecord, ExperimentRun, Result, differing_items
+
+TWO_KINDS = "its two runs were trained on two kinds of machine"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class LeftOut:
 
     Attributes:
         diverged: the arms whose run with this seed diverged.
+        other_kind: whether the seed was left out because its two runs were trained on two kinds of machine.
         lost: whether a run of this seed is missing or did not end for another reason. A second try may then give its score.
     """
 
@@ -42,6 +45,7 @@ class LeftOut:
     reason: str
     diverged: tuple[str, ...] = ()
     lost: bool = True
+    other_kind: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,18 @@ def compare(
         if problems := [value for value in values if isinstance(value, str)]:
             diverged = tuple(name for name, run in sides.items() if run is not None and run.outcome == "diverged")
             left_out.append(LeftOut(seed, "; ".join(problems), diverged, lost=len(problems) > len(diverged)))
+        elif record.one_kind and seed in seeds_on_two_kinds(record, arm, baseline, scale):
+            left_out.append(LeftOut(seed, TWO_KINDS, lost=False, other_kind=True))
         else:
             pairs.append(Pair(seed, *map(float, values)))
     return Comparison(arm, baseline, scale, metric, confidence, tuple(pairs), tuple(left_out))
+
+
+def seeds_on_two_kinds(record: ExperimentRecord, arm: str, baseline: str, scale: str) -> dict[int, list[str]]:
+    """seed -> the items of the fingerprints that differ, for each seed whose two runs were trained on two kinds of machine."""
+    ours, theirs = (_results(record, name, scale) for name in (arm, baseline))
+    items = {seed: differing_items(ours[seed], theirs[seed]) for seed in theirs if seed in ours}
+    return {seed: differing for seed, differing in items.items() if differing}
 
 
 def _score(arm: str, run: ExperimentRun | None, metric: str) -> float | str:

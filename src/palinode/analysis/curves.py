@@ -136,7 +136,7 @@ def trained_directions(run: ExperimentRun) -> frozenset[str]:
 
 def metrics_rows(run: ExperimentRun, event: str) -> list[Row]:
     """The metrics rows of a run that have the event `event`, such as `eval` or `train`."""
-    return [row for row in run.record.metrics if row["event"] == event] if run.record is not None else []
+    return run.record.rows_of(event) if run.record is not None else []
 
 
 def _trained_ways(run: ExperimentRun) -> frozenset[str]:

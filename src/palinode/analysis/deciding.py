@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from palinode.analysis.compare import Comparison
+from palinode.analysis.compare import Comparison, seeds_on_two_kinds
 from palinode.analysis.family import FamilyInterval, family_intervals
 from palinode.analysis.intervals import Interval, mean, t_interval
 from palinode.analysis.looks import look_alpha, mixture_interval
@@ -188,5 +188,7 @@ def _cautions(
 
 def _scores(record: ExperimentRecord, arm: str, scale: str, metric: str) -> dict[int, float]:
     """seed -> score of the finished runs of one arm at one scale."""
-    scores = {run.entry.seed: run.result.score(metric) for run in record.finished(arm, scale)}
+    left_out = seeds_on_two_kinds(record, arm, record.entry.rule.baseline, scale) if record.one_kind else {}
+    finished = (run for run in record.finished(arm, scale) if run.entry.seed not in left_out)
+    scores = {run.entry.seed: run.result.score(metric) for run in finished}
     return {seed: score for seed, score in scores.items() if score is not None}

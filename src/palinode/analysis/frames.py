@@ -9,6 +9,7 @@ import polars as pl
 
 from palinode.results.record import ExperimentRun
 
+MOST_ROWS = 20_000  # the rows that become part of a frame at once: a row as a dict needs ten times the memory
 Row = dict[str, Any]
 Schema = dict[str, Any]
 Run = TypeVar("Run", bound=ExperimentRun)
@@ -26,8 +27,12 @@ RUN_AND_ID = RUN | columns((pl.String, "run_id"))
 
 def run_frame(runs: Iterable[Run], rows_of: Callable[[Run], Iterable[Row]], schema: Schema) -> pl.DataFrame:
     """The frame with the rows of every run. Each row also gets the columns of RUN_AND_ID that are in the schema."""
+    frames: list[pl.DataFrame] = []
     rows: list[Row] = []
     for run in runs:
         who = run.entry.model_dump()
         rows += [who | row for row in rows_of(run)]
-    return pl.DataFrame(rows, schema=schema)
+        if len(rows) > MOST_ROWS:
+            frames.append(pl.DataFrame(rows, schema=schema))
+            rows = []
+    return pl.concat([*frames, pl.DataFrame(rows, schema=schema)])

@@ -389,9 +389,12 @@ def _curves_by_run(
         .unique([*_CURVE, axis], keep="last", maintain_order=True)
         .sort(axis, maintain_order=True)
     )
-    points = growing.partition_by(_CURVE, as_dict=True)
+    growing = growing.sort(_CURVE, maintain_order=True)
+    x, y = growing[axis].cast(pl.Float64).to_numpy(), growing[score].to_numpy()
+    sizes = growing.group_by(_CURVE, maintain_order=True).len()
+    last = sizes["len"].cum_sum().to_list()
+    ends = {tuple(key): (end - size, end) for (*key, size), end in zip(sizes.iter_rows(), last, strict=True)}
     for *side, seed in scored.select(_CURVE).unique(maintain_order=True).iter_rows():
-        rows = points[*side, seed]
-        curve = Curve(rows[axis].cast(pl.Float64).to_numpy(), rows[score].to_numpy())
-        by_run.setdefault(tuple(side), {})[int(str(seed))] = curve
+        start, end = ends[*side, seed]
+        by_run.setdefault(tuple(side), {})[int(str(seed))] = Curve(x[start:end], y[start:end])
     return by_run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from palinode.analysis.audits import ArmAudit
-from palinode.analysis.compare import Comparison, LeftOut, Parity
+from palinode.analysis.compare import Comparison, LeftOut, Parity, seeds_on_two_kinds
 from palinode.base.measures import EQUAL_WITHIN, MEASURES, OWN, Metric
 from palinode.results.record import ExperimentRecord
 from palinode.results.scored import comparable
@@ -37,11 +37,11 @@ def pair_reasons(comparison: Comparison) -> list[str]:
     """The reasons in the pairs of runs. Runs that diverged are an outcome, as long as enough pairs ended."""
     reasons = []
     lost = [item for item in comparison.left_out if item.lost]
-    diverged = [item for item in comparison.left_out if not item.lost]
+    diverged = [item for item in comparison.left_out if not item.lost and not item.other_kind]
     if lost:
         reasons.append(f"{len(lost)} of {comparison.planned} pairs cannot be compared ({_seeds(lost)})")
     ended = len(comparison.pairs)
-    if diverged and (ended < LEAST_ENDED or 2 * ended < comparison.planned):
+    if diverged and (ended < LEAST_ENDED or 2 * ended < ended + len(diverged) + len(lost)):
         needed = f"a verdict on the pairs that ended needs {LEAST_ENDED} of them, and half of all"
         reasons.append(f"only {ended} of {comparison.planned} pairs ended ({_seeds(diverged)}); {needed}")
     if ended < 2:
@@ -144,15 +144,15 @@ def edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]
 
 
 def fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """The caution that the runs of a comparison have different execution fingerprints.
-
-    Two runs can have bitwise equal results only if the compared items of their execution fingerprints are equal.
-    """
+    """The caution that the two runs of some pairs were trained on two kinds of machine: their bits differ for this reason, too."""
     used = {pair.seed for pair in comparison.pairs}
-    prints = {
-        tuple(sorted((key, str(value)) for key, value in run.result.compared_fingerprint.items()))
-        for arm in (comparison.arm, comparison.baseline)
-        for run in record.runs_of(arm, comparison.scale)
-        if run.result is not None and run.entry.seed in used
-    }
-    return [f"the runs were made under {len(prints)} different execution fingerprints"] if len(prints) > 1 else []
+    on_two = seeds_on_two_kinds(record, comparison.arm, comparison.baseline, comparison.scale)
+    seeds = [seed for seed in on_two if seed in used]
+    if not seeds:
+        return []
+    items = ", ".join(sorted({item.replace("_", " ") for seed in seeds for item in on_two[seed]}))
+    were = "was" if len(seeds) == 1 else "were"
+    listed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return [
+        f"{len(seeds)} of {len(used)} pairs {were} trained on two kinds of machine ({listed}; they differ in {items})"
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
@@ -21,13 +21,19 @@ from palinode.results.files import number
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 
-def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
+def all_tables(
+    record: ExperimentRecord, found: Sequence[Verdict] | None = None, curves: pl.DataFrame | None = None
+) -> dict[str, pl.DataFrame]:
     """All tables of an experiment, as a mapping: name -> frame. A frame has a fixed schema, even if it has no rows.
+
+    Args:
+        found, curves: the verdicts and the evaluation curves of this record, if the caller has them; None: they are made here.
 
     Raises:
         BadInput: the decision rule cannot be applied.
     """
-    found, curves = verdicts(record), evaluation_curves(record)
+    found = verdicts(record) if found is None else found
+    curves = evaluation_curves(record) if curves is None else curves
     split, _, score = record.entry.rule.score
     cuts, geometry, accuracy = layer_cuts(record, split), embedding_numbers(record), tasks.task_accuracy(record, split)
     pooled_axis = "epochs" if curves["epochs"].count() else "step"
@@ -64,7 +70,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
     }
 
 
-def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
+def verdict_table(found: Sequence[Verdict]) -> pl.DataFrame:
     """The verdicts: one row for each arm and scale, with the outcome and the numbers that the outcome depends on."""
     schema = columns(
         (pl.String, "arm baseline scale metric outcome leak collapse"),
@@ -91,7 +97,7 @@ def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema)
 
 
-def over_scales_table(record: ExperimentRecord, found: tuple[Verdict, ...]) -> pl.DataFrame:
+def over_scales_table(record: ExperimentRecord, found: Sequence[Verdict]) -> pl.DataFrame:
     """The improvement of every arm over the scales: one row for each arm with at least two reliable verdicts."""
     schema = columns(
         (pl.String, "arm"),
@@ -109,7 +115,7 @@ def over_scales_table(record: ExperimentRecord, found: tuple[Verdict, ...]) -> p
     return pl.DataFrame(rows, schema=schema)
 
 
-def difference_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
+def difference_table(found: Sequence[Verdict]) -> pl.DataFrame:
     """The differences: one row for each pair of runs of each verdict, and one row for each seed that was left out."""
     schema = columns(
         (pl.String, "arm baseline scale metric"),

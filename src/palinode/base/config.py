@@ -34,7 +34,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, PydanticSerializati
 
 from palinode.base.bounds import LARGEST_COUNT
 from palinode.base.errors import BadInput, UnknownKey, nearest, printable
-from palinode.base.user_code import UserCode, user_code
+from palinode.base.user_code import UserCode, installed_imports, user_code
 
 C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
@@ -246,6 +246,15 @@ def code_of(cls: type) -> UserCode:
     return user_code(cls.__module__, _source_file(cls), cls.__qualname__)
 
 
+def installed_imports_of(cls: type) -> frozenset[str]:
+    """The top-level names of the installed packages that the module of a user's class imports (`installed_imports`).
+
+    Raises:
+        BadInput: the class was not written in a file.
+    """
+    return installed_imports(cls.__module__, _source_file(cls))
+
+
 def _source_file(cls: type) -> Path:
     path = inspect.getsourcefile(cls) if cls.__module__ in sys.modules else None
     if path is None or not Path(path).is_file():
@@ -327,5 +336,5 @@ def _without_later(value: Any, encoded: Any) -> Any:
 
 def _as_tuples(value: Any) -> Any:
     if isinstance(value, dict):  # a table of lists, such as a finding's pictures
-        return {key: _as_tuples(item) for key, item in value.items()}
+        return {key: _as_tuples(item) if isinstance(item, (dict, list)) else item for key, item in value.items()}
     return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value

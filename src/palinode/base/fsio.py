@@ -157,6 +157,20 @@ def read_rows(path: Path) -> Rows:
     return Rows(rows, damaged)
 
 
+def read_rows_from(path: Path, start_byte: int) -> tuple[list[dict[str, Any]], int]:
+    """The rows of an appended file from a byte on, and the byte from which the next call reads the rows that were appended since.
+
+    Damaged lines are left out. If the file is shorter than `start_byte`, it was replaced, and it is read from its start.
+
+    Raises:
+        Damaged: the file exists and cannot be read.
+    """
+    start = start_byte if path.exists() and path.stat().st_size >= start_byte else 0
+    *lines, _ = _lines_from(path, start) or [b""]  # the last line may be torn: it is read with the row that ends it
+    rows = [row for line in lines for row in _rows_of_line(line, ends=True)[0]]
+    return rows, start + sum(len(line) + 1 for line in lines)
+
+
 def read_last_rows(path: Path) -> Rows:
     """The rows of the last line of an appended file, even if a torn row follows this line. A listing needs no other rows.
 

@@ -84,6 +84,19 @@ def user_code(module_name: str, file: Path, class_name: str) -> UserCode:
     return search.result(module)
 
 
+def installed_imports(module_name: str, file: Path) -> frozenset[str]:
+    """The top-level names of the installed packages that a user's module imports, itself or through the user's other modules.
+
+    Palinode itself, the standard library and packages that are not there are left out.
+    """
+    search = _Search()
+    search.add(module_name, file)
+    statements = (one for module in search.modules.values() if module is not None for one in module.statements)
+    names = {imported.module.partition(".")[0] for statement in statements for imported in statement.imports}
+    others = names - {OWN_PACKAGE, "", *sys.builtin_module_names, *sys.stdlib_module_names}
+    return frozenset(name for name in others if INSTALLED_FOLDERS & set(Path(_find(name) or "").parts))
+
+
 # --- the statements of a module -------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +39,9 @@ VERDICT_FIELDS = (
 
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="One experiment, or two runs.")],
+    one_kind: Annotated[
+        bool, typer.Option("--one-kind", help="Leave out pairs of runs that were trained on two kinds of machine.")
+    ] = False,
     store: options.StorePath = options.DEFAULT_STORE,
     json: options.Json = False,
 ) -> None:
@@ -52,14 +56,18 @@ def compare(
         first, second = (place.record(run_named(place, name, "NAME")) for name in names)
         typer.echo(as_json(_differences(first, second)) if json else _runs_text(first, second))
         return
-    typer.echo(verdicts_of(place, experiment_named(place, names[0], "compare").full_name, json=json))
+    typer.echo(verdicts_of(place, experiment_named(place, names[0], "compare").full_name, json=json, one_kind=one_kind))
 
 
-def verdicts_of(store: Store, name: str, *, json: bool) -> str:
-    """The text or the JSON of all verdicts of an experiment."""
+def verdicts_of(store: Store, name: str, *, json: bool, one_kind: bool = False) -> str:
+    """The text or the JSON of all verdicts of an experiment.
+
+    Args:
+        one_kind: whether pairs of runs that were trained on two kinds of machine are left out.
+    """
     from palinode.analysis.verdict import over_scales_of, verdicts
 
-    record = store.experiment(name)
+    record = replace(store.experiment(name), one_kind=one_kind)
     found = verdicts(record)
     if json:
         return as_json([verdict_data(one) for one in found])

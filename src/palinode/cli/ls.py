@@ -47,6 +47,7 @@ def _verify(store: Store, *, json: bool) -> None:
     from palinode.results.verify import verify
 
     verified = verify(store)
+    store.rebuild_index()
     if json:
         numbers = {"files": verified.files, "unprotected": list(map(str, verified.unprotected))}
         typer.echo(as_json(numbers | {"damaged": list(map(str, verified.damaged))}))

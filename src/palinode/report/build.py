@@ -69,7 +69,7 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
         EnvironmentProblem: the disk cannot be written.
     """
     study = Study.of(record := store.experiment(name), window)
-    figures, tables = all_figures(study), all_tables(record)
+    figures, tables = all_figures(study), all_tables(record, study.verdicts, study.curves)
     directory = out if out is not None else store.report_directory(record.entry)
     files = [*write_figures(figures, directory / "figures"), *write_tables(tables, directory / "tables")]
     names = [path.relative_to(directory).as_posix() for path in files]

@@ -42,6 +42,7 @@ SCALES_WORDS = {
     "cannot tell": "cannot tell about",
 }
 BAR_PIXELS = 72
+MOST_RUNS = 1_000  # the most runs that the page lists, at 0.6 kB each; the table `runs` lists every run
 ALARM = "C8.directions"
 
 
@@ -270,6 +271,19 @@ def _away(cost: Cost, rule: Decision) -> tuple[str, bool]:
     return words.percent(cost.ratio - 1) if unequal else "equal", unequal
 
 
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def runs(page: Page) -> Content:
+    """The section of runs: one row for each run. Of a large experiment, the runs that are not done, and the first of the others."""
+    planned = page.record.runs
+    if len(planned) <= MOST_RUNS:
+        return {"runs": planned, "left_out": 0}
+    not_done = [run for run in planned if run.outcome != "done"][:MOST_RUNS]
+    first = [run for run in planned if run.outcome == "done"][: MOST_RUNS - len(not_done)]
+    return {"runs": [*not_done, *first], "left_out": len(planned) - len(not_done) - len(first)}
+
+
 # --- again ----------------------------------------------------------------------------------------------------------
 
 
@@ -352,7 +366,7 @@ SECTIONS = (
     Section("arms", "Arms", "What differs between the arms", lambda page: {}),
     Section("chosen", "Tuning", "How a setting was chosen", lambda page: {} if page.record.entry.choices else None),
     Section("cost", "Cost", "Cost and parity", cost),
-    Section("runs", "Runs", "Every run", lambda page: {}),
+    Section("runs", "Runs", "Every run", runs),
     Section("again", "Again", "To do it again", again),
 )
 

@@ -28,6 +28,7 @@ from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
 
 SIGNIFICANT_DIGITS = 6  # the digits of a number in a chart; the tables hold all digits
+MOST_SEED_CURVES = 20  # the largest number of seeds whose own curves a chart has; the mean curves are over all seeds
 MOST_CURVE_ROWS = 8_000  # the largest number of rows in a chart of curves; the tables hold every row
 Rows = list[dict[str, Any]]
 CurvePart = tuple[str, str, pl.DataFrame, Mapping[str, str]]
@@ -260,7 +261,12 @@ class Study:
 
     def seeds_and_means(self, frame: pl.DataFrame, score: str, what: str) -> tuple[Rows, list[str]]:
         """The result of `curve_rows` for one score: the rows of the curves of single seeds and of the mean curves, and notes."""
-        return self.curve_rows([("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})], what)
+        seeds = frame["seed"].unique().sort().to_list()
+        drawn = seeds[:: -(-len(seeds) // MOST_SEED_CURVES)] if seeds else []
+        own = frame.filter(pl.col("seed").is_in(drawn))
+        rows, notes = self.curve_rows([("seed", score, own, {}), ("mean", score, mean_curves(frame, score), {})], what)
+        few = f"The curves of {len(drawn)} of {len(seeds)} seeds are drawn; the means are over all of them."
+        return rows, [*([few] if len(drawn) < len(seeds) else []), *notes]
 
     def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:
         """The rows of the curves of single seeds and of means, and the notes about these rows.

@@ -8,7 +8,7 @@ result is written last. A run without a result has the outcome `unfinished`. A r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from palinode.base.config import Config, canonical_json, decode
+from palinode.base.config import Config, canonical_json, content_hash, decode
 from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport, Finding
@@ -57,7 +57,7 @@ class Result(Config):
         rates: `product_flops_per_second` is the machine's own rate on the matrix products of the model, and `product_share` is the
             share of it that training reached (`train/product_rate.py`). Empty for short runs and in results of older versions.
         fingerprint: values that decide, besides the spec, the exact bits of the numbers: torch, python, device, cpu_capability,
-            threads, platform. A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit
+            threads, platform, environment. A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit
             (`base/memory.py`, `sweep/nursery.py`). `runs_together` above 1 says that the run was in a stack (`may_differ_by`).
         attempts: the number of processes that worked on this run. The number 1 means that the run was never interrupted.
         rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results of versions without holds.
@@ -85,6 +85,19 @@ class Result(Config):
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
+    @classmethod
+    def checked_before(cls, data: Mapping[str, Any]) -> Result:
+        """The result of data that `encode` made from a result. Only the digests in `scored` are decoded again.
+
+        Raises:
+            BadInput: `scored` has another shape.
+        """
+        scored = {
+            split: {name: decode(ScoredText, one) for name, one in by_pass.items()}
+            for split, by_pass in data.get("scored", {}).items()
+        }
+        return cls.model_construct(**{**data, "scored": scored})
+
     @property
     def runs_together(self) -> int:
         """The largest number of runs whose weights were stacked with those of this run, itself included; 1 for a run alone."""
@@ -100,6 +113,13 @@ class Result(Config):
     def compared_fingerprint(self) -> dict[str, str | int | float | bool | None]:
         """The items of the fingerprint that decide the bits."""
         return {item: value for item, value in self.fingerprint.items() if item not in NOT_COMPARED}
+
+    @property
+    def kind(self) -> str:
+        """The kind of machine that trained the run: a hash of what decides the bits besides the spec. Runs of one kind can have
+        equal bits. The number of logical cores decides no bit, and is left out.
+        """
+        return machine_kind(self.fingerprint)
 
     def score(self, metric: str) -> float | None:
         """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has no such number.
@@ -133,6 +153,8 @@ class Record:
         spec: the resolved spec as plain data; empty when the spec is damaged or not written yet.
         result: the result of the run; None while the run is unfinished, and when `damage` is set.
         damage: the error that was raised when a file of this run was read; None if all files could be read.
+        kept: a function that gives the checked rows of one event, or of all events for None, from a cache (`run_cache.py`); None
+            if the rows are read from the run's directory.
     """
 
     run_id: str
@@ -140,6 +162,7 @@ class Record:
     spec: Mapping[str, Any]
     result: Result | None
     damage: Damaged | None = None
+    kept: Callable[[str | None], list[dict[str, Any]]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def outcome(self) -> RecordOutcome:
@@ -158,7 +181,7 @@ class Record:
 
         The scores of the result must equal the scores of the last evaluation in the metrics, so that a changed score is noticed.
         """
-        if self.damage is None:
+        if self.damage is None and self.kept is None:
             try:
                 self._check_scores(self._rows)  # these rows are read once; the property `metrics` uses them too
             except Damaged as error:
@@ -181,7 +204,7 @@ class Record:
                 message = "holds other scores than the last evaluation in the metrics"
                 raise Damaged(message, file=str(self.directory / RESULT_FILE), field=f"scores.{split}")
 
-    @cached_property
+    @property
     def metrics(self) -> tuple[dict[str, Any], ...]:
         """The rows of metrics in the order of the steps. Where two attempts logged a step, the row of the later attempt counts.
 
@@ -190,6 +213,18 @@ class Record:
         Raises:
             Damaged: a file has lost rows, or a row with a correct checksum does not have the shape that its event needs.
         """
+        return self._metrics if self.kept is None else tuple(self.kept(None))
+
+    def rows_of(self, event: str) -> list[dict[str, Any]]:
+        """The rows of metrics of one event, such as `eval` or `train`, in the order of the steps.
+
+        Raises:
+            Damaged: as for `metrics`.
+        """
+        return [row for row in self._metrics if row["event"] == event] if self.kept is None else self.kept(event)
+
+    @cached_property
+    def _metrics(self) -> tuple[dict[str, Any], ...]:
         latest: dict[tuple[str, str, int], dict[str, Any]] = {}
         for row in () if self.damage is not None else self._rows:
             self._check_shape(row)
@@ -229,12 +264,12 @@ class Record:
     @cached_property
     def embeddings(self) -> dict[str, Any]:
         """Numbers that describe the trained embedding tables of tokens and positions; empty if they were not measured."""
-        rows = [row for row in self.metrics if row["event"] == EMBEDDINGS_EVENT]
+        rows = self.rows_of(EMBEDDINGS_EVENT)
         return dict(rows[-1]["geometry"]) if rows else {}
 
     def _rows_by_split(self, event: str) -> dict[str, dict[str, Any]]:
         """Split -> the last metrics row of this event."""
-        return {str(row.get("split")): row for row in self.metrics if row["event"] == event}
+        return {str(row.get("split")): row for row in self.rows_of(event)}
 
     def _check_shape(self, row: Mapping[str, Any]) -> None:
         try:
@@ -289,6 +324,10 @@ class Record:
 
     def audit_report(self) -> AuditReport | None:
         """The audit of this run, decoded; None when the run has no audit."""
+        return self._audit_report
+
+    @cached_property
+    def _audit_report(self) -> AuditReport | None:
         return None if self.audit is None else decode_stored(AuditReport, self.audit, self.directory / AUDIT_FILE)
 
 
@@ -498,6 +537,7 @@ class ExperimentRecord:
         audits: (arm, scale) -> audit. A pair whose audit is not stored, or cannot be read, is not a key.
         damaged: hash of an audit -> error, for each audit of this experiment that is missing or cannot be read.
         comparison: the audit that compares the finished runs (C5); None before that audit.
+        one_kind: whether comparisons leave out pairs of runs that were trained on two kinds of machine (`Result.kind`).
     """
 
     entry: ExperimentEntry
@@ -505,15 +545,36 @@ class ExperimentRecord:
     audits: Mapping[tuple[str, str], AuditReport]
     damaged: Mapping[str, Damaged] = field(default_factory=dict)
     comparison: AuditReport | None = None
+    one_kind: bool = False
 
     def runs_of(self, arm: str, scale: str) -> tuple[ExperimentRun, ...]:
         """The runs of one arm at one scale, in the order of the seeds."""
-        return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
+        return self._by_cell.get((arm, scale), ())
+
+    @cached_property
+    def _by_cell(self) -> dict[tuple[str, str], tuple[ExperimentRun, ...]]:
+        """(arm, scale) -> the runs. A verdict asks for the runs of a cell some twenty times."""
+        cells: dict[tuple[str, str], list[ExperimentRun]] = {}
+        for run in self.runs:
+            cells.setdefault((run.entry.arm, run.entry.scale), []).append(run)
+        return {cell: tuple(runs) for cell, runs in cells.items()}
 
     def finished(self, arm: str | None = None, scale: str | None = None) -> tuple[FinishedRun, ...]:
         """The runs with the outcome `done`: of one arm at one scale if both arguments are given, otherwise of the experiment."""
         found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
         return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
+
+
+def machine_kind(fingerprint: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of the items of a fingerprint that decide the bits (`Result.kind`)."""
+    left_out = (*NOT_COMPARED, "logical_cores")
+    return content_hash({item: value for item, value in fingerprint.items() if item not in left_out})[:16]
+
+
+def differing_items(one: Result, other: Result) -> list[str]:
+    """The items in which two kinds of machine differ. An item that a result of an older version lacks is left out."""
+    left, right = one.compared_fingerprint, other.compared_fingerprint
+    return sorted(item for item in left.keys() & right.keys() - {"logical_cores"} if left[item] != right[item])
 
 
 def stacked_words(runs_together: int) -> str:

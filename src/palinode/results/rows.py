@@ -64,13 +64,17 @@ def metrics_path(directory: Path, attempt: int) -> Path:
 
 def metrics_paths(directory: Path) -> list[Path]:
     """The metrics files of all attempts, in the order of the attempts. Links and directories are listed, but cannot be read."""
+    return [directory / name for name in metrics_names(directory)]
+
+
+def metrics_names(directory: Path | str) -> list[str]:
+    """The names of the metrics files of all attempts, in the order of the attempts."""
     try:
         names = os.listdir(directory)
     except OSError:
         return []
-    attempts = [0] if METRICS_FILE in names else []
-    attempts += sorted(int(match[1]) for name in names if (match := ATTEMPT_FILE.fullmatch(name)))
-    return [metrics_path(directory, attempt) for attempt in attempts]
+    attempts = {name: int(match[1]) for name in names if (match := ATTEMPT_FILE.fullmatch(name))}
+    return ([METRICS_FILE] if METRICS_FILE in names else []) + sorted(attempts, key=lambda name: attempts[name])
 
 
 def last_attempt(directory: Path) -> int:

@@ -2,10 +2,12 @@
 
     <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, documents.safetensors, result.json}
     <root>/experiments/<name>--<size>.json      resolved experiments; beside each: its seals and its looks (seals.py)
+    <root>/experiments/<name>--<size>.runs-1.parquet   a cache of the runs of a large experiment (run_cache.py); it may be deleted
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
+    <root>/environments/<hash>.txt              the packages of an environment; results name the hash
     <root>/reports/<name>--<size>/              the pages of `palinode report`
-    <root>/index.json                           a cache for listings (index.py); it may be deleted at any time
+    <root>/index.json, index.d/<host>.jsonl     caches for listings (index.py); they may be deleted at any time
 
 Reading a store writes nothing into a run directory. No name from a user or a file leads to a path outside the root.
 """
@@ -23,7 +25,16 @@ from palinode.base.finding import AuditReport
 from palinode.base.measures import FINAL_OUTCOMES
 from palinode.results import index
 from palinode.results.documents import DOCUMENTS_FILE, Documents, documents_content, documents_seal
-from palinode.results.files import AUDITS, EXPERIMENTS, REPORTS, RUN_ID, decode_stored, is_run_id, read_table
+from palinode.results.files import (
+    AUDITS,
+    ENVIRONMENTS,
+    EXPERIMENTS,
+    REPORTS,
+    RUN_ID,
+    decode_stored,
+    is_run_id,
+    read_table,
+)
 from palinode.results.index import RunRow
 from palinode.results.record import (
     AUDIT_FILE,
@@ -40,6 +51,8 @@ from palinode.results.rows import metrics_path
 from palinode.results.seals import LOOKS_SUFFIX, SEALS_SUFFIX, Appended, Look, Seal, append, read_looks, read_seals
 
 DEFAULT_ROOT = Path("runs")
+LEAST_RUNS = 1000  # the smallest experiment that has a cache of its runs; a smaller one is read in about a second
+CACHE_SUFFIX = ".runs-1.parquet"  # the cache of an experiment's runs; the number is the version of its form
 HOLDS = "holds"  # the directory of the holds on audits, inside `audits`
 LISTED = "`palinode ls --runs` lists them"  # the hint for an unknown run id, because hashes have no similar names
 # A file name may have 255 bytes: enough for two names of this length, a separator and the suffix of a temporary file.
@@ -116,6 +129,10 @@ class Store:
         """One row for each run, sorted by run id. The index is updated first."""
         return index.listing(self.root)
 
+    def rebuild_index(self) -> None:
+        """Read every run directory again, and replace the index (`index.rebuild`)."""
+        index.rebuild(self.root)
+
     def experiments(self) -> list[ExperimentEntry]:
         """The experiment entries that decode, sorted by name and size. `damaged_experiments` lists the files that do not decode."""
         return [entry for entry in self._entries() if isinstance(entry, ExperimentEntry)]
@@ -140,8 +157,8 @@ class Store:
         trained without the chosen setting.
         """
         entry = self._read_entry(self._entry_path(name), with_rule=False)  # `entry.rule` is checked where it is used
-        found = ((run, None if entry.to_choose else self._record(run.run_id)) for run in entry.runs)
-        runs = tuple(ExperimentRun(run, record.with_metrics() if record is not None else None) for run, record in found)
+        records = iter([None] * len(entry.runs)) if entry.to_choose else self._checked_records(entry)
+        runs = tuple(ExperimentRun(run, record) for run, record in zip(entry.runs, records, strict=True))
         audits, damaged = dict[str, AuditReport](), dict[str, Damaged]()
         hashes = {(arm, scale): one for arm, by_scale in entry.audits.items() for scale, one in by_scale.items()}
         for audit_hash in filter(None, (*hashes.values(), entry.comparison)):
@@ -226,12 +243,19 @@ class Store:
         fsio.append_line(metrics_path(self.run_directory(run_id), attempt), row)
 
     def write_result(self, result: Result) -> None:
-        """Write the result of a run. The result is the last file that a run writes."""
+        """Write the result of a run. The result is the last file that a run writes. Then append its row for listings."""
         fsio.write_table(self._own(self.run_directory(result.run_id) / RESULT_FILE), encode(result))
+        index.append_ended(self.root, result)
 
     def write_run_audit(self, run_id: str, report: AuditReport) -> None:
         """Write the audit of this run."""
         fsio.write_table(self._own(self.run_directory(run_id) / AUDIT_FILE), encode(report))
+
+    def write_environment(self, environment_hash: str, text: str) -> None:
+        """Write the list of packages of an environment, unless it is there: all runs of one environment share one list."""
+        path = self._own(self.root / ENVIRONMENTS / f"{environment_hash}.txt")
+        if not path.exists():
+            fsio.write_text(path, text)
 
     def write_documents(self, run_id: str, documents: Documents) -> dict[str, int | str]:
         """Write the scores of each document of a run, and return the size and the hash of the file for the run's result."""
@@ -295,6 +319,22 @@ class Store:
             return Record(run_id, directory, *read_run(directory))
         except Damaged as error:
             return Record(run_id, directory, spec={}, result=None, damage=error)
+
+    def _checked_records(self, entry: ExperimentEntry) -> Iterator[Record | None]:
+        """The records of the runs of an experiment, with their metrics. A large experiment has a cache of checked runs."""
+        if len(entry.runs) < LEAST_RUNS:
+            found = (self._record(run.run_id) for run in entry.runs)
+            yield from (record.with_metrics() if record is not None else None for record in found)
+            return
+        from palinode.results.run_cache import RunCache  # polars takes 0.1 s, and small experiments need none of it
+
+        cache = RunCache(self.root / EXPERIMENTS / f"{_entry_stem(entry)}{CACHE_SUFFIX}")
+        for run in entry.runs:
+            record = cache.record(self.run_directory(run.run_id))
+            if record is None and (read := self._record(run.run_id)) is not None:
+                record = cache.keep(read.with_metrics())
+            yield record
+        cache.save()
 
     def _entry_paths(self) -> list[Path]:
         return sorted((self.root / EXPERIMENTS).glob("*--*.json"))

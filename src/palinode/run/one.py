@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from palinode.audit import audit_trained
@@ -23,6 +24,7 @@ from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 from palinode.base.event import Event
 from palinode.base.example import SpecialTokens
 from palinode.base.measures import RunOutcome
+from palinode.base.user_settings import Keep, kept_of_done_runs
 from palinode.data.config import VALIDATION
 from palinode.data.source import Source, prepare
 from palinode.evaluate.embeddings import check_has_embeddings
@@ -43,6 +45,7 @@ from palinode.results.rows import (
 )
 from palinode.results.scored import ScoredText
 from palinode.results.store import Store
+from palinode.run.environment import environment
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
@@ -50,6 +53,7 @@ from palinode.train.checkpoint import (
     Saved,
     delete_checkpoints,
     is_whole,
+    keep_weights,
     load_newest,
     newest_saved,
     save_checkpoint,
@@ -257,6 +261,7 @@ class Attempt:
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMED, 0.0))
     rates: dict[str, float] = field(default_factory=dict)
+    keep: Keep = field(default_factory=kept_of_done_runs)
 
     def __post_init__(self) -> None:
         self.spec = self.trained.spec
@@ -374,7 +379,10 @@ class Attempt:
         measured = self.measure()
         if self.spec.evaluation.split == VALIDATION:  # a trial supports no claim, so it is not audited
             self.audit()
-        return self.record("done", measured=measured)
+        result = self.record("done", measured=measured)
+        if self.keep == "weights":
+            keep_weights(self.directory / CHECKPOINTS)
+        return result
 
     def measure(self) -> Measured:
         """Write the rows of every measurement that applies to this run, and the scores of each document.
@@ -428,6 +436,7 @@ class Attempt:
         result = self.result(outcome, measured=measured, reason=reason)
         fsio.sync(metrics_path(self.directory, self.hold.number))
         self.hold.check()
+        self.store.write_environment(*self.environment)
         self.store.write_result(result)
         return result
 
@@ -450,6 +459,7 @@ class Attempt:
             rates=self.rates,
             fingerprint={
                 **fingerprint(training.device),
+                "environment": self.environment[0],
                 "runs_together": self.runs_together,
                 **self.process,
             },
@@ -457,6 +467,11 @@ class Attempt:
             attempts=self.number,
             rows=self.rows.stored(),
         )
+
+    @cached_property
+    def environment(self) -> tuple[str, str]:
+        """The hash and the list of the packages that this run depends on."""
+        return environment(self.spec)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self.trained, self.training.counters, self._note)

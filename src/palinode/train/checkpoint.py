@@ -97,6 +97,8 @@ def load_newest(
             saved, contents = _verified(directory)
             if saved.run_id != run_id:
                 raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
+            if OPTIMIZER_FILE not in contents:
+                raise Damaged("keeps the weights alone, so training cannot go on from it", file=str(directory))
             check(saved)
             _load_model(directory, contents[MODEL_FILE], model)
             _load_optimizers(directory, contents[OPTIMIZER_FILE], model, optimizers)
@@ -111,6 +113,26 @@ def delete_checkpoints(root: Path, after_step: int) -> None:
     for directory in newest_first(root):
         if int(directory.name.removeprefix("step-")) > after_step:
             shutil.rmtree(directory)
+
+
+def keep_weights(root: Path) -> None:
+    """Delete the optimizer state of the newest undamaged checkpoint, and all other checkpoints, for a run that is done.
+
+    Training cannot go on from what is left; `load_weights` reads it.
+
+    Raises:
+        EnvironmentProblem: the manifest cannot be written, or a file cannot be deleted.
+    """
+    newest = next((directory for directory in newest_first(root) if is_whole(directory)), None)
+    if newest is None:
+        return
+    manifest = fsio.read_table(newest / MANIFEST_FILE)
+    files = {name: entry for name, entry in manifest["files"].items() if name != OPTIMIZER_FILE}
+    fsio.write_table(newest / MANIFEST_FILE, {**manifest, "files": files})
+    fsio.remove(newest / OPTIMIZER_FILE)
+    for directory in newest_first(root):
+        if directory != newest:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def load_weights(directory: Path, model: nn.Module) -> Saved:
@@ -163,7 +185,8 @@ def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
     if f"step-{manifest.step}" != directory.name:
         raise Damaged(f"is of step {manifest.step}", file=str(path))
     contents = {}
-    for name in (MODEL_FILE, OPTIMIZER_FILE):
+    weights_alone = MODEL_FILE in manifest.files and OPTIMIZER_FILE not in manifest.files  # `keep_weights`
+    for name in (MODEL_FILE,) if weights_alone else (MODEL_FILE, OPTIMIZER_FILE):
         contents[name] = _content(directory / name)
         if _sha256(contents[name]) != manifest.files.get(name, {}).get("sha256"):
             raise Damaged("hash does not match its manifest", file=str(directory / name))
