@@ -24,6 +24,7 @@ from palinode.base import fsio
 from palinode.base.config import Config, encode
 from palinode.base.errors import Damaged
 from palinode.results.files import decode_stored
+from palinode.train.device import whole
 from palinode.train.optim import Optimizers
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
@@ -216,7 +217,7 @@ def _owners(model: nn.Module, optimizers: Optimizers) -> Iterator[tuple[str, nn.
 
 
 def _contiguous(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return {name: whole(tensor.detach()).cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _keep_newest(root: Path, keep: int) -> None:

@@ -56,6 +56,12 @@ def compiled(model: LanguageModel) -> LanguageModel:
     return model
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself; of a tensor that is cut over processes, all parts together. Then every process has to make this call."""
+    together = getattr(tensor, "full_tensor", None)
+    return tensor if together is None else together()
+
+
 def fingerprint(device: torch.device) -> dict[str, str | int]:
     """The values besides the spec that the bits of a run depend on. Runs with equal spec and fingerprint have equal bits."""
     return {
