@@ -57,6 +57,7 @@ Parallel = Literal["ddp", "fsdp2"]
 WAIT = timedelta(days=7)
 LEADER = 0  # the process that has the hold, writes all files, and says what all processes do next
 TRAINING_BYTES = 16  # of a float32 parameter, its gradient and two numbers of Adam's state
+PROBLEM = "problem"  # the key of the reason why a process failed
 Json = Any
 
 
@@ -87,15 +88,30 @@ class Group:
     Attributes:
         rank: the number of this process, from 0.
         count: the number W of processes.
+
+    Args:
+        notes: a table of texts that stays when a process ends, where a process that fails leaves its reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notes: dist.Store | None = None) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self._notes = notes
 
     @property
     def leads(self) -> bool:
         """Whether this is process 0, which has the hold of the run and writes its files."""
         return self.rank == LEADER
+
+    def report_problem(self, reason: str) -> None:
+        """Leave the reason why this process fails. The first reason stays."""
+        if self._notes is not None and not self._notes.check([PROBLEM]):
+            self._notes.set(PROBLEM, reason)
+
+    def reported_problem(self) -> str | None:
+        """The reason that another process left before it failed; None without one."""
+        if self._notes is None or not self._notes.check([PROBLEM]):
+            return None
+        return bytes(self._notes.get(PROBLEM)).decode()
 
     def own(self, parts: int) -> range:
         """The numbers of the micro-batches, or of the batches of an evaluation, that this process reads."""
@@ -139,9 +155,11 @@ def joined() -> Iterator[Group]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=WAIT)
+    store, rank, count = next(dist.rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore("run", store), rank=rank, world_size=count, timeout=WAIT)
     try:
-        yield Group()
+        yield Group(store)
     finally:
         dist.destroy_process_group()
 
