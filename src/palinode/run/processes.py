@@ -27,7 +27,8 @@ from palinode.spec.run_spec import RunSpec
 from palinode.train.checkpoint import load_checkpoint, tensors_of
 from palinode.train.device import use_threads
 from palinode.train.loop import DivergedError, StepReport, Training
-from palinode.train.processes import Group, Parallel, SharedTraining, joined
+from palinode.train.processes import Group, SharedTraining, joined
+from palinode.train.recipe import Parallel
 
 Order = Literal["step", "refresh", "gather", "leave"]
 

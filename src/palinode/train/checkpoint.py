@@ -24,7 +24,7 @@ from palinode.base import fsio
 from palinode.base.config import Config, encode
 from palinode.base.errors import Damaged
 from palinode.results.files import decode_stored
-from palinode.train.device import whole
+from palinode.train.cut import whole
 from palinode.train.optim import Optimizers
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"

@@ -25,7 +25,8 @@ from palinode.models.direction import read_and_terms
 from palinode.objectives import Objective, Progress
 from palinode.objectives.label_mask import Labels, masked
 from palinode.objectives.loss import weighted_nats
-from palinode.train.device import autocast, whole
+from palinode.train.cut import whole
+from palinode.train.device import autocast
 from palinode.train.growth import WINDOWS_DRAWN, Reads
 from palinode.train.optim import Optimizers, optimizer_flops, set_learning_rates
 from palinode.train.recipe import Recipe

@@ -21,14 +21,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from palinode.base.errors import BadInput
@@ -37,7 +36,8 @@ from palinode.models.base import AuxiliaryTerm, LanguageModel
 from palinode.models.direction import AsModule, read_and_terms
 from palinode.models.stack import Stack
 from palinode.objectives.loss import weighted_nats
-from palinode.train.device import autocast, whole
+from palinode.train.cut import cut_like, whole
+from palinode.train.device import autocast
 from palinode.train.loop import (
     Amounts,
     BatchLoss,
@@ -49,37 +49,14 @@ from palinode.train.loop import (
     update,
     with_terms,
 )
-from palinode.train.optim import OPTIMIZERS, Optimizers, build_optimizers
-from palinode.train.recipe import Recipe
+from palinode.train.optim import Optimizers, build_optimizers
+from palinode.train.recipe import Parallel, refuse_sharing
 
-Parallel = Literal["ddp", "fsdp2"]
 # The longest wait for another process. A process waits while process 0 evaluates or audits alone, which may take hours.
 WAIT = timedelta(days=7)
 LEADER = 0  # the process that has the hold, writes all files, and says what all processes do next
-TRAINING_BYTES = 16  # of a float32 parameter, its gradient and two numbers of Adam's state
 PROBLEM = "problem"  # the key of the reason why a process failed
 Json = Any
-
-
-def refuse_sharing(recipe: Recipe, processes: int, parallel: Parallel) -> None:
-    """Refuse a recipe that so many processes cannot train together.
-
-    Raises:
-        BadInput: the number of processes does not divide the micro-batches, or a part of the recipe cannot be cut over processes.
-    """
-    if recipe.micro_batches % processes:
-        message = f"{processes} processes cannot share {recipe.micro_batches} micro-batches"
-        raise BadInput(message, field="--processes", hint="recipe.micro_batches must be a multiple of it")
-    if parallel == "fsdp2" and recipe.compile:
-        raise BadInput("fsdp2 does not train compiled steps", field="recipe.compile", hint="use --parallel ddp")
-    if parallel == "fsdp2" and type(recipe.optimizer) not in OPTIMIZERS.values():
-        message = f"fsdp2 trains with {', '.join(OPTIMIZERS)} only, not with {recipe.optimizer.kind_name()}"
-        raise BadInput(message, field="recipe.optimizer", hint="use --parallel ddp")
-
-
-def chosen_parallel(parameters: int, free_bytes: float) -> Parallel:
-    """`ddp` when the weights, gradients and optimizer state fit half of a device's free memory, else `fsdp2`."""
-    return "ddp" if TRAINING_BYTES * parameters <= free_bytes / 2 else "fsdp2"
 
 
 class Group:
@@ -320,6 +297,7 @@ def _sharded(training: Training, group: Group) -> nn.Module:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # without it, gloo refuses a factor of float32 gradients
     training.optimizers = build_optimizers(training.recipe.optimizer, model, model.parameter_groups())
     _cut_states(model, training.optimizers, states)
     return module
@@ -355,13 +333,9 @@ def _cut_states(model: nn.Module, optimizers: Optimizers, states: dict[str, dict
         for parameter in group["params"]
     }
     for name, parameter in model.named_parameters():
-        assert isinstance(parameter, DTensor)
         for key, value in states.get(name, {}).items():
-            is_cut = isinstance(value, Tensor) and value.shape == parameter.shape
-            mesh, placements = parameter.device_mesh, parameter.placements
-            owner[parameter].state[parameter][key] = (  # every process has the whole tensor, so none is sent
-                distribute_tensor(value, mesh, placements, src_data_rank=None) if is_cut else value
-            )
+            is_alike = isinstance(value, Tensor) and value.shape == parameter.shape
+            owner[parameter].state[parameter][key] = cut_like(value, parameter) if is_alike else value
 
 
 def _as_json(nats: dict[str, Tensor], scored: dict[str, int], terms: dict[str, AuxiliaryTerm]) -> Json:
