@@ -156,7 +156,7 @@ def measured(case):
                 try:
                     in_process(case, rank, f"{folder}/store", f"{folder}/out")
                     os._exit(0)
-                except BaseException:
+                except BaseException:  # noqa: BLE001 - a forked process must not go on with the work of its parent
                     traceback.print_exc()
                 finally:
                     os._exit(1)

@@ -61,7 +61,9 @@ Stack = Annotated[
 ]
 Processes = Annotated[
     int,
-    typer.Option("--processes", min=1, max=1024, help="Processes that share each run. It must divide recipe.micro_batches."),
+    typer.Option(
+        "--processes", min=1, max=1024, help="Processes that share each run. It must divide recipe.micro_batches."
+    ),
 ]
 Parallel = Annotated[
     str | None,

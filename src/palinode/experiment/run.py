@@ -74,7 +74,7 @@ class HowToRun:
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice` and `note` events, and with the events of `sweep.local.sweep`.
         hours: the hours after which no run is going on; a run that is not expected to end in time is not started. None: no limit.
-        processes: the number of processes that share each run. Above 1, the bits of a run differ, and its fingerprint has the number.
+        processes: the number of processes that share each run. Above 1, a run has other bits, and its fingerprint says so.
         parallel: how they share it; None: `ddp`, or `fsdp2` where the largest model is too large for it (`train/processes.py`).
     """
 
@@ -128,7 +128,9 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     """
     deadline = None if how.hours is None else time.monotonic() + SECONDS_PER_HOUR * how.hours
     with nursery_for(resolved, how.note) as nursery:
-        default = default_at_a_time(resolved, how.processes)  # also if unused: this call refuses a missing device before the audits
+        default = default_at_a_time(
+            resolved, how.processes
+        )  # also if unused: this call refuses a missing device before the audits
         return _run(resolved, _Work(store, how, how.at_a_time or default, nursery, deadline))
 
 

@@ -99,7 +99,9 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
     parser.add_argument("directories", type=Path, nargs="+", help="the runs' directories in one store")
     parser.add_argument("--stale-hold", action="append", default=[], metavar="RUN=NUMBER", help="a hold to take over")
     parser.add_argument("--together", default="", metavar="RUN,RUN", help="all runs of a fixed stack, by their places")
-    parser.add_argument("--parallel", choices=("ddp", "fsdp2"), default="", help="share one run over torchrun's processes")
+    parser.add_argument(
+        "--parallel", choices=("ddp", "fsdp2"), default="", help="share one run over torchrun's processes"
+    )
     options = parser.parse_args(arguments)
     if options.parallel:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of a setting that this program needs

@@ -1,4 +1,7 @@
-"""Tensors that are cut over processes (torch's DTensor): their whole, and the part of this process. Other tensors pass unchanged."""
+"""Tensors that are cut over processes (torch's DTensor): their whole, and the part of this process.
+
+Other tensors pass unchanged.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ def is_cut(tensor: Tensor) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """All parts of a cut tensor together; another tensor itself. Every process has to make this call at the same time."""
-    return tensor.full_tensor() if is_cut(tensor) else tensor  # type: ignore[no-any-return,operator]
+    return tensor.full_tensor() if is_cut(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def cut_like(tensor: Tensor, pattern: Tensor) -> Tensor:

@@ -371,7 +371,9 @@ def _measured_terms(
 
 
 def seed_dropout(training: Training, micro: int) -> None:
-    """Seed torch's global random stream for a micro-batch of the step, and no other stream. nn.functional.dropout draws from the global stream.
+    """Seed torch's global random stream for a micro-batch of the step, and no other stream.
+
+    nn.functional.dropout draws from the global stream.
 
     On the CPU only one generator is seeded. There torch.manual_seed would also queue a seed, with a stack trace, for every backend
     that was never started. That takes 1 ms a step, and memory that grows.

@@ -26,8 +26,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from palinode.base.errors import BadInput
@@ -70,7 +72,7 @@ class Group:
         notes: a table of texts that stays when a process ends, where a process that fails leaves its reason.
     """
 
-    def __init__(self, notes: dist.Store | None = None) -> None:
+    def __init__(self, notes: Store | None = None) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self._notes = notes
 
@@ -132,9 +134,9 @@ def joined() -> Iterator[Group]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store, rank, count = next(dist.rendezvous("env://"))
+    store, rank, count = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=dist.PrefixStore("run", store), rank=rank, world_size=count, timeout=WAIT)
+    dist.init_process_group(backend, store=PrefixStore("run", store), rank=rank, world_size=count, timeout=WAIT)
     try:
         yield Group(store)
     finally:
@@ -210,7 +212,9 @@ class SharedTraining:
             with self._exchanging(is_last=part == own[-1]):
                 total, nats, scored, terms = self.module(example)
                 torch.autograd.backward(self._scale() * with_terms(total / denominator, terms.values(), rows))
-            parts.append((nats, scored, {name: replace(term, value=term.value.detach()) for name, term in terms.items()}))
+            parts.append(
+                (nats, scored, {name: replace(term, value=term.value.detach()) for name, term in terms.items()})
+            )
         return self._joined_loss(denominator, rows, self.group.in_order([_as_json(*part) for part in parts]))
 
     def refresh(self) -> LanguageModel:
@@ -248,7 +252,9 @@ class SharedTraining:
                 scored[name] = scored.get(name, 0) + counts[name]
             terms.append(
                 {
-                    name: AuxiliaryTerm(_number(value), coefficient, count, {k: _number(v) for k, v in measured.items()})
+                    name: AuxiliaryTerm(
+                        _number(value), coefficient, count, {k: _number(v) for k, v in measured.items()}
+                    )
                     for name, (value, coefficient, count, measured) in of_terms.items()
                 }
             )
@@ -258,7 +264,9 @@ class SharedTraining:
         """Look once, after the first step of this process, whether the model changes its buffers."""
         for name, buffer in self.training.model.named_buffers():
             if name in self._buffers and not torch.equal(self._buffers[name], buffer):
-                message = f"training changes the model's buffer {name!r}, and each process would change it in its own way"
+                message = (
+                    f"training changes the model's buffer {name!r}, and each process would change it in its own way"
+                )
                 raise BadInput(message, field="model", hint="train it with --processes 1")
         self._buffers = {}
 
@@ -349,5 +357,3 @@ def _as_json(nats: dict[str, Tensor], scored: dict[str, int], terms: dict[str, A
 
 def _number(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
-
-
