@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from palinode.base.example import SpecialTokens
 from palinode.models import MODELS
 from palinode.models.encoder_decoder import EncoderDecoderConfig
 from palinode.models.latent import LatentConfig
-from palinode.objectives import OBJECTIVES
+from palinode.objectives import OBJECTIVES, LtrObjective
 from palinode.train import processes
 from palinode.train.checkpoint import Saved, load_newest, save_checkpoint
 from palinode.train.loop import Counters, DivergedError, batch_examples, take_step
@@ -51,9 +51,21 @@ class Case:
     changes: tuple = ()
 
 
+class Varying(LtrObjective):
+    """Scores a third of the tokens, so that the number of scored tokens differs from micro-batch to micro-batch."""
+
+    kind = ""
+
+    def example(self, windows, draw, specials):
+        example = super().example(windows, draw, specials)
+        return replace(example, loss_weight=example.loss_weight * (example.targets % 3 == 0))
+
+
 def training_of(case):
     training = make_training(case.recipe, **{"micro_batches": 4, "batch_windows": 8, **dict(case.changes)})
-    if case.objective:
+    if case.objective == "varying":
+        training.objective, training.objective_state = Varying(), {}
+    elif case.objective:
         training.objective = OBJECTIVES[case.objective]()
         training.objective_state = training.objective.state()
     if case.model:

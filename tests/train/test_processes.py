@@ -68,8 +68,8 @@ def test_two_processes_take_the_steps_of_one(two, way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("wrong", ["factor", "denominator"])
 def test_a_planted_fault_is_found(tmp_path, way, wrong):
-    """Gradients that are divided by W, and a denominator of the own micro-batches alone (`masked` scores a varying number)."""
-    case = {"steps": 2, "objective": "masked"}
+    """Gradients that are divided by W, and a denominator of the own micro-batches alone (their numbers of scored tokens differ)."""
+    case = {"steps": 2, "objective": "varying"}
     right = {**case, "processes": 2, "parallel": way}
     found = measured({"alone": case, "right": right, "wrong": {**right, "wrong": wrong}}, tmp_path)
     assert_same(found["right"], found["alone"])

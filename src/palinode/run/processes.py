@@ -7,11 +7,12 @@ step, and give their part of the weights where the leader needs all. The leader 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from palinode.base.errors import ran_out_of_memory
 from palinode.base.event import Event
@@ -45,6 +46,8 @@ class Leader:
         shared: the training in this process; None before the run has begun.
         is_idle: whether the followers wait for an order. They do not while all compute, so a failure then ends them all.
     """
+
+    # The process ends by `os._exit` while its leader is alive, see `joined`.
 
     group: Group
     parallel: Parallel
@@ -107,17 +110,6 @@ class Leader:
         self.is_idle = True
 
 
-@contextmanager
-def leading(parallel: Parallel) -> Iterator[Leader]:
-    """Join the other processes as their leader, and let them end at the end."""
-    with joined() as group:
-        leader = Leader(group, parallel)
-        try:
-            yield leader
-        finally:
-            leader.leave()
-
-
 def run_shared(
     spec: RunSpec,
     store: Store,
@@ -171,12 +163,11 @@ class SharedAttempt(Attempt):
             self.leader.gather()
 
 
-def follow(parallel: Parallel) -> None:
-    """Do what the leader orders, until it says that the run has ended. The user's code that the spec needs is run."""
-    with joined() as group:
-        order = group.told()
-        if not isinstance(order, Mapping):
-            return
+def follow(parallel: Parallel) -> NoReturn:
+    """Do what the leader orders, and end this process when it says that the run has ended. The spec's user code is run."""
+    group = joined()
+    order = group.told()
+    if isinstance(order, Mapping):
         try:
             shared = _prepared(Path(order["directory"]), int(order["step"]), group, parallel)
             while (order := group.told()) != "leave":
@@ -184,6 +175,7 @@ def follow(parallel: Parallel) -> None:
         except Exception as error:
             group.report_problem(f"process {group.rank}: {type(error).__name__}: {error}")
             raise
+    os._exit(0)  # see `joined`
 
 
 def _prepared(directory: Path, step: int, group: Group, parallel: Parallel) -> SharedTraining:

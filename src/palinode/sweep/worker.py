@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
 from palinode.base.event import Event
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of a setting that this program needs
         end_with_parent()
         if os.environ.get("RANK", "0") != "0":
-            return _follow(options.parallel)
+            _follow(options.parallel)
     stale_holds = {run_id: int(number) for run_id, _, number in (one.rpartition("=") for one in options.stale_hold)}
     if options.together:
         work = partial(work, together=options.together.split(","))
@@ -115,14 +115,19 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
     channel = _Channel.open()
     stop = _Stop(nothing_done_yet=lambda: channel.events == 0)
     if options.parallel:
-        from palinode.run.processes import leading
+        from palinode.run.processes import Leader, joined
 
-        with leading(options.parallel) as leader:
-            return _lead(options, stale_holds, channel, stop, partial(train_shared, leader=leader))
+        leader = Leader(joined(), options.parallel)
+        try:
+            code = _lead(options, stale_holds, channel, stop, partial(train_shared, leader=leader))
+        finally:
+            leader.leave()
+        sys.stderr.flush()
+        os._exit(code)  # see `joined`
     return _lead(options, stale_holds, channel, stop, work)
 
 
-def _follow(parallel: Parallel) -> int:
+def _follow(parallel: Parallel) -> NoReturn:
     """Take part in the run that process 0 leads. A request to stop is for the leader, so it only sets a time to end."""
     from palinode.run.processes import follow
 
@@ -133,9 +138,8 @@ def _follow(parallel: Parallel) -> int:
         follow(parallel)
     except Exception as error:  # noqa: BLE001 - the leader has the reason and records it
         if not stop.requested:
-            print(_reason(error), file=sys.stderr)  # noqa: T201 - standard error goes to the driver
-        return 1
-    return 0
+            print(_reason(error), file=sys.stderr, flush=True)  # noqa: T201 - standard error goes to the driver
+        os._exit(1)
 
 
 def _lead(

@@ -128,19 +128,19 @@ class Group:
         return [of_ranks[part % self.count][part // self.count] for part in range(count)]
 
 
-@contextlib.contextmanager
-def joined() -> Iterator[Group]:
-    """Join the processes that torchrun started, and leave them at the end. On a GPU, each process takes the GPU of its number."""
+def joined() -> Group:
+    """Join the processes that torchrun started. On a GPU, each process takes the GPU of its number.
+
+    The process has to end by `os._exit` while its group and what it shares are alive: torch once waited for ever in their
+    destructors, with gloo and torch 2.13.
+    """
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, rank, count = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=PrefixStore("run", store), rank=rank, world_size=count, timeout=WAIT)
-    try:
-        yield Group(store)
-    finally:
-        dist.destroy_process_group()
+    return Group(store)
 
 
 @dataclass
