@@ -54,6 +54,11 @@ class Leader:
     shared: SharedTraining | None = None
     is_idle: bool = True
 
+    @classmethod
+    def joined(cls, parallel: Parallel) -> Leader:
+        """Join the other processes as their leader."""
+        return cls(joined(), parallel)
+
     def begin(self, training: Training, directory: Path, step: int) -> SharedTraining:
         """Let the followers prepare this run from its checkpoint of `step`, and share the training with them."""
         with self._all_work():

@@ -115,9 +115,9 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
     channel = _Channel.open()
     stop = _Stop(nothing_done_yet=lambda: channel.events == 0)
     if options.parallel:
-        from palinode.run.processes import Leader, joined
+        from palinode.run.processes import Leader
 
-        leader = Leader(joined(), options.parallel)
+        leader = Leader.joined(options.parallel)
         try:
             code = _lead(options, stale_holds, channel, stop, partial(train_shared, leader=leader))
         finally:
