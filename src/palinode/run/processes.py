@@ -8,6 +8,7 @@ step, and give their part of the weights where the leader needs all. The leader 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -177,9 +178,9 @@ def follow(parallel: Parallel) -> NoReturn:
             shared = _prepared(Path(order["directory"]), int(order["step"]), group, parallel)
             while (order := group.told()) != "leave":
                 _obey(order, shared)
-        except Exception as error:
-            group.report_problem(f"process {group.rank}: {type(error).__name__}: {error}")
-            raise
+        finally:
+            if (error := sys.exception()) is not None:  # it goes on, to the worker
+                group.report_problem(f"process {group.rank}: {type(error).__name__}: {error}")
     os._exit(0)  # see `joined`
 
 
