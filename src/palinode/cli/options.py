@@ -6,17 +6,18 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from palinode.spec.experiment import ResolvedExperiment
     from palinode.spec.load import Source
 
 RUNS_LIMIT = 1000  # a command with more runs than this needs --yes
+WAYS_TO_SHARE: tuple[Literal["ddp"], Literal["fsdp2"]] = ("ddp", "fsdp2")
 DEFAULT_STORE = Path("runs")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
@@ -58,6 +59,20 @@ Stack = Annotated[
         help="The most runs of one shape to train together in a process; auto measures it once for each arm.",
     ),
 ]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes", min=1, max=1024, help="Processes that share each run. It must divide recipe.micro_batches."
+    ),
+]
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        "--parallel",
+        metavar="ddp | fsdp2",
+        help="How they share it: whole weights in each, or cut weights. Default: ddp, unless the model is too large.",
+    ),
+]
 Hours = Annotated[
     float | None,
     typer.Option(
@@ -86,6 +101,21 @@ def above_zero(value: float | None, option: str) -> None:
     """
     if value is not None and not 0 < value < math.inf:
         raise BadInput(f"must be a number above 0, got {value:g}", field=option)
+
+
+def sharing(parallel: str | None) -> Literal["ddp", "fsdp2"] | None:
+    """The value of `--parallel`.
+
+    Raises:
+        BadInput: the value is none of its names.
+    """
+    for name in WAYS_TO_SHARE:
+        if parallel == name:
+            return name
+    if parallel is None:
+        return None
+    hint = nearest(parallel, WAYS_TO_SHARE)
+    raise BadInput(f"{parallel!r} is none of {', '.join(WAYS_TO_SHARE)}", field="--parallel", hint=hint)
 
 
 def examples(*commands: str) -> str:

@@ -13,7 +13,7 @@ import typer
 from palinode.base.stack_size import stack_size
 from palinode.cli import options
 from palinode.cli.first_line import first_line
-from palinode.cli.options import above_zero, audits_are_kept, of_file, resolve
+from palinode.cli.options import above_zero, audits_are_kept, of_file, resolve, sharing
 from palinode.cli.progress import progress
 from palinode.cli.stores import writable_store
 
@@ -32,6 +32,8 @@ def run(
     store: options.StorePath = options.DEFAULT_STORE,
     workers: options.Workers = None,
     stack: options.Stack = "1",
+    processes: options.Processes = 1,
+    parallel: options.Parallel = None,
     hours: options.Hours = None,
     report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
     yes: options.Yes = False,
@@ -49,6 +51,7 @@ def run(
     """
     then = "makes the others and then trains"
     size_of_stacks = stack_size(stack)
+    way = sharing(parallel)
     above_zero(hours, "--hours")
     with nullcontext() if quiet or json else first_line(file, size, seeds) as line:
         place = writable_store(store)
@@ -60,7 +63,7 @@ def run(
         command = ["palinode", *(context.obj or [])]
         with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
             on_event = line.before(show) if line is not None else show
-            how = HowToRun(workers, size_of_stacks, source.code, command, on_event, hours)
+            how = HowToRun(workers, size_of_stacks, source.code, command, on_event, hours, processes, way)
             end = run_experiment(resolved, place, how)
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)

@@ -29,6 +29,7 @@ from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
 from palinode.experiment.cells import (
+    Cell,
     cells_of,
     expected_steps,
     pinned,
@@ -50,9 +51,10 @@ from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import Job
+from palinode.sweep.process import WORKER, Job, shared_worker
 from palinode.train.checkpoint import newest_saved
-from palinode.train.device import resolve_device
+from palinode.train.device import free_memory_bytes, resolve_device
+from palinode.train.recipe import Parallel, chosen_parallel, refuse_sharing
 
 Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 Chosen = tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]]
@@ -72,6 +74,8 @@ class HowToRun:
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice` and `note` events, and with the events of `sweep.local.sweep`.
         hours: the hours after which no run is going on; a run that is not expected to end in time is not started. None: no limit.
+        processes: the number of processes that share each run. Above 1, a run has other bits, and its fingerprint says so.
+        parallel: how they share it; None: `ddp`, or `fsdp2` where the largest model is too large for it (`train/processes.py`).
     """
 
     at_a_time: int | None = None
@@ -80,9 +84,15 @@ class HowToRun:
     command: Sequence[str] = ()
     on_event: Callable[[Event], None] = lambda event: None
     hours: float | None = None
+    processes: int = 1
+    parallel: Parallel | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stack", stack_size(self.stack))
+        if self.processes > 1 and self.stack != 1:
+            raise BadInput("runs that several processes share are not stacked", field="--stack", hint="leave it out")
+        if self.processes == 1 and self.parallel is not None:
+            raise BadInput("one process shares no run", field="--parallel", hint="add --processes N")
 
     def note(self, message: str) -> None:
         """Send a `note` event."""
@@ -96,6 +106,7 @@ class _Work:
     Attributes:
         at_a_time: the number of processes that train at the same time.
         deadline: the time of `time.monotonic` at which the call has to end; None: no deadline.
+        worker: the command that starts a worker.
     """
 
     store: Store
@@ -103,6 +114,7 @@ class _Work:
     at_a_time: int
     nursery: Nursery
     deadline: float | None
+    worker: Sequence[str] = WORKER
 
 
 def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = HowToRun()) -> SweepEnd:
@@ -116,7 +128,9 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     """
     deadline = None if how.hours is None else time.monotonic() + SECONDS_PER_HOUR * how.hours
     with nursery_for(resolved, how.note) as nursery:
-        default = default_at_a_time(resolved)  # also if unused: this call refuses a missing device before the audits
+        default = default_at_a_time(
+            resolved, how.processes
+        )  # also if unused: this call refuses a missing device before the audits
         return _run(resolved, _Work(store, how, how.at_a_time or default, nursery, deadline))
 
 
@@ -126,6 +140,8 @@ def _run(written: ResolvedExperiment, work: _Work) -> SweepEnd:
     resolved = written = pinned(written)
     cells = cells_of(resolved)
     refuse_what_cannot_be(cells)
+    if how.processes > 1:
+        work = replace(work, worker=shared_worker(how.processes, shared_by(cells, how)))
     audits = audit_cells(cells, store, how.on_event, code=how.code, workers=work.at_a_time, nursery=work.nursery)
     choices: tuple[ChoiceEntry, ...] = ()
     if resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
@@ -268,7 +284,21 @@ def _note_what_is_left(stage: ResolvedExperiment, end: SweepEnd, seconds: Mappin
     work.how.note(f"{used}: {len(end.late)} of {len(stage.runs)} runs are left, each of about {hours} hours")
 
 
-def default_at_a_time(resolved: ResolvedExperiment) -> int:
+def shared_by(cells: Sequence[Cell], how: HowToRun) -> Parallel:
+    """How the processes share each run, after a check that they can.
+
+    Raises:
+        BadInput: a recipe has too few micro-batches, or a part that several processes cannot share.
+    """
+    largest = max(cell.model.total_parameters for cell in cells)
+    device = resolve_device(cells[0].spec.device)
+    parallel = how.parallel or chosen_parallel(largest, free_memory_bytes(device, how.processes))
+    for cell in cells:
+        refuse_sharing(cell.spec.recipe, how.processes, parallel)
+    return parallel
+
+
+def default_at_a_time(resolved: ResolvedExperiment, processes: int = 1) -> int:
     """The number of runs at a time when the user gives none: one on a GPU, else as many as the CPU cores allow.
 
     Raises:
@@ -276,7 +306,7 @@ def default_at_a_time(resolved: ResolvedExperiment) -> int:
     """
     if any(resolve_device(run.spec.device).type == "cuda" for run in resolved.runs):
         return 1
-    return default_workers(max(run.spec.threads for run in resolved.runs))
+    return default_workers(processes * max(run.spec.threads for run in resolved.runs))
 
 
 def tuned(resolved: ResolvedExperiment, store: Store) -> Chosen | None:
@@ -348,7 +378,7 @@ def _sweep(
     """
     jobs, labels, store, how = list[Job](), dict[str, Event](), work.store, work.how
     run_ids = [run.spec.run_id for run in resolved.runs]
-    fixed = fixed_stack_of(store, run_ids, all_groups=how.stack == AUTO)
+    fixed = fixed_stack_of(store, run_ids, all_groups=how.stack == AUTO) if how.processes == 1 else {}
     begun = begun_stacks(store, run_ids) if how.stack == AUTO else {}
     stack = max(begun.values(), default=1) if how.stack == AUTO else how.stack
     for run in _in_order(resolved.runs, flops):
@@ -367,8 +397,16 @@ def _sweep(
     def on_event(event: Event) -> None:
         how.on_event({**event, **labels[event["run_id"]]})
 
-    at_a_time, nursery, deadline = work.at_a_time, work.nursery, work.deadline
-    return sweep(jobs, store, workers=at_a_time, stack=stack, on_event=on_event, nursery=nursery, deadline=deadline)
+    return sweep(
+        jobs,
+        store,
+        workers=work.at_a_time,
+        stack=stack,
+        on_event=on_event,
+        worker=work.worker,
+        nursery=work.nursery,
+        deadline=work.deadline,
+    )
 
 
 def _seconds_left(spec: RunSpec, seconds: float, work: _Work) -> float:

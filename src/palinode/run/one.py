@@ -151,6 +151,7 @@ def _train_attempts(
     """Train these runs until each has ended or stopped, and return their results. The weights of several runs are stacked."""
     for attempt in attempts:
         attempt.resume()
+        attempt.worked_on = attempt.worked_on.with_(1)
 
     def after_step(index: int, report: StepReport) -> None:
         attempts[index].after_step(report)
@@ -216,6 +217,13 @@ def new_training(spec: RunSpec, data: Source) -> Training:
     )
 
 
+def goes_on_from(saved: Saved, training: Training) -> None:
+    """Give a training the numbers of a checkpoint whose tensors it already has."""
+    training.counters = Counters(**saved.counters)  # type: ignore[arg-type]
+    training.objective_state = dict(saved.objective_state)
+    training.recipe_state = dict(saved.recipe_state)
+
+
 def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
     """Refuse, before training, an evaluation that needs something that this model cannot do.
 
@@ -246,6 +254,36 @@ class Measured:
     documents: Mapping[str, int | str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class WorkedOn:
+    """The numbers of processes that worked on a run, and how they shared it, each in the order of its first use.
+
+    Attributes:
+        now: the number of processes of this attempt.
+    """
+
+    processes: tuple[int, ...] = ()
+    parallel: tuple[str, ...] = ()
+    now: int = 1
+
+    def with_(self, processes: int, parallel: str = "") -> WorkedOn:
+        """This record with the processes of one more attempt."""
+        counts = self.processes if processes in self.processes else (*self.processes, processes)
+        ways = self.parallel if not parallel or parallel in self.parallel else (*self.parallel, parallel)
+        return WorkedOn(counts, ways, processes)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether more than one process worked on the run at the same time."""
+        return bool(self.parallel)
+
+    def fingerprint(self) -> dict[str, str]:
+        """`processes` and `parallel`, for a run that was shared; the bits of other runs do not depend on them."""
+        if not self.is_shared:
+            return {}
+        return {"processes": ", ".join(map(str, self.processes)), "parallel": ", ".join(self.parallel)}
+
+
 @dataclass
 class Attempt:
     """The work of one process on a run. An attempt writes files only in the run's directory."""
@@ -262,6 +300,7 @@ class Attempt:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMED, 0.0))
     rates: dict[str, float] = field(default_factory=dict)
     keep: Keep = field(default_factory=kept_of_done_runs)
+    worked_on: WorkedOn = WorkedOn()
 
     def __post_init__(self) -> None:
         self.spec = self.trained.spec
@@ -296,10 +335,13 @@ class Attempt:
         trained = Trained(spec, training.model, training.specials, data)
         return cls(trained, training, store, emit, hold or _take(directory), runs_together, process)
 
-    def resume(self) -> None:
+    def resume(self) -> int:
         """Go on from the newest undamaged checkpoint that has all its rows of metrics, or train from the start.
 
         The result of a failed attempt, and a damaged result, are deleted. This attempt writes a new result.
+
+        Returns:
+            the step of the checkpoint; `FROM_THE_START` when there is none.
         """
         fsio.remove_stray_temporaries(self.directory)
         (self.directory / RESULT_FILE).unlink(missing_ok=True)
@@ -313,6 +355,7 @@ class Attempt:
         self.rows = RowsSeal.of(kept)
         first = {"event": ATTEMPT_EVENT, "attempt": self.number, "from_step": from_step, "rows": self.rows.stored()}
         self.store.append_metrics(self.spec.run_id, first, self.hold.number)
+        return from_step
 
     def _restore(self, rows: Sequence[Event], damaged: str | None) -> int:
         """Load the newest checkpoint that fits these rows, and delete the checkpoints of later steps.
@@ -336,9 +379,8 @@ class Attempt:
             self._note(f"damaged checkpoint passed over: {problem}")
         delete_checkpoints(root, after_step=saved.step if saved is not None else FROM_THE_START)
         if saved is not None:
-            training.counters = Counters(**saved.counters)  # type: ignore[arg-type]
-            training.objective_state = dict(saved.objective_state)
-            training.recipe_state = dict(saved.recipe_state)
+            goes_on_from(saved, training)
+            self.worked_on = WorkedOn(saved.processes, saved.parallel)
             self.seconds = dict.fromkeys(TIMED, 0.0) | dict(saved.seconds)
             self.runs_together = max(self.runs_together, saved.runs_together)
             self._note(f"going on from step {saved.step}")
@@ -374,7 +416,7 @@ class Attempt:
 
     def finish(self) -> Result:
         """Do all work after the last step: time the products of the model, save, measure, audit, record."""
-        self.rates = rates_of_run(self.training, self.seconds["train"])
+        self.rates = rates_of_run(self.training, self.seconds["train"], self.worked_on.now)
         self.save()
         measured = self.measure()
         if self.spec.evaluation.split == VALIDATION:  # a trial supports no claim, so it is not audited
@@ -426,9 +468,12 @@ class Attempt:
             seconds=self.seconds,
             rows=self.rows.stored(),
             runs_together=self.runs_together,
+            processes=self.worked_on.processes if self.worked_on.is_shared else (),
+            parallel=self.worked_on.parallel,
         )
         with self._timed("checkpoint"):
             fsio.sync(metrics_path(self.directory, self.hold.number))
+            self.before_save()
             save_checkpoint(root, saved, training.model, training.optimizers, self.spec.recipe.keep_checkpoints)
 
     def record(self, outcome: RunOutcome, *, measured: Measured | None = None, reason: str | None = None) -> Result:
@@ -461,9 +506,10 @@ class Attempt:
                 **fingerprint(training.device),
                 "environment": self.environment[0],
                 "runs_together": self.runs_together,
+                **self.worked_on.fingerprint(),
                 **self.process,
             },
-            weights_sha256=weights_sha256(training.model),
+            weights_sha256=weights_sha256(self.whole_weights()),
             attempts=self.number,
             rows=self.rows.stored(),
         )
@@ -473,7 +519,15 @@ class Attempt:
         """The hash and the list of the packages that this run depends on."""
         return environment(self.spec)
 
+    def whole_weights(self) -> LanguageModel:
+        """The model with the weights of this step, all in this process."""
+        return self.training.model
+
+    def before_save(self) -> None:
+        """Work before the tensors of a checkpoint are read; none in a run of one process."""
+
     def _snapshot(self) -> Snapshot:
+        self.whole_weights()
         return Snapshot(self.trained, self.training.counters, self._note)
 
     def _log_training(self, report: StepReport) -> None:

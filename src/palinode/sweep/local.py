@@ -28,9 +28,8 @@ from palinode.results.holds import Watch, end_dead, holder
 from palinode.results.record import Result
 from palinode.results.store import Store
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import INTERRUPTS, PYTHON_MODULE, Job, Process
+from palinode.sweep.process import INTERRUPTS, WORKER, Job, Process
 
-WORKER = (*PYTHON_MODULE, "palinode.sweep.worker")
 POLL_SECONDS = 0.05  # the longest time until a signal or the end of a process is noticed
 ELSEWHERE_SECONDS = 1.0  # the time from one look at a run of another process to the next
 # The time that a run gets to write its checkpoint. Killing the run after this time costs at most one checkpoint interval.

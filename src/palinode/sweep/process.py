@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, Literal, NamedTuple, Protocol
 
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.measures import RunOutcome
@@ -20,7 +21,22 @@ from palinode.base.memory import with_huge_pages
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # signals that ask runs to stop
 PYTHON_MODULE = (sys.executable, "-P", "-m")  # a command that starts a module of this program
 STARTED_BY = "PALINODE_STARTED_BY"  # set to `nursery` in a forked process, for the fingerprint of its runs
+WORKER = (*PYTHON_MODULE, "palinode.sweep.worker")
+PR_SET_PDEATHSIG = 1  # an operation of prctl(2)
+Parallel = Literal["ddp", "fsdp2"]
 LAST_LINES = 40  # the number of a worker's last printed lines that are kept to explain why it ended
+
+
+def shared_worker(processes: int, parallel: Parallel) -> tuple[str, ...]:
+    """The command of a worker that trains one run on several processes of this machine, which torchrun starts."""
+    torchrun = (*PYTHON_MODULE, "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1")
+    return (*torchrun, f"--nproc-per-node={processes}", "--no-python", *WORKER, f"--parallel={parallel}")
+
+
+def end_with_parent() -> None:
+    """Let the system kill this process when its parent ends. torchrun's processes are in no group that a driver could kill."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 @dataclass(frozen=True)

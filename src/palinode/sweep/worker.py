@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
 from palinode.base.event import Event
@@ -28,7 +28,10 @@ from palinode.base.memory import keep_memory
 from palinode.results.holds import Hold, HoldLostError, take
 from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
-from palinode.sweep.process import INTERRUPTS, STARTED_BY
+from palinode.sweep.process import INTERRUPTS, STARTED_BY, Parallel, end_with_parent
+
+if TYPE_CHECKING:
+    from palinode.run.processes import Leader
 
 Emit = Callable[[Event], None]
 Holds = Mapping[str, Hold]
@@ -62,6 +65,23 @@ def train_runs(
     return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process, together)
 
 
+def train_shared(
+    directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], holds: Holds, *, leader: Leader
+) -> Sequence[Result]:
+    """Train the run of this directory with the other processes of torchrun; this process leads them."""
+    from palinode.run.processes import run_shared
+    from palinode.spec.load import load_run
+
+    process: dict[str, str | bool] = {"memory_kept": keep_memory(), "started_by": "torchrun"}
+    (directory,) = directories
+    spec, hold = load_run(directory, allow_code=True), holds[directory.name]
+
+    def on_event(event: Event) -> None:
+        emit({**event, "run_id": directory.name})
+
+    return [run_shared(spec, Store(directory.parent), leader, on_event, should_stop, hold, process)]
+
+
 def prepare_for_forks() -> None:
     """In the nursery: import what workers need, with what torch imports for its first optimizer. No parallel region runs here."""
     import torch
@@ -79,13 +99,53 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
     parser.add_argument("directories", type=Path, nargs="+", help="the runs' directories in one store")
     parser.add_argument("--stale-hold", action="append", default=[], metavar="RUN=NUMBER", help="a hold to take over")
     parser.add_argument("--together", default="", metavar="RUN,RUN", help="all runs of a fixed stack, by their places")
+    parser.add_argument(
+        "--parallel", choices=("ddp", "fsdp2"), default="", help="share one run over torchrun's processes"
+    )
     options = parser.parse_args(arguments)
+    if options.parallel:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of a setting that this program needs
+        end_with_parent()
+        if os.environ.get("RANK", "0") != "0":
+            _follow(options.parallel)
     stale_holds = {run_id: int(number) for run_id, _, number in (one.rpartition("=") for one in options.stale_hold)}
     if options.together:
         work = partial(work, together=options.together.split(","))
     faulthandler.enable()
     channel = _Channel.open()
     stop = _Stop(nothing_done_yet=lambda: channel.events == 0)
+    if options.parallel:
+        from palinode.run.processes import Leader
+
+        leader = Leader.joined(options.parallel)
+        try:
+            code = _lead(options, stale_holds, channel, stop, partial(train_shared, leader=leader))
+        finally:
+            leader.leave()
+        sys.stderr.flush()
+        os._exit(code)  # see `joined`
+    return _lead(options, stale_holds, channel, stop, work)
+
+
+def _follow(parallel: Parallel) -> NoReturn:
+    """Take part in the run that process 0 leads. A request to stop is for the leader, so it only sets a time to end."""
+    from palinode.run.processes import follow
+
+    faulthandler.enable()
+    _Channel.open()
+    stop = _Stop(nothing_done_yet=lambda: False)
+    try:
+        follow(parallel)
+    except Exception as error:  # noqa: BLE001 - the leader has the reason and records it
+        if not stop.requested:
+            print(_reason(error), file=sys.stderr, flush=True)  # noqa: T201 - standard error goes to the driver
+        os._exit(1)
+
+
+def _lead(
+    options: argparse.Namespace, stale_holds: Mapping[str, int], channel: _Channel, stop: _Stop, work: Work
+) -> int:
+    """Take the holds of the directories, work on their runs, and release the holds."""
     holds: dict[str, Hold] = {}
     for directory in options.directories:
         if (hold := take(directory, stale=stale_holds.get(directory.name))) is None:

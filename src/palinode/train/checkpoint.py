@@ -24,6 +24,7 @@ from palinode.base import fsio
 from palinode.base.config import Config, encode
 from palinode.base.errors import Damaged
 from palinode.results.files import decode_stored
+from palinode.train.cut import whole
 from palinode.train.optim import Optimizers
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
@@ -37,6 +38,9 @@ class Saved(Config):
     Attributes:
         rows: the number and the hash of the run's rows of metrics before this checkpoint; empty in format 2.
         runs_together: the largest number of runs whose weights were stacked up to this step.
+        processes: every number of processes that worked on the run up to this step, in the order of their first use; empty while
+            it was always one.
+        parallel: how they shared the run: `ddp`, `fsdp2`, in the order of their first use.
     """
 
     run_id: str
@@ -47,6 +51,8 @@ class Saved(Config):
     seconds: Mapping[str, int | float] = Field(default_factory=dict)
     rows: Mapping[str, int | str] = Field(default_factory=dict)
     runs_together: int = 1
+    processes: tuple[int, ...] = ()
+    parallel: tuple[str, ...] = ()
 
 
 class _Manifest(Saved):
@@ -64,16 +70,21 @@ def save_checkpoint(root: Path, saved: Saved, model: nn.Module, optimizers: Opti
     for place in (root, directory):
         if place.is_symlink():
             raise Damaged("is a link; nothing is written through it", file=str(place))
-    contents = {
-        MODEL_FILE: save(_contiguous(model.state_dict())),
-        OPTIMIZER_FILE: save(_contiguous(dict(_optimizer_tensors(model, optimizers)))),
-    }
+    contents = {name: save(tensors) for name, tensors in tensors_of(model, optimizers).items()}
     for name, content in contents.items():
         fsio.write_bytes(directory / name, content)
     files = {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in contents.items()}
     fsio.write_table(directory / MANIFEST_FILE, {"version": FORMAT_VERSION, "files": files, **encode(saved)})
     _keep_newest(root, keep)
     return directory
+
+
+def tensors_of(model: nn.Module, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
+    """File -> the whole tensors of a checkpoint, on the CPU. Where they are cut over processes, every process makes this call."""
+    return {
+        MODEL_FILE: _contiguous(model.state_dict()),
+        OPTIMIZER_FILE: _contiguous(dict(_optimizer_tensors(model, optimizers))),
+    }
 
 
 def load_newest(
@@ -94,18 +105,33 @@ def load_newest(
     problems: list[str] = []
     for directory in newest_first(root):
         try:
-            saved, contents = _verified(directory)
-            if saved.run_id != run_id:
-                raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
-            if OPTIMIZER_FILE not in contents:
-                raise Damaged("keeps the weights alone, so training cannot go on from it", file=str(directory))
-            check(saved)
-            _load_model(directory, contents[MODEL_FILE], model)
-            _load_optimizers(directory, contents[OPTIMIZER_FILE], model, optimizers)
-            return saved, problems
+            return load_checkpoint(directory, run_id, model, optimizers, check), problems
         except Damaged as problem:
             problems.append(str(problem))
     return None, problems
+
+
+def load_checkpoint(
+    directory: Path,
+    run_id: str,
+    model: nn.Module,
+    optimizers: Optimizers,
+    check: Callable[[Saved], None] = lambda saved: None,
+) -> Saved:
+    """Restore model and optimizers from one checkpoint directory. `check` is that of `load_newest`.
+
+    Raises:
+        Damaged: a hash does not match, the checkpoint is of another run or keeps the weights alone, or the tensors do not fit.
+    """
+    saved, contents = _verified(directory)
+    if saved.run_id != run_id:
+        raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
+    if OPTIMIZER_FILE not in contents:
+        raise Damaged("keeps the weights alone, so training cannot go on from it", file=str(directory))
+    check(saved)
+    _load_model(directory, contents[MODEL_FILE], model)
+    _load_optimizers(directory, contents[OPTIMIZER_FILE], model, optimizers)
+    return saved
 
 
 def delete_checkpoints(root: Path, after_step: int) -> None:
@@ -239,7 +265,7 @@ def _owners(model: nn.Module, optimizers: Optimizers) -> Iterator[tuple[str, nn.
 
 
 def _contiguous(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return {name: whole(tensor.detach()).cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _keep_newest(root: Path, keep: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,6 +16,7 @@ from palinode.base.errors import EnvironmentProblem
 from palinode.models.base import LanguageModel
 from palinode.train.recipe import Precision
 
+MEMORY_TABLE = Path("/proc/meminfo")
 DeviceName = Literal["cpu", "cuda", "auto"]
 
 
@@ -28,6 +31,25 @@ def resolve_device(name: DeviceName) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem("no CUDA device on this machine", field="device", hint='use "cpu" or "auto"')
     return torch.device(name)
+
+
+def free_memory_bytes(device: torch.device, processes: int) -> float:
+    """The free memory that each of so many processes can have: all of a GPU of its own, or an equal part of the machine's memory.
+
+    Raises:
+        EnvironmentProblem: the machine has fewer GPUs than processes.
+    """
+    if device.type == "cuda":
+        if (count := torch.cuda.device_count()) < processes:
+            message = f"{processes} processes need {processes} GPUs, and this machine has {count}"
+            raise EnvironmentProblem(message, field="--processes")
+        return float(torch.cuda.mem_get_info()[0])
+    try:
+        lines = MEMORY_TABLE.read_text().splitlines()
+    except OSError:
+        return math.inf
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024.0 * kilobytes[0] / processes if kilobytes else math.inf
 
 
 def use_threads(count: int) -> None:

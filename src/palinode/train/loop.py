@@ -25,6 +25,7 @@ from palinode.models.direction import read_and_terms
 from palinode.objectives import Objective, Progress
 from palinode.objectives.label_mask import Labels, masked
 from palinode.objectives.loss import weighted_nats
+from palinode.train.cut import whole
 from palinode.train.device import autocast
 from palinode.train.growth import WINDOWS_DRAWN, Reads
 from palinode.train.optim import Optimizers, optimizer_flops, set_learning_rates
@@ -164,12 +165,40 @@ def take_step(training: Training) -> StepReport:
     """Take one optimizer step: build the Examples of the batch, add up gradients over micro-batches, clip, update."""
     started = time.perf_counter()
     examples = batch_examples(training)
-    report = update(training, examples, accumulate_gradients(training, examples))
+    loss = accumulate_gradients(training, examples)
+    report = update(training, [Amounts.of(training, example) for example in examples], loss)
     return replace(report, seconds=time.perf_counter() - started)
 
 
-def update(training: Training, examples: list[Example], loss: BatchLoss) -> StepReport:
+@dataclass(frozen=True)
+class Amounts:
+    """What the reading of one micro-batch used.
+
+    Attributes:
+        rows, slots: the shape (B, T) of the rows that were read.
+        train_flops: the FLOPs of the model for each pass, forward and backward.
+    """
+
+    rows: int
+    slots: int
+    train_flops: tuple[float, ...]
+
+    @classmethod
+    def of(cls, training: Training, example: Example) -> Amounts:
+        """The amounts of one Example."""
+        rows, slots = example.inputs.shape
+        passes = (
+            (group, int(example.loss_weight[part].count_nonzero())) for group, part in example.by_group()
+        )  # the head is counted for the scored slots only
+        flops = tuple(training.train_flops(group.rows, slots, group.sees, scored) for group, scored in passes)
+        return cls(rows, slots, flops)
+
+
+def update(training: Training, amounts: Sequence[Amounts], loss: BatchLoss) -> StepReport:
     """The part of a step after the gradients: clip them, move the parameters, count. `seconds` in the report stays 0.
+
+    Args:
+        amounts: the amounts of every micro-batch of the step, in order.
 
     When a label mask leaves no scored token in a batch, the step changes nothing: no weight, no momentum, no decay, no schedule
     that depends on the loss. The tokens of the batch count as read, and the step is counted in `empty_steps`.
@@ -190,7 +219,7 @@ def update(training: Training, examples: list[Example], loss: BatchLoss) -> Step
     training.recipe_state = {**after, **changed}
     for optimizer in training.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    _count(training, examples, reads, loss.scored_by_group)
+    _count(training, amounts, reads, loss.scored_by_group)
     factor = recipe.schedule.factor(scheduled, recipe.steps)
     return StepReport(step, loss.nats_by_group, factor, norm, 0.0, loss.auxiliary)
 
@@ -209,16 +238,19 @@ def _move(training: Training, scheduled: int) -> float:
     return norm
 
 
-def batch_examples(training: Training) -> list[Example]:
+def batch_examples(training: Training, parts: Sequence[int] | None = None) -> list[Example]:
     """The Examples of the next step, one for each micro-batch. The Examples depend only on seed, step and recipe state.
 
     The micro-batches of a batch share one draw, so their number changes no decision.
+
+    Args:
+        parts: the numbers of the micro-batches that are wanted; None: all of the step.
     """
     reads = training.reads()
     stream, count = training.windows.of_length(reads.window_tokens), reads.windows
     draws = draws_of_step(training.objective, reads, training.seed, training.progress())
     examples = []
-    for part in range(reads.parts):
+    for part in range(reads.parts) if parts is None else parts:
         windows = stream.read(reads.first_window + part * count, count)
         batch, place = divmod(part, reads.micro_batches)
         decisions = windows.decisions(draws[batch].of_windows(place * count, count))
@@ -278,7 +310,7 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
     scored: dict[str, int] = {}
     terms: list[dict[str, AuxiliaryTerm]] = []
     for micro, example in enumerate(examples):
-        _seed_dropout(training, micro)
+        seed_dropout(training, micro)
         with autocast(training.device, training.recipe.precision):
             hidden, added = read_and_terms(training.model, example)
         loss = weighted_nats(example, hidden, training.model.logits_map())
@@ -338,8 +370,10 @@ def _measured_terms(
     return sum(added.values()), measurements
 
 
-def _seed_dropout(training: Training, micro: int) -> None:
-    """Seed torch's global random stream, and no other stream. nn.functional.dropout draws from the global stream.
+def seed_dropout(training: Training, micro: int) -> None:
+    """Seed torch's global random stream for a micro-batch of the step, and no other stream.
+
+    nn.functional.dropout draws from the global stream.
 
     On the CPU only one generator is seeded. There torch.manual_seed would also queue a seed, with a stack trace, for every backend
     that was never started. That takes 1 ms a step, and memory that grows.
@@ -358,10 +392,10 @@ def _gradient_norm(optimizers: Optimizers, clip: float | None) -> float:
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if clip is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-    return float(norm)
+    return float(whole(norm))
 
 
-def _count(training: Training, examples: list[Example], reads: Reads, scored: dict[str, int]) -> None:
+def _count(training: Training, amounts: Sequence[Amounts], reads: Reads, scored: dict[str, int]) -> None:
     counters = training.counters
     windows = reads.windows * reads.parts
     counters.optimizer_steps += 1
@@ -370,10 +404,8 @@ def _count(training: Training, examples: list[Example], reads: Reads, scored: di
     counters.tokens_scored += sum(scored.values())
     counters.tokens_scored_ltr += scored.get("ltr", 0)
     counters.tokens_scored_rtl += scored.get("rtl", 0)
-    for example in examples:
-        rows, slots = example.inputs.shape
-        counters.tokens_read += rows * slots
-        counters.passes += rows / windows
-        for group, part in example.by_group():
-            scored_slots = int(example.loss_weight[part].count_nonzero())
-            counters.train_flops += training.train_flops(group.rows, slots, group.sees, scored_slots)
+    for part in amounts:
+        counters.tokens_read += part.rows * part.slots
+        counters.passes += part.rows / windows
+        for flops in part.train_flops:
+            counters.train_flops += flops

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from palinode.train.cut import cut_like, whole
+
 AT_ONCE = 2**22  # the number of elements that are orthogonalised together (16 MiB of float32); more is no faster
 # Newton-Schulz steps between two products with the matrix itself in the Gram form. Each step multiplies the rounding errors of the
 # smallest singular values of the Gram matrix by up to 12 (Jordan's coefficients), so that many more than five steps would diverge.
@@ -22,6 +24,8 @@ Precision = Literal["float32", "bfloat16"]
 
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with the same arguments, state and errors. Only the method `step` differs: it works in batches.
+
+    A matrix that is cut over processes is gathered first: each process orthogonalises the whole, and moves its own part.
 
     m <- momentum * m + (1 - momentum) * g; u = (1 - momentum) * g + momentum * m (Nesterov);
     w <- w - lr * weight_decay * w - lr * sqrt(max(1, rows / columns)) * orthogonalised(u).
@@ -44,7 +48,7 @@ class Muon(torch.optim.Muon):
             raise ValueError("this Muon takes no closure")
         for group in self.param_groups:
             for batch in _batches([parameter for parameter in group["params"] if parameter.grad is not None]):
-                wide = torch.stack([_laid_wide(self._momentum_of(parameter, group)) for parameter in batch])
+                wide = torch.stack([_laid_wide(whole(self._momentum_of(parameter, group))) for parameter in batch])
                 steps = orthogonalised(
                     wide, group["ns_coefficients"], group["ns_steps"], group["eps"], self.newton_schulz_precision
                 )
@@ -161,4 +165,5 @@ def _move(parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
     matches_adamw = group["adjust_lr_fn"] == "match_rms_adamw"
     scale = 0.2 * max(rows, columns) ** 0.5 if matches_adamw else max(1.0, rows / columns) ** 0.5
     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-    parameter.add_(direction.mT if rows > columns else direction, alpha=-group["lr"] * scale)
+    upright = direction.mT if rows > columns else direction
+    parameter.add_(cut_like(upright, parameter), alpha=-group["lr"] * scale)

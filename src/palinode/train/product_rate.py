@@ -165,7 +165,7 @@ def counted_flops(counters: Counters) -> float:
     return counters.train_flops + counters.optimizer_flops
 
 
-def rates_of_run(training: Training, train_seconds: float) -> dict[str, float]:
+def rates_of_run(training: Training, train_seconds: float, processes: int = 1) -> dict[str, float]:
     """`product_flops_per_second`, measured now, and `product_share`, the share of it that this run reached in all its steps.
 
     The result is empty for a model without linear maps, and for a run that is so short that the measurement would take more than
@@ -173,6 +173,7 @@ def rates_of_run(training: Training, train_seconds: float) -> dict[str, float]:
 
     Args:
         train_seconds: the seconds of all training steps of the run.
+        processes: the number of processes that share each step. The rate is that of one process; the share is of the rate of all.
     """
     flops = counted_flops(training.counters)
     if train_seconds <= 0 or (products := products_of(training)) is None:
@@ -181,4 +182,4 @@ def rates_of_run(training: Training, train_seconds: float) -> dict[str, float]:
     if rounds < LEAST_ROUNDS:
         return {}
     rate = product_rate(products, min(rounds, MOST_ROUNDS))
-    return {"product_flops_per_second": rate, "product_share": flops / train_seconds / rate}
+    return {"product_flops_per_second": rate, "product_share": flops / train_seconds / rate / processes}

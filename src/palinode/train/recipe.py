@@ -8,11 +8,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from palinode.base.config import Part, one_of
+from palinode.base.errors import BadInput
 from palinode.train.growth import WINDOWS_DRAWN, LengthGrowth, NormAccumulation, Reads
 from palinode.train.optim import OPTIMIZERS, AdamW, HlbAdamW, MuonAdamW, OptimizerConfig
 from palinode.train.schedule import SCHEDULES, Cosine, PowerDecay, Schedule, WarmDown
 
 Precision = Literal["float32", "bfloat16"]
+Parallel = Literal["ddp", "fsdp2"]  # how several processes share a run (`train/processes.py`)
+TRAINING_BYTES = 16  # of a float32 parameter, its gradient and two numbers of Adam's state
 AnyOptimizer = Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
 AnySchedule = Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
 
@@ -152,3 +155,24 @@ class Hlb(Recipe):
 
 
 RECIPES: Mapping[str, type[Recipe]] = {cls.kind: cls for cls in (Recipe, Gpt2AdamW, Speedrun, Hlb)}
+
+
+def refuse_sharing(recipe: Recipe, processes: int, parallel: Parallel) -> None:
+    """Refuse a recipe that so many processes cannot train together.
+
+    Raises:
+        BadInput: the number of processes does not divide the micro-batches, or a part of the recipe cannot be cut over processes.
+    """
+    if recipe.micro_batches % processes:
+        message = f"{processes} processes cannot share {recipe.micro_batches} micro-batches"
+        raise BadInput(message, field="--processes", hint="recipe.micro_batches must be a multiple of it")
+    if parallel == "fsdp2" and recipe.compile:
+        raise BadInput("fsdp2 does not train compiled steps", field="recipe.compile", hint="use --parallel ddp")
+    if parallel == "fsdp2" and type(recipe.optimizer) not in OPTIMIZERS.values():
+        message = f"fsdp2 trains with {', '.join(OPTIMIZERS)} only, not with {recipe.optimizer.kind_name()}"
+        raise BadInput(message, field="recipe.optimizer", hint="use --parallel ddp")
+
+
+def chosen_parallel(parameters: int, free_bytes: float) -> Parallel:
+    """`ddp` when the weights, gradients and optimizer state fit half of a device's free memory, else `fsdp2`."""
+    return "ddp" if TRAINING_BYTES * parameters <= free_bytes / 2 else "fsdp2"

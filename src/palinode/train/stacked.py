@@ -31,6 +31,7 @@ from palinode.models.direction import AsModule, read_and_terms
 from palinode.objectives.loss import every_nats, parameters_read
 from palinode.train.device import autocast
 from palinode.train.loop import (
+    Amounts,
     BatchLoss,
     DivergedError,
     StepReport,
@@ -141,7 +142,7 @@ class Stack:
         began = time.perf_counter()
         examples = [batch_examples(member) for member in self.members]
         reports = [
-            loss if isinstance(loss, DivergedError) else _caught(update, member, batch, loss)
+            loss if isinstance(loss, DivergedError) else _caught(_updated, member, batch, loss)
             for member, batch, loss in zip(self.members, examples, self._losses(examples), strict=True)
         ]
         share = (time.perf_counter() - began) / len(self.members)
@@ -271,6 +272,10 @@ def _moved(parameters: Sequence[nn.Parameter], places: Places) -> Tensor:
     for place, parameter in at.items():
         parameter.data = together[place]
     return together
+
+
+def _updated(member: Training, examples: Sequence[Example], loss: BatchLoss) -> StepReport:
+    return update(member, [Amounts.of(member, example) for example in examples], loss)
 
 
 def _shapes(examples: Sequence[Example]) -> tuple[Any, ...]:
