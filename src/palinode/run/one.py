@@ -296,6 +296,7 @@ class Attempt:
 
         The result of a failed attempt, and a damaged result, are deleted. This attempt writes a new result.
         """
+        self.hold.check()
         fsio.remove_stray_temporaries(self.directory)
         (self.directory / RESULT_FILE).unlink(missing_ok=True)
         self.number = self.hold.number + last_attempt(self.directory)

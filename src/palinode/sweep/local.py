@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import selectors
 import signal
 import threading
@@ -32,7 +33,10 @@ from palinode.sweep.process import INTERRUPTS, PYTHON_MODULE, Job, Process
 
 WORKER = (*PYTHON_MODULE, "palinode.sweep.worker")
 POLL_SECONDS = 0.05  # the longest time until a signal or the end of a process is noticed
-ELSEWHERE_SECONDS = 1.0  # the time from one look at a run of another process to the next
+# Runs of other processes are looked at in rounds, and only while this sweep has a worker without a run. A round ends after LOOKS
+# runs that are still held, and the pause doubles after a round that found nothing: 200 hosts then make 200 * 8 looks in a minute.
+LOOKS = 8
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 # The time that a run gets to write its checkpoint. Killing the run after this time costs at most one checkpoint interval.
 STOP_GRACE_SECONDS = 30.0
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # two numbers: microseconds of computing allowed in a period of microseconds
@@ -124,7 +128,8 @@ class _Driver:
     """The state of a sweep.
 
     Attributes:
-        elsewhere: run id -> (job that another process works on, time of the next look at the job).
+        elsewhere: run id -> job that another process works on. The jobs at the front were not looked at for the longest time.
+        next_look, pause_seconds: the time of the next round of looks at these jobs, and the mean pause after it.
         signals: the numbers of the interrupts so far.
         problem: the first failure of a disk or a device that a worker reported; None without a failure.
     """
@@ -138,7 +143,9 @@ class _Driver:
     waiting: deque[Job]
     deadline: float | None = None
     late: set[str] = field(default_factory=set)
-    elsewhere: dict[str, tuple[Job, float]] = field(default_factory=dict)
+    elsewhere: dict[str, Job] = field(default_factory=dict)
+    next_look: float = 0.0
+    pause_seconds: float = FIRST_PAUSE_SECONDS
     running: list[Process] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
@@ -273,21 +280,44 @@ class _Driver:
     def _wait_for_other(self, job: Job, holder_text: str) -> None:
         if job.run_id not in self.elsewhere:
             self._emit(job, {"event": "elsewhere", "message": f"{holder_text} is working on it"})
-        self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
+        self._put_aside(job)
+
+    def _put_aside(self, job: Job) -> None:
+        """Leave a job to the other process that works on it. The next look at it comes after those at all other such jobs."""
+        if not self.elsewhere:
+            self.pause_seconds = FIRST_PAUSE_SECONDS
+            self.next_look = time.monotonic() + self._pause()
+        self.elsewhere.pop(job.run_id, None)
+        self.elsewhere[job.run_id] = job
 
     def _look_elsewhere(self) -> None:
-        """Look again at the runs of other processes. Each run has finished, is still held, or may be taken."""
-        due = [job for job, when in self.elsewhere.values() if when <= time.monotonic()]
-        for job in due:
+        """Look again at some runs of other processes. Each run has finished, is still held, or may be taken."""
+        is_full = len(self.running) >= self.workers
+        if not self.elsewhere or is_full or time.monotonic() < self.next_look:
+            return
+        held = 0
+        before = len(self.elsewhere)
+        for job in list(self.elsewhere.values()):
             holder_text, _ = holder(job.directory, self.watch)
             if holder_text is not None:
                 self._wait_for_other(job, holder_text)
+                held += 1
+                if held == LOOKS:
+                    break
                 continue
             del self.elsewhere[job.run_id]
             if (result := _result(self.store, job)) is not None:  # a failure counts, too: the run was tried just now
                 self._reuse(job, result)
             else:
                 self.waiting.append(job)
+        something_changed = len(self.elsewhere) < before
+        doubled = min(2 * self.pause_seconds, LONGEST_PAUSE_SECONDS)
+        self.pause_seconds = FIRST_PAUSE_SECONDS if something_changed else doubled
+        self.next_look = time.monotonic() + self._pause()
+
+    def _pause(self) -> float:
+        """The next pause. Half of it is left to chance, so that hosts that were started together do not look at the same moment."""
+        return self.pause_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - no secret, and no result depends on it
 
     def _start(self, jobs: Sequence[Job], stale_holds: Mapping[str, int]) -> None:
         process = Process.start(self.worker, jobs, stale_holds, self.nursery.start)
@@ -352,7 +382,7 @@ class _Driver:
         if report.get("event") == "lost":
             self._emit(job, {"event": "elsewhere", "message": str(report["reason"])})
         if report.get("event") in ("busy", "lost"):
-            self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
+            self._put_aside(job)
         elif report.get("event") == "problem":
             self.problem = self.problem or EnvironmentProblem(str(report["message"]))
         elif report.get("event") == "finished":
@@ -379,7 +409,11 @@ class _Driver:
         if owner is not None:
             self._wait_for_other(job, owner)
             return
+        if (result := self.store.ended(job.run_id)) is not None:
+            self._reuse(job, result)
+            return
         how, outcome = process.death()
+        end_dead(job.directory, process.process.pid, outcome)
         likely = ", most likely by the system because memory ran out" if outcome == "oom" else ""
         printed = "\n".join(process.printed_lines)
         result = Result(

@@ -17,7 +17,8 @@ from palinode.base.errors import EnvironmentProblem
 from palinode.base.measures import RunOutcome
 from palinode.base.memory import with_huge_pages
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # signals that ask runs to stop
+# The signals that ask runs to stop. Slurm sends SIGUSR1 or SIGUSR2 before it takes a machine away.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PYTHON_MODULE = (sys.executable, "-P", "-m")  # a command that starts a module of this program
 STARTED_BY = "PALINODE_STARTED_BY"  # set to `nursery` in a forked process, for the fingerprint of its runs
 LAST_LINES = 40  # the number of a worker's last printed lines that are kept to explain why it ended
