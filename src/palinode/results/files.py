@@ -12,7 +12,8 @@ from palinode.base.config import Config, decode
 from palinode.base.errors import BadInput, Damaged
 
 C = TypeVar("C", bound=Config)
-EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"  # the directories of a store that hold no runs
+# The directories of a store that hold no runs.
+EXPERIMENTS, AUDITS, REPORTS, WORKERS = "experiments", "audits", "reports", "workers"
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures has a few MB
 
@@ -58,7 +59,7 @@ def is_regular(path: Path) -> bool:
 
 def is_run_id(name: str) -> bool:
     """Whether a name can be the name of a run directory. The names of a store's other directories are not run ids."""
-    return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
+    return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS, WORKERS)
 
 
 def whole(value: Any) -> int:
