@@ -60,7 +60,7 @@ def worker(
         experiment_named(place, experiment, "worker --experiment")
     from palinode.sweep.host import HostOptions, work
 
-    how = HostOptions(experiment, _slots(slots), size, limit, _seconds(idle, "--idle"), allow_code)
+    how = HostOptions(experiment, _slots(slots), size, limit, _seconds(idle, "--idle"), allow_code, probe)
     with progress(as_json=False, quiet=quiet) as show:
         return work(place, how, show, lambda text: print(text, file=sys.stderr, flush=True))
 

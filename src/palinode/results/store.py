@@ -270,13 +270,14 @@ class Store:
         return self.root / EXPERIMENTS / f"{_entry_stem(entry)}{STOP_SUFFIX}"
 
     def probe_path(self, nonce: str) -> Path:
-        """The path of a file by which a worker sees that it has the same store as its driver.
+        """The path of a file that a driver writes for its workers. They see by it that they have the same store as the driver, and
+        end when the driver has deleted it.
 
         Raises:
             BadInput: the name could lead out of the store.
         """
         check_name(nonce, "--probe")
-        return self.root / EXPERIMENTS / f"probe-{nonce}"
+        return self.root / WORKERS / f"probe-{nonce}"
 
     def workers_directory(self) -> Path:
         """The directory for what engines and their workers write, created if it does not exist."""

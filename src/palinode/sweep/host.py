@@ -35,6 +35,7 @@ from palinode.sweep.worker import FAILURES
 
 T = TypeVar("T")
 PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # while no run is free; half of a pause is left to chance
+NAP_SECONDS = 1.0  # how soon a host that waits notices that its time is over
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # after an error that a network disk may get over
 PASSING_ERRORS = (errno.EIO, errno.ESTALE)
 MOST_FAILURES = 2  # a run that failed is tried once more, on another host
@@ -53,6 +54,7 @@ class HostOptions:
         seconds: the time after which no run is going on; None: no limit.
         idle_seconds: how long to wait for new runs after every run of the store has ended.
         allow_code: whether the user's code that the store carries may run.
+        probe: the name of the file of a driver; the work ends when the driver has deleted it. None: no driver.
         worker: the command that starts the process of a run.
     """
 
@@ -62,6 +64,7 @@ class HostOptions:
     seconds: float | None = None
     idle_seconds: float = 0.0
     allow_code: bool = False
+    probe: str | None = None
     worker: Sequence[str] = WORKER
 
 
@@ -147,7 +150,7 @@ class _Host:
         """Take and train runs until nothing is left to do, and return the exit code."""
         sharing = Sharing(self._may_start, self._must_stop, self.watch, self.devices)
         pauses, idle_since = _pauses(), time.monotonic()
-        while not self._is_late():
+        while not self._is_over():
             jobs = [self.open[run_id].job for run_id in sorted(self.open, key=self._rank)]
             if jobs:
                 idle_since = time.monotonic()
@@ -253,10 +256,12 @@ class _Host:
         return is_free and self._has_room()
 
     def _must_stop(self, job: Job) -> bool:
-        return self._is_late() or all(map(self._is_stopped, self.open[job.run_id].experiments))
+        return self._is_over() or all(map(self._is_stopped, self.open[job.run_id].experiments))
 
-    def _is_late(self) -> bool:
-        return self.options.seconds is not None and time.monotonic() - self.began >= self.options.seconds
+    def _is_over(self) -> bool:
+        """Whether the time of this host is used up, or its driver needs it no more."""
+        is_late = self.options.seconds is not None and time.monotonic() - self.began >= self.options.seconds
+        return is_late or (self.options.probe is not None and not self.store.probe_path(self.options.probe).exists())
 
     def _is_stopped(self, entry: ExperimentEntry) -> bool:
         if not self.store.stop_path(entry).exists():
@@ -283,9 +288,9 @@ class _Host:
         return hashlib.sha256(f"{self.worker_id}{run_id}".encode()).hexdigest()
 
     def _sleep(self, seconds: float) -> None:
-        if self.options.seconds is not None:
-            seconds = min(seconds, max(0.0, self.options.seconds - (time.monotonic() - self.began)))
-        time.sleep(seconds)
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._is_over():
+            time.sleep(min(left, NAP_SECONDS))
 
     def _with_retries(self, act: Callable[[], T]) -> T:
         """Do it again after an error that a network disk may get over.

@@ -28,6 +28,7 @@ from palinode.sweep.watching import Onlooker, Progress
 LOOK_SECONDS = 1.0
 AT_ONCE_SECONDS = 60.0  # a worker that ends in this time, while no run has ended, has ended at once
 MOST_ENDED_AT_ONCE = 3
+NOTICE_SECONDS = 10.0  # how long a worker may take to notice that its driver needs it no more
 KILL_SECONDS = 120.0  # how long a worker may take to stop
 
 Say = Callable[[str], None]
@@ -87,10 +88,11 @@ class Fleet:
             left = frozenset(job.run_id for job in jobs)
             return SweepEnd({}, reused, signal.SIGINT, left_to_workers=left)
         except BaseException:
+            fsio.remove(probe)
             self._end_members()
             raise
-        self._end_members()
         fsio.remove(probe)
+        self._end_members()
         return SweepEnd(outcomes, reused, None)
 
     def _command(self, store: Store, full_name: str, nonce: str) -> list[str]:
@@ -142,16 +144,21 @@ class Fleet:
                 raise EnvironmentProblem(f"{self.name} workers end at once: {why}")
 
     def _end_members(self) -> None:
-        """Ask the workers to stop, and kill those that take too long."""
-        for member in self.members:
-            member.handle.stop()
-        end = time.monotonic() + KILL_SECONDS
-        for member in self.members:
-            while member.handle.state() != "ended" and time.monotonic() < end:
-                time.sleep(LOOK_SECONDS / 10)
-            if member.handle.state() != "ended":
-                member.handle.kill()
+        """Wait for the workers, which have lost the file of their driver. Ask the engine to end those that do not notice."""
+        for handle in self._alive_after(NOTICE_SECONDS):
+            handle.stop()
+        for handle in self._alive_after(KILL_SECONDS):
+            handle.kill()
         self.members.clear()
+
+    def _alive_after(self, seconds: float) -> list[Handle]:
+        """The workers that have not ended after so many seconds. The call returns earlier when all have ended."""
+        end = time.monotonic() + seconds
+        while True:
+            alive = [member.handle for member in self.members if member.handle.state() != "ended"]
+            if not alive or time.monotonic() > end:
+                return alive
+            time.sleep(LOOK_SECONDS / 10)
 
 
 def _begin(jobs: Sequence[Job], store: Store, on_event: OnEvent) -> Progress:

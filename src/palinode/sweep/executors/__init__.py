@@ -109,6 +109,8 @@ def read_configuration(path: Path) -> dict[str, dict[str, Any]]:
         if key != "executor":
             raise BadInput(f"unknown key {key!r}", file=str(path), hint="valid: executor")
     tables = content.get("executor", {})
+    if not isinstance(tables, dict):
+        raise BadInput("is not a table", file=str(path), field="executor")
     for name, table in tables.items():
         place = f"executor.{name}"
         if not isinstance(table, dict):
