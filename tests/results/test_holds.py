@@ -255,3 +255,35 @@ def test_a_hold_names_its_host_and_process(tmp_path):
 def test_a_directory_that_is_gone_is_a_problem_of_the_machine(tmp_path):
     with pytest.raises(EnvironmentProblem, match="cannot be opened"):
         take(tmp_path / "gone")
+
+
+def unreadable(code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
+def test_a_hold_that_cannot_be_read_now_is_held(tmp_path, monkeypatch, code):
+    write(tmp_path, 1, {**OTHER, "released": True})
+    assert holder(tmp_path, Watch()) == (None, None)
+    with monkeypatch.context() as patched:
+        patched.setattr(holds.Path, "read_bytes", unreadable(code))
+        assert holder(tmp_path, Watch())[0] is not None
+        assert take(tmp_path) is None
+
+
+def test_a_directory_that_cannot_be_listed_is_held_and_its_holder_writes_nothing(tmp_path, monkeypatch):
+    with take(tmp_path) as hold, monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", unreadable(errno.ESTALE))
+        assert "cannot be read now" in holder(tmp_path, Watch())[0]
+        with pytest.raises(EnvironmentProblem, match="cannot be listed"):
+            hold.check()
+
+
+def test_the_failures_of_a_run_stay_with_the_holds_of_its_attempts(tmp_path):
+    take(tmp_path).release("failed")
+    take(tmp_path).release()
+    take(tmp_path).release("oom")
+    assert [(hold.number, hold.content["failure"]) for hold in holds.failures(tmp_path)] == [(1, "failed"), (3, "oom")]

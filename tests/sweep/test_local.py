@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem
 from palinode.results.record import Result
 from palinode.results.store import Store
+from palinode.sweep import local
 from palinode.sweep.local import default_workers, sweep, usable_cores
+from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import Job
 
 WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -25,6 +28,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from palinode.results.store import Store
 from palinode.sweep.local import sweep
+from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import Job
 store = Store(Path(sys.argv[1]))
 jobs = [Job(i, store.run_directory(i)) for i in sys.argv[3:]]
@@ -299,3 +303,46 @@ def test_a_deadline_starts_only_what_ends_in_time_and_stops_what_does_not(store)
     assert end.late == {"long", "slow"}
     assert (end.interrupted, end.exit_code) == (None, 143)
     assert attempts(store, "long") == 0
+
+
+def test_runs_of_other_processes_are_looked_at_a_few_at_a_time_and_less_and_less(store, monkeypatch):
+    """Not each once a second: with 200 hosts that each wait for 199 runs this was 40,000 looks a second."""
+    jobs = [job(store, f"r{i:02d}", "done") for i in range(30)]
+    looks, now = [], [0.0]
+
+    def held(directory, watch):
+        looks.append((now[0], directory.name))
+        return "process 1 on far-away", None
+
+    monkeypatch.setattr(local, "holder", held)
+    driver = local._Driver(store, 1, 1, lambda event: None, WORKER, Nursery(), deque(jobs))
+    monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
+    driver._start_what_fits()
+    looks.clear()
+    while now[0] < 600:
+        driver._look_elsewhere()
+        now[0] += 0.25
+    assert len(looks) < 600 / 30 * local.LOOKS
+    seen = [name for _, name in looks[: len(jobs)]]
+    assert sorted(seen) == sorted(one.run_id for one in jobs)  # each in its turn
+    gaps = [after - before for (before, _), (after, _) in zip(looks, looks[1:], strict=False) if after > before]
+    assert gaps[0] < 4
+    assert max(gaps) <= 1.5 * local.LONGEST_PAUSE_SECONDS + 0.25
+    driver.running.append(None)  # no worker is without a run: there is nothing to look for
+    looks.clear()
+    now[0] += 1000
+    driver._look_elsewhere()
+    assert looks == []
+
+
+def test_the_death_of_a_worker_does_not_replace_the_result_of_the_process_that_took_its_run_over(store, monkeypatch):
+    write_death = local._Driver._write_death
+
+    def after_another_has_finished_it(driver, process, of_run):
+        store.write_result(Result(run_id="one", outcome="done"))
+        write_death(driver, process, of_run)
+
+    monkeypatch.setattr(local._Driver, "_write_death", after_another_has_finished_it)
+    end, _ = run(store, job(store, "one", "kill"))
+    assert end.outcomes == {"one": "done"}
+    assert store.record("one").result.outcome == "done"

@@ -134,6 +134,24 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         raise EnvironmentProblem(f"cannot append: {error.strerror or error}", file=str(path)) from error
 
 
+@contextlib.contextmanager
+def log_for_child(path: Path) -> Iterator[int]:
+    """Yield the descriptor of a new file for the output of a process that is started.
+
+    Raises:
+        EnvironmentProblem: the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write: {error.strerror or error}", file=str(path)) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class Rows(NamedTuple):
     """The content of an appended file: the rows with a true CRC-32, and the first damaged line, such as "line 3"."""
 

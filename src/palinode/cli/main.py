@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import audit, compare, data, doctor, import_, ls, new, packs, pages, plan, run, sample
+from palinode.cli import audit, compare, data, doctor, import_, ls, new, packs, pages, plan, run, sample, worker
 from palinode.cli.options import examples
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
@@ -49,7 +49,14 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
         "run my_idea.py --size smoke",
         "run my_idea.py --size laptop --workers 2 --report",
         "run my_idea.py --set recipe.steps=100 --seeds 1,2,3",
+        "run my_idea.py --store /shared/runs --on slurm --workers 20 --on-option partition=gpu",
     ),
+    worker.worker: (
+        "worker --store /shared/runs",
+        "worker --store /shared/runs --experiment my_idea--laptop --slots 4 --for 4h",
+    ),
+    worker.watch: ("watch my_idea--laptop --store /shared/runs",),
+    worker.stop: ("stop my_idea--laptop --store /shared/runs",),
     pages.report: (
         "report demo--default",
         "report my_idea --out pages/my_idea",

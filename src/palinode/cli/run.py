@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palinode.base.stack_size import stack_size
+from palinode.base.errors import BadInput
+from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.cli import options
 from palinode.cli.first_line import first_line
 from palinode.cli.options import above_zero, audits_are_kept, of_file, resolve, sharing
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from palinode.results.store import Store
     from palinode.spec.experiment import ResolvedExperiment
     from palinode.sweep.local import SweepEnd
+    from palinode.sweep.remote import Elsewhere
 
 
 def run(
@@ -35,6 +38,19 @@ def run(
     processes: options.Processes = 1,
     parallel: options.Parallel = None,
     hours: options.Hours = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="NAME", help="Train on other hosts: local, slurm, ray, or a name of your configuration."
+        ),
+    ] = None,
+    on_option: Annotated[
+        list[str] | None,
+        typer.Option("--on-option", metavar="NAME=VALUE", help="An option of --on, such as partition=gpu. Repeatable."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Write the runs into the store for `palinode worker`, and end.")
+    ] = False,
     report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
     yes: options.Yes = False,
     code: options.Code = None,
@@ -53,6 +69,7 @@ def run(
     size_of_stacks = stack_size(stack)
     way = sharing(parallel)
     above_zero(hours, "--hours")
+    _refuse_what_has_no_meaning(on, on_option, size_of_stacks, hours, processes, detach=detach)
     with nullcontext() if quiet or json else first_line(file, size, seeds) as line:
         place = writable_store(store)
         source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
@@ -63,8 +80,16 @@ def run(
         command = ["palinode", *(context.obj or [])]
         with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
             on_event = line.before(show) if line is not None else show
-            how = HowToRun(workers, size_of_stacks, source.code, command, on_event, hours, processes, way)
+            elsewhere = None
+            if on is not None or detach:
+                elsewhere = _elsewhere(on, on_option, place, workers, size_of_stacks, has_code=source.code is not None)
+            at_a_time = workers if on is None else None
+            how = HowToRun(
+                at_a_time, size_of_stacks, source.code, command, on_event, hours, processes, way, elsewhere=elsewhere
+            )
             end = run_experiment(resolved, place, how)
+    if end.left_to_workers:
+        return _say_who_goes_on(end, resolved, store)
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code
@@ -73,6 +98,66 @@ def run(
         from palinode.report.build import build_report
 
         typer.echo(str(build_report(place, f"{resolved.name}--{resolved.size}")))
+    return end.exit_code
+
+
+def _refuse_what_has_no_meaning(
+    on: str | None,
+    on_option: list[str] | None,
+    stack: StackSize,
+    hours: float | None,
+    processes: int,
+    *,
+    detach: bool,
+) -> None:
+    """Refuse options that say nothing together.
+
+    Raises:
+        BadInput: an option that has no meaning; the error names it.
+    """
+    if on_option and on is None:
+        raise BadInput("is an option of --on", field="--on-option", hint="name the engine: --on slurm")
+    if on is not None and detach:
+        raise BadInput("does not go together with --on", field="--detach", hint="Ctrl-C ends the watching alone")
+    if (on is not None or detach) and stack == AUTO:
+        raise BadInput("other hosts need a number", field="--stack", hint="such as --stack 4")
+    if (on is not None or detach) and processes > 1:
+        raise BadInput("does not go together with --on or --detach", field="--processes", hint="run it on one host")
+    if (on is not None or detach) and hours is not None:
+        hint = "palinode worker --for" if detach else "an option of the engine, such as timeout_min"
+        raise BadInput("limits this process alone", field="--hours", hint=hint)
+
+
+def _elsewhere(
+    on: str | None,
+    on_option: list[str] | None,
+    place: Store,
+    workers: int | None,
+    stack: StackSize,
+    *,
+    has_code: bool,
+) -> Elsewhere:
+    """What trains the runs: workers that an engine starts, or workers that the user starts (`on` is None)."""
+    from palinode.sweep.executors import executor_named, parse_options
+    from palinode.sweep.remote import Fleet, detach
+
+    if on is None:
+        return detach
+    executor = executor_named(on, parse_options(on_option or []), place.workers_directory())
+    arguments = ["--stack", str(stack), *(["--allow-code"] if has_code else [])]
+    return Fleet(on, executor, workers or 1, lambda text: typer.echo(text, err=True), arguments).sweep
+
+
+def _say_who_goes_on(end: SweepEnd, resolved: ResolvedExperiment, store: Path) -> int:
+    """Say how to start workers, and how to watch and stop them; return the exit code."""
+    name = f"{resolved.name}--{resolved.size}"
+    if end.interrupted is None:
+        typer.echo(f"{len(end.left_to_workers)} runs are written to {store}")
+        typer.echo(f"train:  palinode worker --store {store}   (on each host, as often as you like)")
+    else:
+        typer.echo("the watching has ended, the workers go on")
+    typer.echo(f"watch:  palinode watch {name} --store {store}\nstop:   palinode stop {name} --store {store}")
+    typer.echo("the same command compares the arms when the runs are done")
     return end.exit_code
 
 

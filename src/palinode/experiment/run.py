@@ -52,6 +52,7 @@ from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import WORKER, Job, shared_worker
+from palinode.sweep.remote import Elsewhere
 from palinode.train.checkpoint import newest_saved
 from palinode.train.device import free_memory_bytes, resolve_device
 from palinode.train.recipe import Parallel, chosen_parallel, refuse_sharing
@@ -73,6 +74,7 @@ class HowToRun:
         code: the user's Python code that parts of the experiment were written in.
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice` and `note` events, and with the events of `sweep.local.sweep`.
+        elsewhere: trains the runs of a stage on other hosts (`sweep/remote.py`); None: this process trains them.
         hours: the hours after which no run is going on; a run that is not expected to end in time is not started. None: no limit.
         processes: the number of processes that share each run. Above 1, a run has other bits, and its fingerprint says so.
         parallel: how they share it; None: `ddp`, or `fsdp2` where the largest model is too large for it (`train/processes.py`).
@@ -86,6 +88,7 @@ class HowToRun:
     hours: float | None = None
     processes: int = 1
     parallel: Parallel | None = None
+    elsewhere: Elsewhere | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stack", stack_size(self.stack))
@@ -153,6 +156,7 @@ def _run(written: ResolvedExperiment, work: _Work) -> SweepEnd:
     entry = _entry(stage, store, how, audits, choices)
     _note_replaced_runs(entry, before, store, how)
     store.write_experiment(entry)
+    store.forget_stop(entry)
     refuse_leaks(audits)
     planned = _planned(stage, work)
     if planned.left or not entry.plan:  # if no run is left to do, the earlier prediction stays
@@ -202,10 +206,9 @@ def _run_trials(resolved: ResolvedExperiment, planned: Plan, work: _Work) -> tup
     _with_stacks(_entry(chooser, work.store, work.how), chooser, work)
     longest = max((cell.seconds or 0.0 for cell in planned.cells), default=0.0)
     end = _sweep(chooser, work, {}, {(run.arm, run.scale): longest for run in chooser.runs})
-    is_cut_short = end.interrupted is not None or bool(end.late)
     if end.late:
         work.how.note(f"{work.how.hours:g} hours are used up, and {len(end.late)} trials are left")
-    return end, None if is_cut_short else tuned(resolved, work.store)
+    return end, None if end.is_cut_short else tuned(resolved, work.store)
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------
@@ -241,7 +244,7 @@ def _run_stages(
         seconds = expected_seconds(cells_of(stage), planned, store).seconds if work.deadline is not None else {}
         of_stage = _sweep(stage, work, flops, seconds)
         end = replace(of_stage, outcomes={**end.outcomes, **of_stage.outcomes}, reused=end.reused | of_stage.reused)
-        if end.interrupted is not None or end.late:
+        if end.is_cut_short:
             _note_what_is_left(stage, end, seconds, work)
             return end
         entry = _with_looks(entry.with_(seeds=stage.seeds, runs=_run_entries(stage)), store)
@@ -397,6 +400,10 @@ def _sweep(
     def on_event(event: Event) -> None:
         how.on_event({**event, **labels[event["run_id"]]})
 
+    if how.elsewhere is not None:
+        full_name = f"{resolved.name}--{resolved.size}"
+        store.write_queue(full_name, _run_entries(resolved))
+        return how.elsewhere(jobs, store, full_name, on_event)
     return sweep(
         jobs,
         store,

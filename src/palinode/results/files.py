@@ -13,7 +13,8 @@ from palinode.base.errors import BadInput, Damaged
 
 C = TypeVar("C", bound=Config)
 # The directories of a store that hold no runs.
-EXPERIMENTS, AUDITS, REPORTS, ENVIRONMENTS = "experiments", "audits", "reports", "environments"
+EXPERIMENTS, AUDITS, REPORTS, ENVIRONMENTS, WORKERS = "experiments", "audits", "reports", "environments", "workers"
+DIRECTORIES = (EXPERIMENTS, AUDITS, REPORTS, ENVIRONMENTS, WORKERS)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures has a few MB
 
@@ -59,7 +60,7 @@ def is_regular(path: Path) -> bool:
 
 def is_run_id(name: str) -> bool:
     """Whether a name can be the name of a run directory. The names of a store's other directories are not run ids."""
-    return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS, ENVIRONMENTS)
+    return RUN_ID.fullmatch(name) is not None and name not in DIRECTORIES
 
 
 def whole(value: Any) -> int:

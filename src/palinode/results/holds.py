@@ -113,16 +113,23 @@ class Hold:
 
         Raises:
             HoldLostError: another process has taken a larger number.
+            EnvironmentProblem: the directory cannot be listed, so nobody can say whose it is.
         """
         newest = newest_hold(self.directory)
         if newest is not None and newest.number > self.number:
             self.lost = True
             raise HoldLostError(f"lost to {newest.owner}")
 
-    def release(self) -> None:
-        """End the hold, so that another process may take the directory. The hold file stays as a record of the attempt."""
+    def release(self, failure: str | None = None) -> None:
+        """End the hold, so that another process may take the directory. The hold file stays as a record of the attempt.
+
+        Args:
+            failure: the outcome of a run that this attempt could not finish (`failed` or `oom`); `failures` counts it.
+        """
         self._ended.set()
         self._thread.join()
+        if failure is not None:
+            self._content["failure"] = failure
         with contextlib.suppress(HoldLostError, EnvironmentProblem):  # a hold that is not released becomes stale later
             self.check()
             self._write(released=True)
@@ -198,7 +205,10 @@ def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:
         (text that names the owner, None) while a process holds the directory; (None, number of the hold) when the hold is stale
         and may be taken over; (None, None) when the directory is free.
     """
-    newest = newest_hold(directory)
+    try:
+        newest = newest_hold(directory)
+    except EnvironmentProblem:  # for example ESTALE: another host may be taking the directory at this moment
+        return "a process that cannot be read now", None
     descriptor, can_lock = _lock(directory)
     if descriptor is None:
         return newest.owner if newest is not None else "a process on this host", None
@@ -210,8 +220,11 @@ def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:
     return newest.owner, None
 
 
-def end_dead(directory: Path, pid: int) -> bool:
+def end_dead(directory: Path, pid: int, failure: str | None = None) -> bool:
     """Release the hold of a process of this host that has ended, so that other hosts need not wait until the hold is stale.
+
+    Args:
+        failure: the outcome of the run, if the end of the process is a failure of the run (see `Hold.release`).
 
     Returns:
         whether the process that has ended was the owner of the directory.
@@ -219,30 +232,49 @@ def end_dead(directory: Path, pid: int) -> bool:
     newest = newest_hold(directory)
     if newest is None or not newest.content or not newest.is_of({**this_host(), "pid": pid}):
         return False
-    if not newest.content.get("released"):
+    ended = {"released": True} | ({"failure": failure} if failure is not None else {})
+    if any(newest.content.get(name) != value for name, value in ended.items()):
         with contextlib.suppress(EnvironmentProblem):
-            fsio.write_table(_path(directory, newest.number), {**newest.content, "released": True})
+            fsio.write_table(_path(directory, newest.number), {**newest.content, **ended})
     return True
 
 
+def failures(directory: Path) -> list[StoredHold]:
+    """The holds of the attempts that could not finish the run, in the order of the attempts."""
+    try:
+        numbers = sorted(int(match[1]) for name in os.listdir(directory) if (match := HOLD_FILE.fullmatch(name)))
+    except OSError:
+        return []
+    stored = (_stored(directory, number) for number in numbers)
+    return [hold for hold in stored if (hold.content or {}).get("failure")]
+
+
 def newest_hold(directory: Path) -> StoredHold | None:
-    """The hold with the largest number; None when the directory was never held."""
+    """The hold with the largest number; None when the directory was never held.
+
+    Raises:
+        EnvironmentProblem: the directory exists and cannot be listed.
+    """
     try:
         names = os.listdir(directory)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot be listed: {error.strerror}", file=str(directory)) from error
     number = max((int(match[1]) for name in names if (match := HOLD_FILE.fullmatch(name))), default=0)
-    if not number:
-        return None
+    return _stored(directory, number) if number else None
+
+
+def _stored(directory: Path, number: int) -> StoredHold:
     path = _path(directory, number)
-    content: dict[str, Any] | None
     try:
-        content = fsio.read_table(path) if path.stat().st_size else None
+        content = path.read_bytes()
     except OSError:  # for example ESTALE: another host is replacing the file at this moment
-        content = None
+        return StoredHold(number, None)
+    try:
+        return StoredHold(number, fsio.decoded_table(content, str(path)) if content else None)
     except Damaged:
-        content = {}
-    return StoredHold(number, content)
+        return StoredHold(number, {})
 
 
 def this_host() -> dict[str, str]:

@@ -3,6 +3,8 @@
     <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, documents.safetensors, result.json}
     <root>/experiments/<name>--<size>.json      resolved experiments; beside each: its seals and its looks (seals.py)
     <root>/experiments/<name>--<size>.runs-1.parquet   a cache of the runs of a large experiment (run_cache.py); it may be deleted
+    <root>/experiments/<name>--<size>.stop      asks workers to stop; .queue beside it: the runs that they shall train
+    <root>/workers/                             what engines and their workers write
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
     <root>/environments/<hash>.txt              the packages of an environment; results name the hash
@@ -14,7 +16,7 @@ Reading a store writes nothing into a run directory. No name from a user or a fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from palinode.results.files import (
     EXPERIMENTS,
     REPORTS,
     RUN_ID,
+    WORKERS,
     decode_stored,
     is_run_id,
     read_table,
@@ -45,6 +48,7 @@ from palinode.results.record import (
     ExperimentRun,
     Record,
     Result,
+    RunEntry,
     read_run,
 )
 from palinode.results.rows import metrics_path
@@ -53,6 +57,7 @@ from palinode.results.seals import LOOKS_SUFFIX, SEALS_SUFFIX, Appended, Look, S
 DEFAULT_ROOT = Path("runs")
 LEAST_RUNS = 1000  # the smallest experiment that has a cache of its runs; a smaller one is read in about a second
 CACHE_SUFFIX = ".runs-1.parquet"  # the cache of an experiment's runs; the number is the version of its form
+STOP_SUFFIX, QUEUE_SUFFIX = ".stop", ".queue"
 HOLDS = "holds"  # the directory of the holds on audits, inside `audits`
 LISTED = "`palinode ls --runs` lists them"  # the hint for an unknown run id, because hashes have no similar names
 # A file name may have 255 bytes: enough for two names of this length, a separator and the suffix of a temporary file.
@@ -284,6 +289,48 @@ class Store:
     def append_look(self, entry: ExperimentEntry, look: Look) -> None:
         """Append a look at this experiment, and wait until it is on the disk."""
         append(self._own(self.create().looks_path(entry)), look)
+
+    def stop_path(self, entry: ExperimentEntry) -> Path:
+        """The path of the file that asks workers to stop the runs of this experiment. The file need not exist."""
+        return self.root / EXPERIMENTS / f"{_entry_stem(entry)}{STOP_SUFFIX}"
+
+    def probe_path(self, nonce: str) -> Path:
+        """The path of a file that a driver writes for its workers. They see by it that they have the same store as the driver, and
+        end when the driver has deleted it.
+
+        Raises:
+            BadInput: the name could lead out of the store.
+        """
+        check_name(nonce, "--probe")
+        return self.root / WORKERS / f"probe-{nonce}"
+
+    def workers_directory(self) -> Path:
+        """The directory for what engines and their workers write, created if it does not exist."""
+        return fsio.make_directory(self._own(self.create().root / WORKERS))
+
+    def write_queue(self, full_name: str, runs: Sequence[RunEntry]) -> None:
+        """Write the runs that workers shall train: all runs of a stage, also of seeds that no look has used yet."""
+        table = {"runs": [encode(run) for run in runs]}
+        fsio.write_table(self._own(self.root / EXPERIMENTS / f"{full_name}{QUEUE_SUFFIX}"), table)
+
+    def queue(self, entry: ExperimentEntry) -> tuple[RunEntry, ...]:
+        """The runs that workers shall train: those of the entry, and those that `write_queue` added."""
+        path = self.root / EXPERIMENTS / f"{_entry_stem(entry)}{QUEUE_SUFFIX}"
+        if not path.exists():
+            return entry.runs
+        added = tuple(decode_stored(RunEntry, run, path) for run in read_table(path).get("runs", ()))
+        known = {run.run_id for run in entry.runs}
+        return (*entry.runs, *(run for run in added if run.run_id not in known and is_run_id(run.run_id)))
+
+    def ask_to_stop(self, entry: ExperimentEntry) -> None:
+        """Ask the workers on this store to stop the runs of this experiment, and to take no more of them."""
+        fsio.write_text(
+            self._own(self.stop_path(entry)), "`palinode stop` wrote this file, `palinode run` deletes it\n"
+        )
+
+    def forget_stop(self, entry: ExperimentEntry) -> None:
+        """Delete the file of `ask_to_stop`, if it is there."""
+        fsio.remove(self._own(self.stop_path(entry)))
 
     def own_path(self, place: str) -> Path:
         """The path of a file of a pack in the store. The caller has checked the name.

@@ -343,6 +343,7 @@ class Attempt:
         Returns:
             the step of the checkpoint; `FROM_THE_START` when there is none.
         """
+        self.hold.check()
         fsio.remove_stray_temporaries(self.directory)
         (self.directory / RESULT_FILE).unlink(missing_ok=True)
         self.number = self.hold.number + last_attempt(self.directory)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import selectors
 import signal
 import threading
@@ -31,11 +32,32 @@ from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import INTERRUPTS, WORKER, Job, Process
 
 POLL_SECONDS = 0.05  # the longest time until a signal or the end of a process is noticed
-ELSEWHERE_SECONDS = 1.0  # the time from one look at a run of another process to the next
+# Runs of other processes are looked at in rounds, and only while this sweep has a worker without a run. A round ends after LOOKS
+# runs that are still held, and the pause doubles after a round that found nothing: 200 hosts then make 200 * 8 looks in a minute.
+LOOKS = 8
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 # The time that a run gets to write its checkpoint. Killing the run after this time costs at most one checkpoint interval.
 STOP_GRACE_SECONDS = 30.0
+STOP_LOOK_SECONDS = 5.0  # the time from one look at what has to stop to the next
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # two numbers: microseconds of computing allowed in a period of microseconds
 LAST_EVENTS = ("finished", "alone", "problem", "busy", "lost")  # the events that end a worker's report on a run
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How a sweep shares the runs of a store with other hosts. Such a sweep ends when no run is left that it may take.
+
+    Attributes:
+        may_start: whether this host may take a run now. Called just before the run is taken.
+        must_stop: whether a run that is being trained has to write a checkpoint and end. Called every STOP_LOOK_SECONDS.
+        watch: remembers the holds of other hosts from one sweep to the next.
+        devices: the ids of the GPUs, one for each worker; empty on a CPU.
+    """
+
+    may_start: Callable[[Job], bool]
+    must_stop: Callable[[Job], bool]
+    watch: Watch
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,12 +69,19 @@ class SweepEnd:
         reused: the ids of the runs that had finished before the sweep.
         interrupted: the number of the signal that ended the sweep early; None when no signal did.
         late: the ids of the runs that were not started, or were stopped, because of the deadline.
+        left_to_workers: the ids of the runs that are written for workers, which go on without this process.
     """
 
     outcomes: Mapping[str, str]
     reused: frozenset[str]
     interrupted: int | None
     late: frozenset[str] = frozenset()
+    left_to_workers: frozenset[str] = frozenset()
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether runs are left that this process does not wait for."""
+        return self.interrupted is not None or bool(self.late or self.left_to_workers)
 
     @property
     def exit_code(self) -> int:
@@ -110,12 +139,29 @@ def sweep(
     """
     waiting = deque({job.run_id: job for job in jobs}.values())
     driver = _Driver(store, workers, stack, on_event, worker, nursery or Nursery(), waiting, deadline)
-    with driver.listening_to_signals():
-        try:
-            driver.loop()
-        finally:
-            driver.end_all()
-    return driver.end()
+    return driver.sweep()
+
+
+def sweep_shared(
+    jobs: Sequence[Job],
+    store: Store,
+    sharing: Sharing,
+    *,
+    workers: int,
+    stack: int = 1,
+    on_event: Callable[[Event], None] = lambda event: None,
+    worker: Sequence[str] = WORKER,
+    nursery: Nursery | None = None,
+) -> SweepEnd:
+    """Train those runs of these jobs that this host may take, and leave the runs that other hosts hold. The arguments are those of
+    `sweep`.
+
+    Raises:
+        EnvironmentProblem: a disk or a device failed. The other runs were first asked to stop.
+    """
+    driver = _Driver(store, workers, stack, on_event, worker, nursery or Nursery(), deque(jobs), sharing=sharing)
+    driver.watch = sharing.watch
+    return driver.sweep()
 
 
 @dataclass
@@ -123,7 +169,8 @@ class _Driver:
     """The state of a sweep.
 
     Attributes:
-        elsewhere: run id -> (job that another process works on, time of the next look at the job).
+        elsewhere: run id -> job that another process works on. The jobs at the front were not looked at for the longest time.
+        next_look, pause_seconds: the time of the next round of looks at these jobs, and the mean pause after it.
         signals: the numbers of the interrupts so far.
         problem: the first failure of a disk or a device that a worker reported; None without a failure.
     """
@@ -137,7 +184,9 @@ class _Driver:
     waiting: deque[Job]
     deadline: float | None = None
     late: set[str] = field(default_factory=set)
-    elsewhere: dict[str, tuple[Job, float]] = field(default_factory=dict)
+    elsewhere: dict[str, Job] = field(default_factory=dict)
+    next_look: float = 0.0
+    pause_seconds: float = FIRST_PAUSE_SECONDS
     running: list[Process] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
@@ -146,6 +195,21 @@ class _Driver:
     problem: EnvironmentProblem | None = None
     watch: Watch = field(default_factory=Watch)
     selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
+    sharing: Sharing | None = None
+    next_stop_look: float = 0.0
+
+    def sweep(self) -> SweepEnd:
+        """Do the sweep and return how it ended. No worker is left at the end.
+
+        Raises:
+            EnvironmentProblem: a disk or a device failed.
+        """
+        with self.listening_to_signals():
+            try:
+                self.loop()
+            finally:
+                self.end_all()
+        return self.end()
 
     def loop(self) -> None:
         """Work until every run has ended."""
@@ -154,6 +218,7 @@ class _Driver:
                 self._stop()
             self._start_what_fits()
             self._look_elsewhere()
+            self._stop_what_must()
             self._listen(POLL_SECONDS if self.running or self.elsewhere or self.waiting else 0.0)
             for process in [one for one in self.running if one.process.poll() is not None]:
                 self._conclude_process(process)
@@ -216,9 +281,23 @@ class _Driver:
             for process in self.running:
                 process.kill()
 
+    def _stop_what_must(self) -> None:
+        """Ask the processes to stop whose runs may not go on, for example because the user stopped their experiment."""
+        if self.sharing is None or time.monotonic() < self.next_stop_look:
+            return
+        self.next_stop_look = time.monotonic() + STOP_LOOK_SECONDS
+        for process in self.running:
+            if all(self.sharing.must_stop(job) for job in process.jobs.values()):
+                process.ask_to_stop()
+
+    def _may_start(self, job: Job) -> bool:
+        return self.sharing is None or self.sharing.may_start(job)
+
     def _start_what_fits(self) -> None:
         while self.waiting and len(self.running) < self.workers:
             job = self.waiting.popleft()
+            if not self._may_start(job):
+                continue
             if (result := self.store.ended(job.run_id)) is not None:
                 self._reuse(job, result)
                 continue
@@ -258,7 +337,9 @@ class _Driver:
         companions: list[Job] = []
         for other in alike:
             is_full = len(companions) >= most
-            if not (is_full or _result(self.store, other) or holder(other.directory, self.watch) != (None, None)):
+            if is_full or _result(self.store, other) or not self._may_start(other):
+                continue
+            if holder(other.directory, self.watch) == (None, None):
                 companions.append(other)
         for other in companions:
             self.waiting.remove(other)
@@ -270,26 +351,54 @@ class _Driver:
         self._emit(job, {"event": "reused", "outcome": result.outcome, "reason": result.reason})
 
     def _wait_for_other(self, job: Job, holder_text: str) -> None:
-        if job.run_id not in self.elsewhere:
+        if job.run_id not in self.elsewhere and self.sharing is None:
             self._emit(job, {"event": "elsewhere", "message": f"{holder_text} is working on it"})
-        self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
+        self._put_aside(job)
+
+    def _put_aside(self, job: Job) -> None:
+        """Leave a job to the other process that works on it. The next look at it comes after those at all other such jobs."""
+        if self.sharing is not None:
+            return
+        if not self.elsewhere:
+            self.pause_seconds = FIRST_PAUSE_SECONDS
+            self.next_look = time.monotonic() + self._pause()
+        self.elsewhere.pop(job.run_id, None)
+        self.elsewhere[job.run_id] = job
 
     def _look_elsewhere(self) -> None:
-        """Look again at the runs of other processes. Each run has finished, is still held, or may be taken."""
-        due = [job for job, when in self.elsewhere.values() if when <= time.monotonic()]
-        for job in due:
+        """Look again at some runs of other processes. Each run has finished, is still held, or may be taken."""
+        is_full = len(self.running) >= self.workers
+        if not self.elsewhere or is_full or time.monotonic() < self.next_look:
+            return
+        held = 0
+        before = len(self.elsewhere)
+        for job in list(self.elsewhere.values()):
             holder_text, _ = holder(job.directory, self.watch)
             if holder_text is not None:
                 self._wait_for_other(job, holder_text)
+                held += 1
+                if held == LOOKS:
+                    break
                 continue
             del self.elsewhere[job.run_id]
             if (result := _result(self.store, job)) is not None:  # a failure counts, too: the run was tried just now
                 self._reuse(job, result)
             else:
                 self.waiting.append(job)
+        something_changed = len(self.elsewhere) < before
+        doubled = min(2 * self.pause_seconds, LONGEST_PAUSE_SECONDS)
+        self.pause_seconds = FIRST_PAUSE_SECONDS if something_changed else doubled
+        self.next_look = time.monotonic() + self._pause()
+
+    def _pause(self) -> float:
+        """The next pause. Half of it is left to chance, so that hosts that were started together do not look at the same moment."""
+        return self.pause_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - no secret, and no result depends on it
 
     def _start(self, jobs: Sequence[Job], stale_holds: Mapping[str, int]) -> None:
-        process = Process.start(self.worker, jobs, stale_holds, self.nursery.start)
+        used = {process.device for process in self.running}
+        devices = self.sharing.devices if self.sharing is not None else ()
+        device = next((one for one in devices if one not in used), None)
+        process = Process.start(self.worker, jobs, stale_holds, self.nursery.start, device)
         for name, stream in process.streams():
             os.set_blocking(stream.fileno(), False)
             self.selector.register(stream, selectors.EVENT_READ, (process, name))
@@ -351,7 +460,7 @@ class _Driver:
         if report.get("event") == "lost":
             self._emit(job, {"event": "elsewhere", "message": str(report["reason"])})
         if report.get("event") in ("busy", "lost"):
-            self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
+            self._put_aside(job)
         elif report.get("event") == "problem":
             self.problem = self.problem or EnvironmentProblem(str(report["message"]))
         elif report.get("event") == "finished":
@@ -378,7 +487,11 @@ class _Driver:
         if owner is not None:
             self._wait_for_other(job, owner)
             return
+        if (result := self.store.ended(job.run_id)) is not None:
+            self._reuse(job, result)
+            return
         how, outcome = process.death()
+        end_dead(job.directory, process.process.pid, outcome)
         likely = ", most likely by the system because memory ran out" if outcome == "oom" else ""
         printed = "\n".join(process.printed_lines)
         result = Result(

@@ -18,7 +18,8 @@ from palinode.base.errors import EnvironmentProblem
 from palinode.base.measures import RunOutcome
 from palinode.base.memory import with_huge_pages
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # signals that ask runs to stop
+# The signals that ask runs to stop. Slurm sends SIGUSR1 or SIGUSR2 before it takes a machine away.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PYTHON_MODULE = (sys.executable, "-P", "-m")  # a command that starts a module of this program
 STARTED_BY = "PALINODE_STARTED_BY"  # set to `nursery` in a forked process, for the fingerprint of its runs
 WORKER = (*PYTHON_MODULE, "palinode.sweep.worker")
@@ -110,6 +111,7 @@ class Process:
         buffers: the unfinished last line of each stream.
         printed_lines: the last lines of standard error.
         last_events: run id -> the event that ended the worker's report on this run: finished, alone, problem, busy or lost.
+        device: the id of the only GPU that the process sees; None: the process sees what the driver sees.
     """
 
     jobs: Mapping[str, Job]
@@ -121,21 +123,31 @@ class Process:
     printed_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     last_events: dict[str, dict[str, Any]] = field(default_factory=dict)
     killed: bool = False
+    device: str | None = None
 
     @classmethod
-    def start(cls, worker: Sequence[str], jobs: Sequence[Job], stale_holds: Mapping[str, int], start: Start) -> Process:
+    def start(
+        cls,
+        worker: Sequence[str],
+        jobs: Sequence[Job],
+        stale_holds: Mapping[str, int],
+        start: Start,
+        device: str | None = None,
+    ) -> Process:
         """Start a worker for these runs.
 
         Args:
             start: a function that starts a process.
             stale_holds: run id -> the number of the stale hold that the worker takes over; no item for a run without one.
+            device: the id of the only GPU that the worker sees; None: the worker sees what this process sees.
 
         Raises:
             EnvironmentProblem: the system cannot start a process.
         """
         options = [f"--stale-hold={run_id}={number}" for run_id, number in stale_holds.items()]
         options += [f"--together={','.join(jobs[0].together)}"] if jobs[0].together else []
-        threads = {name: str(jobs[0].threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        variables = {name: str(jobs[0].threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        variables |= {"CUDA_VISIBLE_DEVICES": device} if device is not None else {}
         try:
             (stdin, input_end), (output_end, stdout), (error_end, stderr) = os.pipe(), os.pipe(), os.pipe()
         except OSError as error:
@@ -144,7 +156,7 @@ class Process:
         files: list[IO[bytes]] = [os.fdopen(end, mode, 0) for end, mode in ends]
         try:
             command = [*worker, *(str(job.directory) for job in jobs), *options]
-            environment = with_huge_pages({**os.environ, **threads})
+            environment = with_huge_pages({**os.environ, **variables})
             started = start(command, environment, Streams(stdin, stdout, stderr))
         except BaseException:
             for file in files:
@@ -153,7 +165,7 @@ class Process:
         finally:
             for descriptor in (stdin, stdout, stderr):
                 os.close(descriptor)
-        return cls({job.run_id: job for job in jobs}, started, files[0], files[1], files[2])
+        return cls({job.run_id: job for job in jobs}, started, files[0], files[1], files[2], device=device)
 
     def streams(self) -> Iterator[tuple[str, IO[bytes]]]:
         """The two output streams of the worker: events (`out`) and printed text (`err`)."""

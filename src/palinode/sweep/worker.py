@@ -39,6 +39,7 @@ Work = Callable[..., Sequence[Result]]  # the arguments of `train_runs`
 
 ORPHAN_SECONDS = 120.0  # the time after a request to stop at which a run that still works is ended
 LONGEST_REASON_CHARACTERS = 20_000
+FAILURES = ("failed", "oom")  # the outcomes of an attempt that did not finish its run
 
 
 def train_runs(
@@ -156,12 +157,15 @@ def _lead(
     def should_stop() -> bool:
         return stop.requested or channel.broken or any(hold.lost for hold in holds.values())
 
+    failures: dict[str, str] = {}
     try:
         for event in _work(holds, channel.emit, should_stop, work, is_fixed_stack=bool(options.together)):
             channel.emit(event)
+            if event.get("outcome") in FAILURES:
+                failures[event["run_id"]] = event["outcome"]
     finally:
-        for hold in holds.values():
-            hold.release()
+        for run_id, hold in holds.items():
+            hold.release(failures.get(run_id))
     return 0
 
 
@@ -172,9 +176,10 @@ def _work(
     before = {hold.directory: Store(hold.directory.parent).ended(run_id) for run_id, hold in holds.items()}
     ended = [result for result in before.values() if result is not None]
     left = [directory for directory, result in before.items() if result is None]
-    for directory in left:
-        (directory / RESULT_FILE).unlink(missing_ok=True)
     try:
+        for directory in left:
+            holds[directory.name].check()
+            (directory / RESULT_FILE).unlink(missing_ok=True)
         ended += work(left, emit, should_stop, holds) if left else ()
         return [_finished_event(result) for result in ended]
     except EnvironmentProblem as error:  # a run can continue later, for example when the disk has room again

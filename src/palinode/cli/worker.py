@@ -1,0 +1,141 @@
+"""`palinode worker`: train open runs of a store that hosts share; `palinode watch` and `palinode stop`: see and end that work."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palinode.base.errors import BadInput, EnvironmentProblem
+from palinode.base.stack_size import AUTO, stack_size
+from palinode.cli import options
+from palinode.cli.progress import progress
+from palinode.cli.stores import experiment_named, open_store, writable_store
+
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+WATCH_SECONDS = 5.0  # from one line of `palinode watch` to the next, at the least
+PROBE_SECONDS = 60.0  # how long a worker waits for the file that its driver wrote
+
+
+def worker(
+    store: options.StorePath = options.DEFAULT_STORE,
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", metavar="NAME", help="Only the runs of this experiment.")
+    ] = None,
+    slots: Annotated[
+        str, typer.Option("--slots", metavar="N | auto", help="Runs at a time; auto: one for each GPU, else by cores.")
+    ] = AUTO,
+    stack: Annotated[
+        str, typer.Option("--stack", metavar="K", help="The most runs of one shape to train together in a process.")
+    ] = "1",
+    time_limit: Annotated[
+        str | None, typer.Option("--for", metavar="4h", help="The time after which the worker ends.")
+    ] = None,
+    idle: Annotated[
+        str, typer.Option("--idle", metavar="10m", help="How long to wait for new runs after the last one has ended.")
+    ] = "0s",
+    allow_code: options.AllowCode = False,
+    probe: Annotated[str | None, typer.Option("--probe", hidden=True)] = None,
+    quiet: options.Quiet = False,
+) -> int:
+    """Train open runs of a store that several hosts share.
+
+    Start one worker on each host. The workers take runs one by one until no run is open. A run that a host leaves behind is
+    taken over by another host. Exit 1 when a run failed here, and 5 when the store or a device fails.
+    """
+    limit = _seconds(time_limit, "--for") if time_limit is not None else None
+    size = stack_size(stack)
+    if size == AUTO:
+        raise BadInput("a worker needs a number", field="--stack", hint="`palinode run --stack auto` measures")
+    if probe is not None:
+        _see_store(store, probe)
+    place = writable_store(store)
+    if not store.is_dir():
+        open_store(store)
+    if experiment is not None:
+        experiment_named(place, experiment, "worker --experiment")
+    from palinode.sweep.host import HostOptions, work
+
+    how = HostOptions(experiment, _slots(slots), size, limit, _seconds(idle, "--idle"), allow_code, probe)
+    with progress(as_json=False, quiet=quiet) as show:
+        return work(place, how, show, lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def watch(
+    name: options.ExperimentName,
+    store: options.StorePath = options.DEFAULT_STORE,
+    once: Annotated[bool, typer.Option("--once", help="Print one line and end.")] = False,
+) -> int:
+    """Show how far the runs of an experiment are, until the last one has ended.
+
+    Ctrl-C ends the watching, not the workers. Exit 1 when runs failed or diverged.
+    """
+    place = open_store(store)
+    entry = experiment_named(place, name, "watch")
+    from palinode.sweep.watching import Onlooker
+
+    onlooker, last = Onlooker(place), ""
+    while True:
+        entry = place.entry(entry.full_name)  # a driver may have added seeds
+        seen = onlooker.look(run.run_id for run in place.queue(entry))
+        if seen.words != last:
+            typer.echo(seen.words)
+            last = seen.words
+        if seen.is_over or once:
+            return int(any(outcome != "done" for outcome in seen.outcomes.values()))
+        if place.stop_path(entry).exists() and not seen.hosts:
+            typer.echo(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it", err=True)
+            return 0
+        time.sleep(WATCH_SECONDS)
+
+
+def stop(name: options.ExperimentName, store: options.StorePath = options.DEFAULT_STORE) -> None:
+    """Ask the workers to stop the runs of an experiment.
+
+    Each run writes a checkpoint. `palinode run` on the experiment's file goes on with the runs.
+    """
+    open_store(store)
+    place = writable_store(store)
+    entry = experiment_named(place, name, "stop")
+    place.ask_to_stop(entry)
+    typer.echo(f"workers on {store} stop the runs of {entry.full_name} within a minute")
+
+
+def _see_store(store: Path, probe: str) -> None:
+    """Wait until this host sees the file that the driver wrote into the store.
+
+    Raises:
+        EnvironmentProblem: the file does not appear.
+    """
+    import platform
+
+    from palinode.results.store import Store
+
+    path: Path = Store(store).probe_path(probe)
+    end = time.monotonic() + PROBE_SECONDS
+    while not path.exists():
+        if time.monotonic() > end:
+            message = f"{platform.node()} does not see the store {store}: all hosts must share its file system"
+            raise EnvironmentProblem(message)
+        time.sleep(1.0)
+
+
+def _slots(text: str) -> int | None:
+    """The number of slots that a user wrote; None for `auto`."""
+    if text == AUTO:
+        return None
+    if text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= 1024:
+        return int(text)
+    raise BadInput(f"{text[:40]!r} is no number of slots", field="--slots", hint=f"a number from 1 to 1024, or {AUTO}")
+
+
+def _seconds(text: str, option: str) -> float:
+    """A time that a user wrote, such as `10m`, in seconds."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd])", text.strip())
+    if match is None:
+        raise BadInput(f"{text[:40]!r} is no time", field=option, hint="such as 90s, 10m, 4h or 2d")
+    return float(match[1]) * SECONDS[match[2]]

@@ -1,0 +1,332 @@
+"""The work of one host on a store that several hosts share: `palinode worker`.
+
+The store is the queue. A host takes open runs one by one, and trains them as a sweep does. Which host gets a run is decided by the
+hold on the directory of the run (`results/holds.py`), so the hosts need not know each other. Each host goes through the runs in an
+order of its own, so that hosts do not meet at the same run.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import platform
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from palinode.base import fsio
+from palinode.base.errors import EnvironmentProblem, PalinodeError
+from palinode.base.event import Event
+from palinode.base.measures import FINAL_OUTCOMES
+from palinode.base.numerics import NUMERICS_VERSION
+from palinode.results.holds import Watch, failures, this_host
+from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry
+from palinode.results.store import Store
+from palinode.spec.code import RECORD_FILE
+from palinode.sweep.local import Sharing, SweepEnd, default_workers, sweep_shared
+from palinode.sweep.nursery import Nursery
+from palinode.sweep.process import WORKER, Job
+from palinode.sweep.worker import FAILURES
+
+T = TypeVar("T")
+PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # while no run is free; half of a pause is left to chance
+NAP_SECONDS = 1.0  # how soon a host that waits notices that its time is over
+RETRY_SECONDS = (1.0, 4.0, 16.0)  # after an error that a network disk may get over
+PASSING_ERRORS = (errno.EIO, errno.ESTALE)
+MOST_FAILURES = 2  # a run that failed is tried once more, on another host
+ROOM_FACTOR = 2  # no run is taken while the disk has less room than so many times what the largest run needs
+FILES_PER_RUN = 20  # about 14 files a run with checkpoints, and room for temporary ones
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """The options of `palinode worker`.
+
+    Attributes:
+        experiment: the name of the only experiment to work on; None: all experiments of the store.
+        slots: the number of processes that train at the same time; None: one for each GPU, else as many as the cores allow.
+        stack: the largest number of runs of one shape that are trained together in one process.
+        seconds: the time after which no run is going on; None: no limit.
+        idle_seconds: how long to wait for new runs after every run of the store has ended.
+        allow_code: whether the user's code that the store carries may run.
+        probe: the name of the file of a driver; the work ends when the driver has deleted it. None: no driver.
+        worker: the command that starts the process of a run.
+    """
+
+    experiment: str | None = None
+    slots: int | None = None
+    stack: int = 1
+    seconds: float | None = None
+    idle_seconds: float = 0.0
+    allow_code: bool = False
+    probe: str | None = None
+    worker: Sequence[str] = WORKER
+
+
+def work(
+    store: Store,
+    options: HostOptions,
+    on_event: Callable[[Event], None] = lambda event: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Train open runs until no run is open, the time is used up, or a signal comes.
+
+    Args:
+        on_event: a function that gets the events of the runs, as in `sweep`.
+        say: a function that gets the messages of this host.
+
+    Returns:
+        the exit code: 0, 1 when a run failed on this host, 130 or 143 after a signal.
+
+    Raises:
+        EnvironmentProblem: the store or a device failed, or this program has another numerics version than all open runs.
+    """
+    host = _Host(store, options, on_event, say)
+    with Nursery(() if host.devices else ("palinode.sweep.worker",), say) as nursery:
+        return host.loop(nursery)
+
+
+def gpus() -> tuple[str, ...]:
+    """The ids of the GPUs that this process may use."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return tuple(one.strip() for one in visible.split(",") if one.strip() not in ("", "-1"))
+    import torch
+
+    return tuple(str(index) for index in range(torch.cuda.device_count()))
+
+
+@dataclass
+class _Open:
+    """An open run: its job, the names of its experiments, what its events are labelled with, and parts of its spec."""
+
+    job: Job
+    experiments: list[ExperimentEntry]
+    label: Event
+    numerics: int
+    device: str
+    has_code: bool
+
+
+@dataclass
+class _Host:
+    """The state of `work`.
+
+    Attributes:
+        ended: the ids of the runs that need not be looked at again.
+        open: run id -> open run.
+        failed: the number of runs that failed on this host.
+    """
+
+    store: Store
+    options: HostOptions
+    on_event: Callable[[Event], None]
+    say: Callable[[str], None]
+    watch: Watch = field(default_factory=Watch)
+    worker_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    began: float = field(default_factory=time.monotonic)
+    ended: set[str] = field(default_factory=set)
+    open: dict[str, _Open] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
+    failed: int = 0
+    slots: int = 0
+    devices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        total = self._find_open()
+        self._refuse_other_numerics()
+        if any(one.device != "cpu" for one in self.open.values()):
+            self.devices = gpus()[: self.options.slots]
+        threads = max((one.job.threads for one in self.open.values()), default=1)
+        self.slots = self.options.slots or len(self.devices) or default_workers(threads)
+        slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}{' on GPUs' if self.devices else ''}"
+        self.say(f"{platform.node()}, {slots}, {self.store.root}: {len(self.open):,} of {total:,} runs open")
+
+    def loop(self, nursery: Nursery) -> int:
+        """Take and train runs until nothing is left to do, and return the exit code."""
+        sharing = Sharing(self._may_start, self._must_stop, self.watch, self.devices)
+        pauses, idle_since = _pauses(), time.monotonic()
+        while not self._is_over():
+            jobs = [self.open[run_id].job for run_id in sorted(self.open, key=self._rank)]
+            if jobs:
+                idle_since = time.monotonic()
+                end = self._with_retries(lambda: self._sweep(jobs, sharing, nursery))  # noqa: B023 - called at once
+                self.failed += sum(outcome in FAILURES for outcome in end.outcomes.values())
+                if end.interrupted is not None:
+                    return end.exit_code
+                pauses = _pauses() if end.outcomes else pauses
+            self._with_retries(self._find_open)
+            if not self.open and time.monotonic() - idle_since >= self.options.idle_seconds:
+                break
+            if not jobs or not end.outcomes:
+                self._sleep(next(pauses))
+        return int(self.failed > 0)
+
+    def _sweep(self, jobs: Sequence[Job], sharing: Sharing, nursery: Nursery) -> SweepEnd:
+        def labelled(event: Event) -> None:
+            self.on_event({**event, **self.open[event["run_id"]].label})
+
+        options = self.options
+        return sweep_shared(
+            jobs,
+            self.store,
+            sharing,
+            workers=self.slots,
+            stack=options.stack,
+            on_event=labelled,
+            worker=options.worker,
+            nursery=nursery,
+        )
+
+    # --- which runs are open -----------------------------------------------------------------------------------------
+
+    def _find_open(self) -> int:
+        """Find the runs that have not ended and that this host may train, and return the number of all runs."""
+        name = self.options.experiment
+        entries = self.store.experiments() if name is None else [self.store.entry(name)]
+        runs: dict[str, tuple[Event, list[ExperimentEntry]]] = {}
+        for entry in entries:
+            if entry.source or entry.to_choose:  # imported; or the trials come first, and have an entry of their own
+                continue
+            for run in self.store.queue(entry):
+                label = {"arm": run.arm, "scale": run.scale, "seed": run.seed}
+                runs.setdefault(run.run_id, (label, []))[1].append(entry)
+        known, self.open = self.open, {}
+        for run_id, (label, of_run) in runs.items():
+            if run_id in self.ended or self._has_ended(run_id) or all(map(self._is_stopped, of_run)):
+                continue
+            if (found := known.get(run_id) or self._read(run_id, label, of_run)) is None:
+                continue
+            found.experiments = of_run
+            if found.has_code and not self.options.allow_code:
+                self._say_once("some runs need code that the store carries: --allow-code runs it, and they stay open")
+            elif found.numerics == NUMERICS_VERSION or not self.slots:
+                self.open[run_id] = found
+        return len(runs)
+
+    def _read(self, run_id: str, label: Event, entries: list[ExperimentEntry]) -> _Open | None:
+        """What this host needs of the spec of a run; None while the spec is not written yet or cannot be read."""
+        directory = self.store.run_directory(run_id)
+        try:
+            spec = fsio.read_table(directory / SPEC_FILE)
+        except PalinodeError:
+            return None
+        has_code = (directory / RECORD_FILE).exists()
+        may_load = self.options.allow_code or not has_code
+        key = _stack_key(directory) if self.options.stack > 1 and may_load else None
+        threads, steps = int(spec.get("threads", 1)), dict(spec.get("recipe", {})).get("steps", 0)
+        job = Job(run_id, directory, threads, key)
+        numerics, device = int(spec.get("numerics_version", 1)), str(spec.get("device", "cpu"))
+        return _Open(job, entries, {**label, "steps": steps}, numerics, device, has_code)
+
+    def _has_ended(self, run_id: str) -> bool:
+        """Whether this host need not train the run: it has ended, or it failed here, or on two hosts."""
+        directory = self.store.run_directory(run_id)
+        if not os.path.lexists(directory / RESULT_FILE):
+            return False
+        try:
+            result = self.store.record(run_id).result
+        except PalinodeError:  # a damaged result is made again
+            return False
+        if result is None:
+            return False
+        if result.outcome not in FINAL_OUTCOMES:
+            failed = failures(directory)
+            if failed and len(failed) < MOST_FAILURES and not any(hold.is_of(this_host()) for hold in failed):
+                return False
+        self.ended.add(run_id)
+        return True
+
+    def _refuse_other_numerics(self) -> None:
+        """Refuse runs of another numerics version, if all open runs are such runs."""
+        versions = {one.numerics for one in self.open.values()}
+        if versions and NUMERICS_VERSION not in versions:
+            theirs = ", ".join(map(str, sorted(versions)))
+            message = f"{platform.node()} has numerics version {NUMERICS_VERSION}, the runs are for {theirs}"
+            raise EnvironmentProblem(message, hint="all hosts need the version of palinode that wrote the runs")
+
+    # --- what the sweep asks -----------------------------------------------------------------------------------------
+
+    def _may_start(self, job: Job) -> bool:
+        is_free = not (self._must_stop(job) or self._has_ended(job.run_id))
+        return is_free and self._has_room()
+
+    def _must_stop(self, job: Job) -> bool:
+        return self._is_over() or all(map(self._is_stopped, self.open[job.run_id].experiments))
+
+    def _is_over(self) -> bool:
+        """Whether the time of this host is used up, or its driver needs it no more."""
+        is_late = self.options.seconds is not None and time.monotonic() - self.began >= self.options.seconds
+        return is_late or (self.options.probe is not None and not self.store.probe_path(self.options.probe).exists())
+
+    def _is_stopped(self, entry: ExperimentEntry) -> bool:
+        if not self.store.stop_path(entry).exists():
+            return False
+        self._say_once(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it")
+        return True
+
+    def _has_room(self) -> bool:
+        cells = [
+            cell for one in self.open.values() for entry in one.experiments for cell in entry.plan.get("cells", ())
+        ]
+        needed = ROOM_FACTOR * max((int(cell.get("disk_bytes", 0)) for cell in cells), default=0)
+        disk = os.statvfs(self.store.root)
+        has_files = not disk.f_files or disk.f_favail >= ROOM_FACTOR * FILES_PER_RUN
+        if disk.f_bavail * disk.f_frsize >= needed and has_files:
+            return True
+        self._say_once(f"no run is taken while {self.store.root} has too little room")
+        return False
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def _rank(self, run_id: str) -> str:
+        """Sorts the runs into the order of this host."""
+        return hashlib.sha256(f"{self.worker_id}{run_id}".encode()).hexdigest()
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._is_over():
+            time.sleep(min(left, NAP_SECONDS))
+
+    def _with_retries(self, act: Callable[[], T]) -> T:
+        """Do it again after an error that a network disk may get over.
+
+        Raises:
+            EnvironmentProblem: the error came each time, or is another one.
+        """
+        for seconds in (*RETRY_SECONDS, None):
+            try:
+                return act()
+            except EnvironmentProblem as problem:
+                cause = problem.__cause__
+                if seconds is None or not isinstance(cause, OSError) or cause.errno not in PASSING_ERRORS:
+                    raise
+                self.say(f"{problem}; it is tried again in {seconds:g} s")
+                time.sleep(seconds)
+        raise AssertionError("the last try returns or raises")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self.say(text)
+
+
+def _pauses() -> Iterator[float]:
+    """The seconds from one look at the store to the next, while this host finds no run that is free."""
+    number = 0
+    while True:
+        mean = PAUSES_SECONDS[min(number, len(PAUSES_SECONDS) - 1)]
+        yield mean * random.uniform(0.5, 1.5)  # noqa: S311 - no secret, and no result depends on it
+        number += 1
+
+
+def _stack_key(directory: Path) -> str | None:
+    """The key with which runs are stacked. This function imports torch, and runs the user's code of the run."""
+    from palinode.run.one import stack_key
+    from palinode.spec.load import load_run
+
+    return stack_key(load_run(directory, allow_code=True))
