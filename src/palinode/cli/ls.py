@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from palinode.results.store import Store
 
 EXPERIMENT_COLUMNS = ("experiment", "arms", "runs", "done", "other", "created")
-RUN_COLUMNS = ("run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min left", "reason")
+RUN_COLUMNS = ("run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min left")
 NOTHING = "-"
 
 
@@ -87,7 +87,8 @@ def _runs(store: Store, *, json: bool) -> str:
     listed = [_with_cell(row, cells.get(row.run_id), store) for row in store.listing()]
     if json:
         return as_json(listed)
-    columns = RUN_COLUMNS if any(row["reason"] for row in listed) else RUN_COLUMNS[:-1]
+    optional = [name for name in ("host", "reason") if any(row[name] for row in listed)]
+    columns = (*RUN_COLUMNS, *optional)
     rows = [[_cell(row, column) for column in columns] for row in listed]
     right = ("seed", "step", "loss", "min left")
     return text_table(columns, rows, right=right, most_characters=terminal_characters()) if rows else "no runs yet"
@@ -96,12 +97,14 @@ def _runs(store: Store, *, json: bool) -> str:
 def _with_cell(row: RunRow, cell: tuple[str, str, str] | None, store: Store) -> dict[str, Any]:
     """A run with the arm, scale and seed that it has in its experiment, and the progress of the run."""
     listed = asdict(row) | dict(zip(("experiment", "arm", "scale"), cell or (None, None, None), strict=True))
-    return listed | _so_far(row, store) if row.outcome == "unfinished" else listed | {"minutes_left": None}
+    return (
+        listed | _so_far(row, store) if row.outcome == "unfinished" else listed | {"minutes_left": None, "host": None}
+    )
 
 
 def _so_far(row: RunRow, store: Store) -> dict[str, Any]:
-    """The step and the loss in the last metrics row of a run. For a run that is being trained, also the minutes that are left."""
-    from palinode.results.holds import Watch, holder
+    """The step and the loss in the last metrics row of a run. For a run being trained, also its host and the minutes left."""
+    from palinode.results.holds import Watch, holder, newest_hold
     from palinode.results.rows import read_last_rows
 
     directory = store.run_directory(row.run_id)
@@ -110,10 +113,12 @@ def _so_far(row: RunRow, store: Store) -> dict[str, Any]:
         running = holder(directory, Watch())[0] is not None
     except PalinodeError:
         rows, running = [], False
+    hold = newest_hold(directory) if running else None
+    host = (hold.content or {}).get("host") if hold is not None else None
     last = rows[-1] if rows else {}
     step, seconds = int(last.get("step", 0)), float(last.get("seconds", 0.0))
     left = (row.steps - step) * seconds / step / 60 if running and row.steps and step else None
-    found = {"step": step, "loss": _loss(last), "minutes_left": left}
+    found = {"step": step, "loss": _loss(last), "minutes_left": left, "host": host}
     return found | {"outcome": "running"} if running else found
 
 

@@ -70,9 +70,10 @@ def watch(
     store: options.StorePath = options.DEFAULT_STORE,
     once: Annotated[bool, typer.Option("--once", help="Print one line and end.")] = False,
 ) -> int:
-    """Show how far the runs of an experiment are, until the last one has ended.
+    """Show how far the runs of an experiment are.
 
-    Ctrl-C ends the watching, not the workers. Exit 1 when runs failed or diverged.
+    A line is printed at each change, until the last run has ended. Ctrl-C ends the watching, not the workers. Exit 1 when runs
+    failed or diverged.
     """
     place = open_store(store)
     entry = experiment_named(place, name, "watch")
