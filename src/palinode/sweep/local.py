@@ -465,7 +465,7 @@ class _Driver:
             self.problem = self.problem or EnvironmentProblem(str(report["message"]))
         elif report.get("event") == "finished":
             self._finish(job, str(report["outcome"]), report.get("reason"))
-        elif self.stop_requested_at is not None:
+        elif process.asked_to_stop or self.stop_requested_at is not None:
             self._finish(
                 job, "stopped", "stopped before it had begun, or killed: it continues from its last checkpoint"
             )

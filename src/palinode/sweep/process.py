@@ -111,6 +111,7 @@ class Process:
         buffers: the unfinished last line of each stream.
         printed_lines: the last lines of standard error.
         last_events: run id -> the event that ended the worker's report on this run: finished, alone, problem, busy or lost.
+        asked_to_stop: whether the worker was asked to stop. A worker that ends before it began is then no failure.
         device: the id of the only GPU that the process sees; None: the process sees what the driver sees.
     """
 
@@ -123,6 +124,7 @@ class Process:
     printed_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     last_events: dict[str, dict[str, Any]] = field(default_factory=dict)
     killed: bool = False
+    asked_to_stop: bool = False
     device: str | None = None
 
     @classmethod
@@ -173,6 +175,7 @@ class Process:
 
     def ask_to_stop(self) -> None:
         """Close the standard input of the worker. The worker then writes a checkpoint and ends."""
+        self.asked_to_stop = True
         with contextlib.suppress(OSError):
             self.stdin.close()
 
