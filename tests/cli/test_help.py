@@ -112,12 +112,15 @@ def test_a_store_is_listed_without_torch(arguments, here):
     assert "torch" not in loaded_modules(*arguments)
 
 
-def test_help_takes_less_than_300_milliseconds_of_computing(here):
-    """Computing time, not the clock: the machine that runs the tests may be busy."""
-    spent = []
-    for _ in range(8):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "palinode", "--help"], check=True, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 0.3, spent
+def computing_seconds(*arguments: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_computes_at_most_six_times_as_long_as_the_import_of_typer(here):
+    """0.3 s on a quiet machine, where this import takes 0.06 to 0.08 s. A busy or slow machine takes longer for both."""
+    pairs = [(computing_seconds("-m", "palinode", "--help"), computing_seconds("-c", "import typer")) for _ in range(6)]
+    (spent, typer_alone) = (min(times) for times in zip(*pairs, strict=True))
+    assert spent < 6 * typer_alone, pairs

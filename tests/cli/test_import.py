@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from pathlib import Path
 
 import pytest
 from tiny_experiment import everything_in
@@ -131,15 +132,20 @@ def test_importing_twice_changes_nothing(palinode, here):
     } == before
 
 
+def without_caches(directory: Path) -> dict[str, bytes | None]:
+    """Every path without the rows for listings, to which each ended run adds a line."""
+    return {path: content for path, content in everything_in(directory).items() if "/index.d/" not in path}
+
+
 def test_an_import_that_was_cut_off_is_finished_by_the_next(palinode, here):
     file = write(here / "a.csv", GRID[:3])
     palinode("import", "mask", str(file))
-    whole = everything_in(here)
+    whole = without_caches(here)
     run_id = Store("runs").run_ids()[1]
     (here / "runs" / run_id / "result.json").unlink()
     (here / "runs" / run_id / "metrics.jsonl").write_text("")
     palinode("import", "mask", str(file))
-    assert everything_in(here) == whole
+    assert without_caches(here) == whole
 
 
 def test_another_file_under_the_same_name_is_refused(palinode, here):
