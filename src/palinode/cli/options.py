@@ -79,6 +79,17 @@ Hours = Annotated[
         "--hours", metavar="H", help="The hours that there are. `run` starts no run that would not end in time."
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="NAME", help="Train on other hosts: local, slurm, ray, or a name of your configuration."
+    ),
+]
+OnOption = Annotated[
+    list[str] | None,
+    typer.Option("--on-option", metavar="NAME=VALUE", help="An option of --on, such as partition=gpu. Repeatable."),
+]
+Detach = Annotated[bool, typer.Option("--detach", help="Write the runs into the store for `palinode worker`, and end.")]
 Yes = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_LIMIT:,} runs.")]
 Code = Annotated[
     Path | None,

@@ -38,19 +38,9 @@ def run(
     processes: options.Processes = 1,
     parallel: options.Parallel = None,
     hours: options.Hours = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on", metavar="NAME", help="Train on other hosts: local, slurm, ray, or a name of your configuration."
-        ),
-    ] = None,
-    on_option: Annotated[
-        list[str] | None,
-        typer.Option("--on-option", metavar="NAME=VALUE", help="An option of --on, such as partition=gpu. Repeatable."),
-    ] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Write the runs into the store for `palinode worker`, and end.")
-    ] = False,
+    on: options.On = None,
+    on_option: options.OnOption = None,
+    detach: options.Detach = False,
     report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
     yes: options.Yes = False,
     code: options.Code = None,
