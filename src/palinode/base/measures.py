@@ -167,6 +167,7 @@ CURVE_AXES: Mapping[str, CostAxis] = {
 RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
 RecordOutcome = Literal[RunOutcome, "unfinished", "damaged", "missing"]
 FINAL_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "diverged"))  # a second run would end in the same way
+FAILED_OUTCOMES: frozenset[RunOutcome] = frozenset(("failed", "oom"))  # an attempt that did not finish its run
 FINE_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "stopped"))  # these outcomes need no explanation
 
 CheckOutcome = Literal["pass", "fail", "could_not_tell"]

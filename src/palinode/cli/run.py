@@ -70,9 +70,9 @@ def run(
         command = ["palinode", *(context.obj or [])]
         with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
             on_event = line.before(show) if line is not None else show
-            elsewhere = None
-            if on is not None or detach:
-                elsewhere = _elsewhere(on, on_option, place, workers, size_of_stacks, has_code=source.code is not None)
+            others = on is not None or detach
+            has_code = source.code is not None
+            elsewhere = _elsewhere(on, on_option, place, workers, size_of_stacks, has_code=has_code) if others else None
             at_a_time = workers if on is None else None
             how = HowToRun(
                 at_a_time, size_of_stacks, source.code, command, on_event, hours, processes, way, elsewhere=elsewhere
@@ -80,6 +80,11 @@ def run(
             end = run_experiment(resolved, place, how)
     if end.left_to_workers:
         return _say_who_goes_on(end, resolved, store)
+    return _ended(end, place, resolved, json=json, report=report)
+
+
+def _ended(end: SweepEnd, place: Store, resolved: ResolvedExperiment, *, json: bool, report: bool) -> int:
+    """Print the verdicts, and the path of the report that was asked for; return the exit code."""
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code

@@ -22,7 +22,7 @@ from typing import TypeVar
 from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem, PalinodeError
 from palinode.base.event import Event
-from palinode.base.measures import FINAL_OUTCOMES
+from palinode.base.measures import FAILED_OUTCOMES, FINAL_OUTCOMES
 from palinode.base.numerics import NUMERICS_VERSION
 from palinode.results.holds import Watch, failures, this_host
 from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry
@@ -31,7 +31,6 @@ from palinode.spec.code import RECORD_FILE
 from palinode.sweep.local import Sharing, SweepEnd, default_workers, sweep_shared
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import WORKER, Job
-from palinode.sweep.worker import FAILURES
 
 T = TypeVar("T")
 PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # while no run is free; half of a pause is left to chance
@@ -155,7 +154,7 @@ class _Host:
             if jobs:
                 idle_since = time.monotonic()
                 end = self._with_retries(lambda: self._sweep(jobs, sharing, nursery))  # noqa: B023 - called at once
-                self.failed += sum(outcome in FAILURES for outcome in end.outcomes.values())
+                self.failed += sum(outcome in FAILED_OUTCOMES for outcome in end.outcomes.values())
                 if end.interrupted is not None:
                     return end.exit_code
                 pauses = _pauses() if end.outcomes else pauses

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
 from palinode.base.event import Event
-from palinode.base.measures import RunOutcome
+from palinode.base.measures import FAILED_OUTCOMES, RunOutcome
 from palinode.base.memory import keep_memory
 from palinode.results.holds import Hold, HoldLostError, take
 from palinode.results.record import RESULT_FILE, Result
@@ -39,7 +39,6 @@ Work = Callable[..., Sequence[Result]]  # the arguments of `train_runs`
 
 ORPHAN_SECONDS = 120.0  # the time after a request to stop at which a run that still works is ended
 LONGEST_REASON_CHARACTERS = 20_000
-FAILURES = ("failed", "oom")  # the outcomes of an attempt that did not finish its run
 
 
 def train_runs(
@@ -161,7 +160,7 @@ def _lead(
     try:
         for event in _work(holds, channel.emit, should_stop, work, is_fixed_stack=bool(options.together)):
             channel.emit(event)
-            if event.get("outcome") in FAILURES:
+            if event.get("outcome") in FAILED_OUTCOMES:
                 failures[event["run_id"]] = event["outcome"]
     finally:
         for run_id, hold in holds.items():
