@@ -569,9 +569,21 @@ def _rows(chosen: Mapping[str, str] | None = None) -> alt.Chart:
     return chart
 
 
-def _layered(layers: Mapping[str, Any], height: int) -> dict[str, Any]:
-    named = [layer.properties(name=name) for name, layer in layers.items()]
-    return plain(alt.layer(*named, width="container", height=height))
+def _layered(layers: Mapping[str, alt.Chart], height: int) -> dict[str, Any]:
+    """The layers as one chart of the rows of the page, with the selections of all layers above them, where Vega-Lite wants them.
+
+    `alt.layer` gives the same, but it copies every layer five times, and this took half of the time of a report's charts.
+    """
+    selections: dict[str, dict[str, Any]] = {}
+    drawn = []
+    for name, layer in layers.items():
+        specification = plain(layer)
+        data = specification.pop("data")
+        for selection in specification.pop("params", []):
+            selections.setdefault(selection["name"], {**selection, "views": []})["views"].append(name)
+        drawn.append({**specification, "name": name})
+    params = {"params": list(selections.values())} if selections else {}
+    return {"layer": drawn, "data": data, "height": height, **params, "width": "container"}
 
 
 def own_layer(
