@@ -59,7 +59,9 @@ def test_honest_arms_pass_the_canary(model):
     }
 
 
-@pytest.mark.parametrize("window_tokens", [8, 24, 100])
+@pytest.mark.parametrize(
+    "window_tokens", [24, *(pytest.param(tokens, marks=pytest.mark.nightly) for tokens in (8, 100))]
+)
 def test_the_published_mask_is_caught_at_every_length(window_tokens):
     report = audit_subject(arm(MODELS["gpt2"], PUBLISHED, window_tokens), checks=("C1",), flow=FLOW)
     [leak] = [finding for finding in report.leaks if finding.check == "C1.perturbation"]

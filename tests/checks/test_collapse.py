@@ -46,7 +46,7 @@ def test_m39_norms_with_gain_vanish_on_unrelated_noise(score):
         {},
         pytest.param({"detach": "none"}, marks=pytest.mark.nightly),
         pytest.param({"score": "cosine", "detach": "none"}, marks=pytest.mark.nightly),
-        {"norm_affine": True, "variance_floor": 1.0},
+        pytest.param({"norm_affine": True, "variance_floor": 1.0}, marks=pytest.mark.nightly),
         pytest.param({"input_norm": "after"}, marks=pytest.mark.nightly),
     ],
     ids=["no gain", "both sides trained", "cosine, both sides trained", "variance floor", "norm after the mean"],

@@ -20,7 +20,7 @@ LATENTS = {
 }
 ONE_LENGTH = FlowSettings(lengths=(), gains=(), draws=1, train_passes=0)
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
-BY_NIGHT = [pytest.param(n, marks=[] if n in (8, 32, 128) else pytest.mark.nightly) for n in LENGTHS]
+BY_NIGHT = [pytest.param(n, marks=[] if n == 32 else pytest.mark.nightly) for n in LENGTHS]
 
 
 @pytest.mark.parametrize(("objective", "model"), by_day(LATENTS, "latent"))

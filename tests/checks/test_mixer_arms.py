@@ -118,8 +118,17 @@ LONG = [HyenaConfig(), MonarchConfig(), LongConvConfig(), BaseConvConfig(conv="e
 SHORT = [HyenaConfig(), BaseConvConfig(), MonarchConfig()]
 
 
-@pytest.mark.parametrize("mixer", LONG, ids=lambda mixer: mixer.kind)
-@pytest.mark.parametrize("points", ["M12", "M13"])
+# Each mixer by day with one of the two numbers, both by night.
+@pytest.mark.parametrize(
+    ("points", "mixer"),
+    [
+        pytest.param(
+            points, mixer, id=f"{points}-{mixer.kind}", marks=[] if (place + later) % 2 else pytest.mark.nightly
+        )
+        for later, points in enumerate(("M12", "M13"))
+        for place, mixer in enumerate(LONG)
+    ],
+)
 def test_too_few_points_leak_at_the_lengths_where_they_are_too_few(points, mixer, monkeypatch):
     """T points wrap at every length, the next power of two of T only where T is near it: 17 slots and 32 points are enough."""
     wrong = {"M12": lambda least: least // 2, "M13": lambda least: 1 << (least // 2 - 1).bit_length()}

@@ -33,8 +33,8 @@ OBJECTIVES: dict[str, Objective] = {
     "rtl": RtlObjective(),
     "masked": MaskedObjective(hide_answers=False, rate=0.3),
 }
-QUICK = {("long_conv", "ltr"), ("base_conv", "rtl")}
-QUICKLY_PLANTED = ("linear_attention", "s4d", "base_conv", "hybrid")
+QUICK = {("base_conv", "rtl")}
+QUICKLY_PLANTED = ("linear_attention", "base_conv")
 HONEST = CanarySettings(window_tokens=32, rows=8, steps=100, neighbour_steps=30, markov_steps=100, frozen_tokens=4096)
 FLOW = FlowSettings(lengths=(2, 3, 17), train_passes=2, draws=2)
 # a norm over time tells each slot one part in N of every other: short windows make it large

@@ -36,12 +36,12 @@ CONFIGS = {
 }
 
 
-# Another option of a mixer that is measured by day.
-VARIANTS = {"linear attention in chunks", "h3 in groups"}
+# These mixers alone are measured by day in test_mixer_arms.py, in both directions and in the form that sees both sides.
+BY_DAY = {"hybrid", "gated"}
 
 
 def by_night(names):
-    return [pytest.param(name, marks=pytest.mark.nightly if name in VARIANTS else []) for name in names]
+    return [pytest.param(name, marks=[] if name in BY_DAY else pytest.mark.nightly) for name in names]
 
 
 def arm(config, objective=None):
@@ -135,7 +135,9 @@ def leaking(defect):
     return replace(honest, module=planted(honest.vocab_size, 65, 0), rebuild=planted, rebuild_small=planted)
 
 
-@pytest.mark.parametrize("defect", LEAKS)
+@pytest.mark.parametrize(
+    "defect", [pytest.param(one, marks=pytest.mark.nightly if "both" in one else []) for one in LEAKS]
+)
 def test_a_planted_leak_is_caught_in_both_directions(defect):
     leaks = audit_subject(leaking(defect), checks=("C1",), flow=QUICK).leaks
     assert {f.reproduce["pass"] for f in leaks if f.check == "C1.perturbation"} == {"ltr", "rtl"}

@@ -404,8 +404,7 @@ def test_a_malformed_input_is_one_line(case, palinode, here):
     "case",
     [
         FILES[7],
-        CODE[2],
-        *(pytest.param(case, marks=pytest.mark.nightly) for case in (FIELDS[1], EXPERIMENTS[3], COMMANDS[0])),
+        *(pytest.param(case, marks=pytest.mark.nightly) for case in (CODE[2], FIELDS[1], EXPERIMENTS[3], COMMANDS[0])),
     ],
     ids=lambda case: case.number,
 )

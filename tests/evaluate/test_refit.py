@@ -40,7 +40,10 @@ def text(count, name):
 TRAIN, HELD_OUT = text(40_000, "train"), text(2000, "held out")
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.nightly if name == "untied" else []) for name in CONFIGS],
+)
 def trained(request):
     """A model trained on both directions for a moment."""
     model = CONFIGS[request.param].build(SPECIALS.vocab_size, WINDOW, 0)

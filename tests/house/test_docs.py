@@ -176,6 +176,7 @@ def test_a_model_of_the_adding_page_is_a_function_of_its_seed_and_leaks_nothing(
     assert leaks(config, LtrObjective()) == set()
 
 
+@pytest.mark.nightly  # by day its block runs as part of the page, and its mixer is built and audited
 def test_the_mixer_of_the_adding_page_passes_the_contract_suite_when_it_stands_in_the_table(here):
     """Its block as printed, run as a module of the package; then the suite that every built-in mixer passes."""
     Path("printed.py").write_text(example_of("SigmoidAttentionConfig"))
