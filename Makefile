@@ -36,7 +36,7 @@ census: $(DEV)
 	$(BIN)/python tools/census.py
 
 bench: $(DEV)
-	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs startup first_result step_rate page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs startup first_result audit_cost step_rate page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 # torch first and alone: the build that is there then stays, whatever else is resolved. TORCH_INDEX names the index of a build;
 # without it tools/torch_index.py takes PyTorch's CPU build where no NVIDIA driver could use the other one, and says so in one line.

@@ -533,6 +533,28 @@ def first_result(result: Row) -> Iterator[str]:
     yield from table(("what", "seconds", "target", ""), rows)
 
 
+def audit_cost(result: Row) -> Iterator[str]:
+    medians, target = result["medians"], result["target_cpu_seconds"]
+    yield "## Audits of the demo"
+    yield ""
+    yield from paragraph(
+        "The audit of each arm before training, and the audit of the trained weights of its three runs, in one process. The models "
+        "are their forward passes, reading on from a state, backward passes and optimizer steps. An audit that makes the same "
+        f"passes takes at least this long. Medians of {len(result['rounds'])} rounds. Target: {target:g} CPU seconds in all; "
+        f"{met(medians['all'] <= target)}."
+    )
+    yield ""
+    rows = [
+        [words, f"{medians[name]:.1f}", f"{medians[f'{name}, models']:.1f}"]
+        for name, words in (
+            ("before", "before training, three arms"),
+            ("after", "after training, three runs"),
+            ("all", "nine runs"),
+        )
+    ]
+    yield from table(("what", "CPU seconds", "of the models"), rows)
+
+
 def cluster_simulation(result: Row) -> Iterator[str]:
     calls, assumed = result["calls"], result["assumed"]
     yield "## Many hosts on one store"
@@ -616,6 +638,7 @@ SECTIONS = {
         step_rate,
         numerics,
         first_result,
+        audit_cost,
         store_scale,
         cluster_simulation,
     )
