@@ -65,7 +65,6 @@ def audited_at_once(settings, *, name, store=None) -> AuditedArm:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_cells_of_a_notebook_run_in_order(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("PALINODE_CACHE", str(tmp_path))
     monkeypatch.setattr(audits, "audit_arm", audited_at_once)
     monkeypatch.setattr(audits, "audit_ahead", lambda *arguments, **options: None)
     monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
