@@ -533,6 +533,31 @@ def first_result(result: Row) -> Iterator[str]:
     yield from table(("what", "seconds", "target", ""), rows)
 
 
+def before_after(result: Row) -> Iterator[str]:
+    yield "## Before and after the work on speed"
+    yield ""
+    yield from paragraph(
+        f"Processes of commit {result['before']} and of this one in turn, one thread. The ratio is the median of the pairs, "
+        "with the lowest and the highest. The start of a worker, before and after, is in a section of its own."
+    )
+    yield ""
+    rows = []
+    for row in result["rows"]:
+        digits = 0 if row["what"].startswith("page faults") else 1
+        ratio = with_range(row["ratio"], 2) if row["ratio"] and not row["what"].startswith("page faults") else ""
+        unit = f", {row['unit']}" if row["unit"] else ""
+        rows.append(
+            [
+                f"{row['what']}{unit}",
+                f"{row['before']:,.{digits}f}",
+                f"{row['after']:,.{digits}f}",
+                ratio,
+                f"{row['pairs']}",
+            ]
+        )
+    yield from table(("what", "before", "after", "ratio", "pairs"), rows)
+
+
 def audit_cost(result: Row) -> Iterator[str]:
     medians, target = result["medians"], result["target_cpu_seconds"]
     yield "## Audits of the demo"
@@ -638,6 +663,7 @@ SECTIONS = {
         step_rate,
         numerics,
         first_result,
+        before_after,
         audit_cost,
         store_scale,
         cluster_simulation,
