@@ -51,6 +51,8 @@ from palinode.spec.experiment import Size as Size
 from palinode.spec.run_spec import EvaluationConfig as EvaluationConfig
 from palinode.spec.run_spec import RunSettings as RunSettings
 from palinode.spec.run_spec import RunSpec as RunSpec
+from palinode.spec.shorthand import arms_of as arms_of
+from palinode.spec.shorthand import grid as grid
 from palinode.spec.tuning import Tuning as Tuning
 from palinode.train import rate as rate
 from palinode.train.optim import AdamW as AdamW
