@@ -40,8 +40,8 @@ def grid(**axes: Sequence[Any]) -> tuple[Scale, ...]:
         _check_values(values, field=f"grid.{name}")
     scales = []
     for chosen in itertools.product(*axes.values()):
-        values = dict(zip(axes, chosen, strict=True))
-        scales.append(Scale(name=_scale_name(values), change={paths[name]: value for name, value in values.items()}))
+        at = dict(zip(axes, chosen, strict=True))
+        scales.append(Scale(name=_scale_name(at), change={paths[name]: value for name, value in at.items()}))
     return tuple(scales)
 
 
