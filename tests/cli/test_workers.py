@@ -112,10 +112,10 @@ def test_stop_leaves_a_request_that_the_next_run_deletes(palinode, here):
     store = make_store(here / "runs")
     entry = store.experiments()[0]
     assert palinode("stop", entry.full_name).code == 0
-    assert store.stop_path(entry).exists()
+    assert store.stop_path(entry.full_name).exists()
     assert palinode("stop", "nothing").code == 2
     store.forget_stop(entry)
-    assert not store.stop_path(entry).exists()
+    assert not store.stop_path(entry.full_name).exists()
 
 
 def scores_of(store: Path) -> dict[str, object]:

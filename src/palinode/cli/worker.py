@@ -6,15 +6,20 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem
+from palinode.base.measures import FINAL_OUTCOMES
 from palinode.base.stack_size import AUTO, stack_size
 from palinode.cli import options
 from palinode.cli.progress import progress
 from palinode.cli.stores import experiment_named, open_store, writable_store
+
+if TYPE_CHECKING:
+    from palinode.results.record import ExperimentEntry, RunEntry
+    from palinode.results.store import Store
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 WATCH_SECONDS = 5.0  # from one line of `palinode watch` to the next, at the least
@@ -45,7 +50,8 @@ def worker(
     """Train open runs of a store that several hosts share.
 
     Start one worker on each host. The workers take runs one by one until no run is open. A run that a host leaves behind is
-    taken over by another host. Exit 1 when a run failed here, and 5 when the store or a device fails.
+    taken over by another host. When all runs have ended, one of the workers looks at the verdicts and adds seeds, or lets the
+    trials choose a setting, as `palinode run` would. Exit 1 when a run failed here, and 5 when the store or a device fails.
     """
     limit = _seconds(time_limit, "--for") if time_limit is not None else None
     size = stack_size(stack)
@@ -60,8 +66,16 @@ def worker(
         experiment_named(place, experiment, "worker --experiment")
     from palinode.sweep.host import HostOptions, work
 
-    how = HostOptions(experiment, _slots(slots), size, limit, _seconds(idle, "--idle"), allow_code, probe)
     with progress(as_json=False, quiet=quiet) as show:
+
+        def decide(name: str) -> bool:
+            # Torch takes a second, and only the host that decides needs it in this process.
+            from palinode.experiment.run import decide
+
+            return decide(name, place, show, allow_code=allow_code)
+
+        wait = _seconds(idle, "--idle")
+        how = HostOptions(experiment, _slots(slots), size, limit, wait, allow_code, decide, probe)
         return work(place, how, show, lambda text: print(text, file=sys.stderr, flush=True))
 
 
@@ -81,17 +95,30 @@ def watch(
 
     onlooker, last = Onlooker(place), ""
     while True:
-        entry = place.entry(entry.full_name)  # a driver may have added seeds
-        seen = onlooker.look(run.run_id for run in place.queue(entry))
-        if seen.words != last:
-            typer.echo(seen.words)
-            last = seen.words
-        if seen.is_over or once:
+        entry = place.entry(entry.full_name)  # the process that decides may have added seeds
+        seen = onlooker.look(run.run_id for run in _runs_now(place, entry))
+        is_undecided = place.plan_path(entry.full_name).exists()
+        words = f"{seen.words}; a worker decides what comes next" if seen.is_over and is_undecided else seen.words
+        if words != last:
+            typer.echo(words)
+            last = words
+        failed = any(outcome not in FINAL_OUTCOMES for outcome in seen.outcomes.values())
+        if once or (seen.is_over and (failed or not is_undecided)):
             return int(any(outcome != "done" for outcome in seen.outcomes.values()))
-        if place.stop_path(entry).exists() and not seen.hosts:
+        if place.stop_path(entry.full_name).exists() and not seen.hosts:
             typer.echo(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it", err=True)
             return 0
         time.sleep(WATCH_SECONDS)
+
+
+def _runs_now(store: Store, entry: ExperimentEntry) -> tuple[RunEntry, ...]:
+    """The runs that workers train now: those of the experiment, or of the trials that choose a setting first."""
+    from palinode.spec.tuning import TRIALS_SUFFIX
+
+    if not entry.to_choose:
+        return store.queue(entry)
+    name = f"{entry.name}{TRIALS_SUFFIX}--{entry.size}"
+    return next((store.queue(one) for one in store.experiments() if one.full_name == name), ())
 
 
 def stop(name: options.ExperimentName, store: options.StorePath = options.DEFAULT_STORE) -> None:

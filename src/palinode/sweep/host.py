@@ -24,10 +24,11 @@ from palinode.base.errors import EnvironmentProblem, PalinodeError
 from palinode.base.event import Event
 from palinode.base.measures import FAILED_OUTCOMES, FINAL_OUTCOMES
 from palinode.base.numerics import NUMERICS_VERSION
-from palinode.results.holds import Watch, failures, this_host
+from palinode.results.holds import Watch, failures, holder, take, this_host
 from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry
 from palinode.results.store import Store
 from palinode.spec.code import RECORD_FILE
+from palinode.spec.tuning import TRIALS_SUFFIX
 from palinode.sweep.local import Sharing, SweepEnd, default_workers, sweep_shared
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import WORKER, Job
@@ -53,6 +54,8 @@ class HostOptions:
         seconds: the time after which no run is going on; None: no limit.
         idle_seconds: how long to wait for new runs after every run of the store has ended.
         allow_code: whether the user's code that the store carries may run.
+        decide: makes the decisions of an experiment whose runs have ended (`experiment.run.decide`): full name -> whether runs are
+            left. The caller has the hold on the decisions. None: this host decides nothing.
         probe: the name of the file of a driver; the work ends when the driver has deleted it. None: no driver.
         worker: the command that starts the process of a run.
     """
@@ -63,6 +66,7 @@ class HostOptions:
     seconds: float | None = None
     idle_seconds: float = 0.0
     allow_code: bool = False
+    decide: Callable[[str], bool] | None = None
     probe: str | None = None
     worker: Sequence[str] = WORKER
 
@@ -117,8 +121,10 @@ class _Host:
 
     Attributes:
         ended: the ids of the runs that need not be looked at again.
+        settled: the ids of the runs that no host tries again.
         open: run id -> open run.
-        failed: the number of runs that failed on this host.
+        undecided: the names of the experiments whose runs are settled, and for which a decision is left to make.
+        failed: the number of runs and decisions that failed on this host.
     """
 
     store: Store
@@ -129,6 +135,8 @@ class _Host:
     worker_id: str = field(default_factory=lambda: secrets.token_hex(8))
     began: float = field(default_factory=time.monotonic)
     ended: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+    undecided: list[str] = field(default_factory=list)
     open: dict[str, _Open] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
     failed: int = 0
@@ -159,7 +167,9 @@ class _Host:
                     return end.exit_code
                 pauses = _pauses() if end.outcomes else pauses
             self._with_retries(self._find_open)
-            if not self.open and time.monotonic() - idle_since >= self.options.idle_seconds:
+            if self._with_retries(self._decide):
+                continue
+            if not self.open and not self.undecided and time.monotonic() - idle_since >= self.options.idle_seconds:
                 break
             if not jobs or not end.outcomes:
                 self._sleep(next(pauses))
@@ -185,15 +195,15 @@ class _Host:
 
     def _find_open(self) -> int:
         """Find the runs that have not ended and that this host may train, and return the number of all runs."""
-        name = self.options.experiment
-        entries = self.store.experiments() if name is None else [self.store.entry(name)]
         runs: dict[str, tuple[Event, list[ExperimentEntry]]] = {}
-        for entry in entries:
-            if entry.source or entry.to_choose:  # imported; or the trials come first, and have an entry of their own
-                continue
-            for run in self.store.queue(entry):
+        of_decision: dict[str, list[str]] = {}  # the name of an experiment -> the ids of its runs and trials
+        for entry in self._entries():
+            run_ids = of_decision.setdefault(_decided_with(entry), [])
+            # Where a setting is left to choose, the trials come first, and have an entry of their own.
+            for run in () if entry.to_choose else self.store.queue(entry):
                 label = {"arm": run.arm, "scale": run.scale, "seed": run.seed}
                 runs.setdefault(run.run_id, (label, []))[1].append(entry)
+                run_ids.append(run.run_id)
         known, self.open = self.open, {}
         for run_id, (label, of_run) in runs.items():
             if run_id in self.ended or self._has_ended(run_id) or all(map(self._is_stopped, of_run)):
@@ -205,7 +215,16 @@ class _Host:
                 self._say_once("some runs need code that the store carries: --allow-code runs it, and they stay open")
             elif found.numerics == NUMERICS_VERSION or not self.slots:
                 self.open[run_id] = found
+        self.undecided = [name for name, run_ids in of_decision.items() if self._is_undecided(name, run_ids)]
         return len(runs)
+
+    def _entries(self) -> list[ExperimentEntry]:
+        """The experiments to work on, with those of their trials."""
+        entries = [entry for entry in self.store.experiments() if not entry.source]
+        if self.options.experiment is None:
+            return entries
+        name = self.store.entry(self.options.experiment).full_name
+        return [entry for entry in entries if name in (entry.full_name, _decided_with(entry))]
 
     def _read(self, run_id: str, label: Event, entries: list[ExperimentEntry]) -> _Open | None:
         """What this host needs of the spec of a run; None while the spec is not written yet or cannot be read."""
@@ -233,7 +252,9 @@ class _Host:
             return False
         if result is None:
             return False
-        if result.outcome not in FINAL_OUTCOMES:
+        if result.outcome in FINAL_OUTCOMES:
+            self.settled.add(run_id)
+        else:
             failed = failures(directory)
             if failed and len(failed) < MOST_FAILURES and not any(hold.is_of(this_host()) for hold in failed):
                 return False
@@ -263,9 +284,10 @@ class _Host:
         return is_late or (self.options.probe is not None and not self.store.probe_path(self.options.probe).exists())
 
     def _is_stopped(self, entry: ExperimentEntry) -> bool:
-        if not self.store.stop_path(entry).exists():
+        name = _decided_with(entry)
+        if not any(self.store.stop_path(one).exists() for one in {entry.full_name, name}):
             return False
-        self._say_once(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it")
+        self._say_once(f"{name} is stopped; `palinode run` on its file goes on with it")
         return True
 
     def _has_room(self) -> bool:
@@ -279,6 +301,70 @@ class _Host:
             return True
         self._say_once(f"no run is taken while {self.store.root} has too little room")
         return False
+
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def _is_undecided(self, name: str, run_ids: Sequence[str]) -> bool:
+        """Whether a decision of this experiment is left to make now, by this or another process."""
+        if (
+            self.options.decide is None
+            or not self.store.plan_path(name).exists()
+            or self.store.stop_path(name).exists()
+        ):
+            return False
+        if (self.store.plan_path(name).parent / RECORD_FILE).exists() and not self.options.allow_code:
+            self._say_once(
+                f"{name} needs code that the store carries: --allow-code runs it, else nothing is decided here"
+            )
+            return False
+        return all(map(self._is_settled, run_ids)) and self._can_decide(name)
+
+    def _can_decide(self, name: str) -> bool:
+        """Whether the plan of an experiment is there, and has the numerics version of this program."""
+        try:
+            theirs = fsio.read_table(self.store.plan_path(name)).get("numerics_version")
+        except PalinodeError:  # another process has just made the last decision
+            return False
+        if theirs != NUMERICS_VERSION:
+            self._say_once(f"{name}: numerics version {theirs} decides, and this host has {NUMERICS_VERSION}")
+        return bool(theirs == NUMERICS_VERSION)
+
+    def _is_settled(self, run_id: str) -> bool:
+        """Whether no host tries a run again: it has ended, or it failed as often as it may."""
+        if run_id in self.settled or run_id not in self.ended:
+            return run_id in self.settled
+        self.ended.discard(run_id)  # another host may have tried the failed run again
+        if self._has_ended(run_id) and len(failures(self.store.run_directory(run_id))) >= MOST_FAILURES:
+            self.settled.add(run_id)
+        return run_id in self.settled
+
+    def _decide(self) -> bool:
+        """Make the decisions that are left, unless another process makes them, and return whether one was made."""
+        decided = False
+        for name in self.undecided:
+            directory = self.store.decisions(name)
+            owner, stale = holder(directory, self.watch)
+            if owner is not None or (hold := take(directory, stale=stale)) is None:
+                continue
+            with hold:
+                if self.store.plan_path(name).exists():  # else another process was faster
+                    self._decide_for_all(name)
+                    decided = True
+        if decided:
+            self._find_open()
+        return decided
+
+    def _decide_for_all(self, name: str) -> None:
+        assert self.options.decide is not None
+        try:
+            if not self.options.decide(name):
+                self.say(f"{name}: all is decided, `palinode compare {name}` shows it")
+        except EnvironmentProblem:
+            raise
+        except PalinodeError as problem:
+            self.failed += 1
+            self.store.forget_plan(name)
+            self.say(f"{name}: nothing more is decided: {problem}")
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -312,6 +398,11 @@ class _Host:
         if text not in self.said:
             self.said.add(text)
             self.say(text)
+
+
+def _decided_with(entry: ExperimentEntry) -> str:
+    """The name of the experiment whose decisions wait for the runs of this entry: for trials, the experiment that they are for."""
+    return f"{entry.name.removesuffix(TRIALS_SUFFIX)}--{entry.size}"
 
 
 def _pauses() -> Iterator[float]:

@@ -39,7 +39,15 @@ Elsewhere = Callable[[Sequence[Job], Store, str, OnEvent], SweepEnd]
 
 def detach(jobs: Sequence[Job], store: Store, full_name: str, on_event: OnEvent) -> SweepEnd:
     """Leave the runs to workers that the user starts. An `Elsewhere`: runs that have ended count as in a sweep."""
-    seen = _begin(jobs, store, on_event)
+    return _left(_begin(jobs, store, on_event))
+
+
+def leave(jobs: Sequence[Job], store: Store, full_name: str, on_event: OnEvent) -> SweepEnd:
+    """Leave the runs to workers, as `detach` does, but do not try failed runs again: for a worker that decides."""
+    return _left(Onlooker(store).look(job.run_id for job in jobs))
+
+
+def _left(seen: Progress) -> SweepEnd:
     left = frozenset((*seen.hosts, *seen.open))
     return SweepEnd(seen.outcomes, frozenset(seen.outcomes), None, left_to_workers=left)
 
