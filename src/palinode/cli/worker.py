@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.measures import FINAL_OUTCOMES
 from palinode.base.stack_size import AUTO, stack_size
+from palinode.base.user_settings import user_settings
 from palinode.cli import options
+from palinode.cli.options import sharing
+from palinode.cli.prices import Price, price_here
 from palinode.cli.progress import progress
 from palinode.cli.stores import experiment_named, open_store, writable_store
-
-if TYPE_CHECKING:
-    from palinode.results.record import ExperimentEntry, RunEntry
-    from palinode.results.store import Store
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 WATCH_SECONDS = 5.0  # from one line of `palinode watch` to the next, at the least
@@ -43,7 +43,11 @@ def worker(
     idle: Annotated[
         str, typer.Option("--idle", metavar="10m", help="How long to wait for new runs after the last one has ended.")
     ] = "0s",
+    processes: options.Processes = 1,
+    parallel: options.Parallel = None,
     allow_code: options.AllowCode = False,
+    price_per_hour: Annotated[float | None, typer.Option("--price-per-hour", hidden=True)] = None,
+    currency: Annotated[str, typer.Option("--currency", hidden=True)] = "",
     probe: Annotated[str | None, typer.Option("--probe", hidden=True)] = None,
     quiet: options.Quiet = False,
 ) -> int:
@@ -57,6 +61,11 @@ def worker(
     size = stack_size(stack)
     if size == AUTO:
         raise BadInput("a worker needs a number", field="--stack", hint="`palinode run --stack auto` measures")
+    command, settings = _command(processes, sharing(parallel), size), user_settings()
+
+    def price(devices: Iterable[str]) -> Price | None:
+        return (price_per_hour, currency) if price_per_hour is not None else price_here(settings, devices)
+
     if probe is not None:
         _see_store(store, probe)
     place = writable_store(store)
@@ -75,8 +84,21 @@ def worker(
             return decide(name, place, show, allow_code=allow_code)
 
         wait = _seconds(idle, "--idle")
-        how = HostOptions(experiment, _slots(slots), size, limit, wait, allow_code, decide, probe)
+        how = HostOptions(experiment, _slots(slots), size, limit, wait, allow_code, decide, probe, command, price)
         return work(place, how, show, lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def _command(processes: int, parallel: Literal["ddp", "fsdp2"] | None, stack: int) -> tuple[str, ...]:
+    """The command that trains a run. Several processes share it as `ddp` does, unless the user says otherwise."""
+    from palinode.sweep.process import WORKER, shared_worker
+
+    if processes == 1:
+        if parallel is not None:
+            raise BadInput("one process shares no run", field="--parallel", hint="add --processes N")
+        return WORKER
+    if stack > 1:
+        raise BadInput("runs that several processes share are not stacked", field="--stack", hint="leave it out")
+    return shared_worker(processes, parallel or "ddp")
 
 
 def watch(
@@ -96,11 +118,12 @@ def watch(
     onlooker, last = Onlooker(place), ""
     while True:
         entry = place.entry(entry.full_name)  # the process that decides may have added seeds
-        seen = onlooker.look(run.run_id for run in _runs_now(place, entry))
+        runs = place.runs_of_workers(entry)
+        seen = onlooker.look(run.run_id for run in runs)
         is_undecided = place.plan_path(entry.full_name).exists()
         words = f"{seen.words}; a worker decides what comes next" if seen.is_over and is_undecided else seen.words
         if words != last:
-            typer.echo(words)
+            typer.echo(f"{words}{onlooker.left_words(seen, entry, runs)}")
             last = words
         failed = any(outcome not in FINAL_OUTCOMES for outcome in seen.outcomes.values())
         if once or (seen.is_over and (failed or not is_undecided)):
@@ -109,16 +132,6 @@ def watch(
             typer.echo(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it", err=True)
             return 0
         time.sleep(WATCH_SECONDS)
-
-
-def _runs_now(store: Store, entry: ExperimentEntry) -> tuple[RunEntry, ...]:
-    """The runs that workers train now: those of the experiment, or of the trials that choose a setting first."""
-    from palinode.spec.tuning import TRIALS_SUFFIX
-
-    if not entry.to_choose:
-        return store.queue(entry)
-    name = f"{entry.name}{TRIALS_SUFFIX}--{entry.size}"
-    return next((store.queue(one) for one in store.experiments() if one.full_name == name), ())
 
 
 def stop(name: options.ExperimentName, store: options.StorePath = options.DEFAULT_STORE) -> None:

@@ -14,7 +14,6 @@ import contextlib
 import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -43,17 +42,17 @@ from palinode.experiment.fan_out import nursery_for
 from palinode.experiment.plan import NO_SMALLEST_EFFECT, Measure, Plan, expected_seconds, plan
 from palinode.experiment.seal import record_look, record_look_of_older_version, seal_plan, undecided
 from palinode.experiment.stacks import begun_stacks, fixed_stack_of, kept_stacks, stacks_with_choices
-from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.record import TRIALS_SUFFIX, ChoiceEntry, ExperimentEntry, Result, RunEntry, trials_name
 from palinode.results.seals import looks_at_other_seeds
 from palinode.results.store import Store
 from palinode.run.one import CHECKPOINTS, stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 from palinode.spec.run_spec import RunSpec
-from palinode.spec.tuning import TRIALS_SUFFIX, trials, trials_of, tuning_metric, with_chosen
+from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import WORKER, Job, shared_worker
+from palinode.sweep.process import WORKER, Job, about_price, shared_worker
 from palinode.sweep.remote import Elsewhere, leave
 from palinode.train.checkpoint import newest_saved
 from palinode.train.device import free_memory_bytes, has_devices, resolve_device
@@ -77,6 +76,7 @@ class HowToRun:
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice` and `note` events, and with the events of `sweep.local.sweep`.
         elsewhere: trains the runs of a stage on other hosts (`sweep/remote.py`); None: this process trains them.
+        price: the price of an hour of this machine, and its currency, for the record; None: unknown.
         decides_for_all: whether this process is a worker that decides in place of a driver that has gone (`experiment/decide.py`).
             It measures no times, and a request to stop stays.
         hours: the hours after which no run is going on; a run that is not expected to end in time is not started. None: no limit.
@@ -93,6 +93,7 @@ class HowToRun:
     processes: int = 1
     parallel: Parallel | None = None
     elsewhere: Elsewhere | None = None
+    price: tuple[float, str] | None = None
     decides_for_all: bool = False
 
     def __post_init__(self) -> None:
@@ -136,27 +137,33 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     """
     deadline = None if how.hours is None else time.monotonic() + SECONDS_PER_HOUR * how.hours
     nursery_of_run = Nursery() if how.decides_for_all else nursery_for(resolved, how.note)
-    with nursery_of_run as nursery, ExitStack() as hold:
+    with nursery_of_run as nursery:
         if how.elsewhere is None:
             default = default_at_a_time(
                 resolved, how.processes
             )  # also if unused: this call refuses a missing device before the audits
         else:
             default = default_workers(max(run.spec.threads for run in resolved.runs))
-        if how.elsewhere is not None and not how.decides_for_all:
-            hold.enter_context(hold_on_decisions(f"{resolved.name}--{resolved.size}", store, how.note))
         return _run(resolved, _Work(store, how, how.at_a_time or default, nursery, deadline))
 
 
 def _run(written: ResolvedExperiment, work: _Work) -> SweepEnd:
     store, how = work.store, work.how
     refuse_other_numerics(written, store)
-    resolved = written = pinned(written)
-    cells = cells_of(resolved)
+    written = pinned(written)
+    cells = cells_of(written)
     refuse_what_cannot_be(cells, trains_here=how.elsewhere is None)
     if how.processes > 1:
         work = replace(work, worker=shared_worker(how.processes, shared_by(cells, how)))
     audits = audit_cells(cells, store, how.on_event, code=how.code, workers=work.at_a_time, nursery=work.nursery)
+    if how.elsewhere is None or how.decides_for_all:
+        return _run_audited(written, audits, work)
+    with hold_on_decisions(f"{written.name}--{written.size}", store, how.note):
+        return _run_audited(written, audits, work)
+
+
+def _run_audited(written: ResolvedExperiment, audits: Sequence[ArmAudit], work: _Work) -> SweepEnd:
+    store, how, resolved = work.store, work.how, written
     choices: tuple[ChoiceEntry, ...] = ()
     if resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
         resolved, choices = chosen
@@ -191,7 +198,7 @@ def _forget_earlier(entry: ExperimentEntry, store: Store) -> None:
     store.forget_stop(entry)
     store.forget_plan(entry.full_name)
     store.forget_queue(entry.full_name)
-    store.forget_queue(f"{entry.name}{TRIALS_SUFFIX}--{entry.size}")
+    store.forget_queue(trials_name(entry))
 
 
 def _work_through(
@@ -364,9 +371,12 @@ def shared_by(cells: Sequence[Cell], how: HowToRun) -> Parallel:
     Raises:
         BadInput: a recipe has too few micro-batches, or a part that several processes cannot share.
     """
-    largest = max(cell.model.total_parameters for cell in cells)
-    device = resolve_device(cells[0].spec.device)
-    parallel = how.parallel or chosen_parallel(largest, free_memory_bytes(device, how.processes))
+    if how.elsewhere is not None:  # the memory of other hosts is not known here
+        parallel = how.parallel or "ddp"
+    else:
+        largest = max(cell.model.total_parameters for cell in cells)
+        device = resolve_device(cells[0].spec.device)
+        parallel = how.parallel or chosen_parallel(largest, free_memory_bytes(device, how.processes))
     for cell in cells:
         refuse_sharing(cell.spec.recipe, how.processes, parallel)
     return parallel
@@ -481,7 +491,7 @@ def _sweep(
         workers=work.at_a_time,
         stack=stack,
         on_event=on_event,
-        worker=work.worker,
+        worker=(*work.worker, *about_price(how.price, work.at_a_time)),
         nursery=work.nursery,
         deadline=work.deadline,
     )

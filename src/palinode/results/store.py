@@ -51,6 +51,7 @@ from palinode.results.record import (
     Result,
     RunEntry,
     read_run,
+    trials_name,
 )
 from palinode.results.rows import metrics_path
 from palinode.results.seals import LOOKS_SUFFIX, SEALS_SUFFIX, Appended, Look, Seal, append, read_looks, read_seals
@@ -345,6 +346,13 @@ class Store:
     def forget_plan(self, full_name: str) -> None:
         """Delete the file of `write_plan`, if it is there: nothing is left to decide."""
         fsio.remove(self._own(self.plan_path(full_name)))
+
+    def runs_of_workers(self, entry: ExperimentEntry) -> tuple[RunEntry, ...]:
+        """The runs that workers train now: the `queue` of the experiment, or of the trials that choose a setting first."""
+        if not entry.to_choose:
+            return self.queue(entry)
+        name = trials_name(entry)
+        return next((self.queue(one) for one in self.experiments() if one.full_name == name), ())
 
     def ask_to_stop(self, entry: ExperimentEntry) -> None:
         """Ask the workers on this store to stop the runs of this experiment, and to take no more of them."""

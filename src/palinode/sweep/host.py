@@ -7,6 +7,7 @@ order of its own, so that hosts do not meet at the same run.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -14,10 +15,11 @@ import platform
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem, PalinodeError
@@ -25,13 +27,12 @@ from palinode.base.event import Event
 from palinode.base.measures import FAILED_OUTCOMES, FINAL_OUTCOMES
 from palinode.base.numerics import NUMERICS_VERSION
 from palinode.results.holds import Watch, failures, holder, take, this_host
-from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry
+from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry, decided_with
 from palinode.results.store import Store
 from palinode.spec.code import RECORD_FILE
-from palinode.spec.tuning import TRIALS_SUFFIX
 from palinode.sweep.local import Sharing, SweepEnd, default_workers, sweep_shared
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import WORKER, Job
+from palinode.sweep.process import WORKER, Job, about_price
 
 T = TypeVar("T")
 PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # while no run is free; half of a pause is left to chance
@@ -58,6 +59,7 @@ class HostOptions:
             left. The caller has the hold on the decisions. None: this host decides nothing.
         probe: the name of the file of a driver; the work ends when the driver has deleted it. None: no driver.
         worker: the command that starts the process of a run.
+        price: the names of the devices of the runs -> the price of an hour of this host, and its currency; None: unknown.
     """
 
     experiment: str | None = None
@@ -69,6 +71,7 @@ class HostOptions:
     decide: Callable[[str], bool] | None = None
     probe: str | None = None
     worker: Sequence[str] = WORKER
+    price: Callable[[Iterable[str]], tuple[float, str] | None] = lambda devices: None
 
 
 def work(
@@ -103,6 +106,9 @@ def gpus() -> tuple[str, ...]:
     return tuple(str(index) for index in range(torch.cuda.device_count()))
 
 
+Pair = tuple[str, str, int]
+
+
 @dataclass
 class _Open:
     """An open run: its job, the names of its experiments, what its events are labelled with, and parts of its spec."""
@@ -125,6 +131,9 @@ class _Host:
         open: run id -> open run.
         undecided: the names of the experiments whose runs are settled, and for which a decision is left to make.
         failed: the number of runs and decisions that failed on this host.
+        pairs: run id -> the experiment, scale and seed whose runs are compared with each other.
+        kinds: pair -> the kinds of machine that trained its runs.
+        own_kinds: threads and device of a run -> the kind of this host; empty if this host cannot train such a run.
     """
 
     store: Store
@@ -140,8 +149,12 @@ class _Host:
     open: dict[str, _Open] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
     failed: int = 0
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    kinds: dict[Pair, set[str]] = field(default_factory=dict)
+    own_kinds: dict[tuple[int, str], str] = field(default_factory=dict)
     slots: int = 0
     devices: tuple[str, ...] = ()
+    price: tuple[float, str] | None = None
 
     def __post_init__(self) -> None:
         total = self._find_open()
@@ -152,10 +165,13 @@ class _Host:
         self.slots = self.options.slots or len(self.devices) or default_workers(threads)
         slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}{' on GPUs' if self.devices else ''}"
         self.say(f"{platform.node()}, {slots}, {self.store.root}: {len(self.open):,} of {total:,} runs open")
+        self.price = self.options.price({one.device for one in self.open.values()})
+        about: Event = {"slots": self.slots, "devices": list(self.devices), "price": self.price}
+        self._log("began", **this_host(), pid=os.getpid(), **about)
 
     def loop(self, nursery: Nursery) -> int:
         """Take and train runs until nothing is left to do, and return the exit code."""
-        sharing = Sharing(self._may_start, self._must_stop, self.watch, self.devices)
+        sharing = Sharing(self._may_start, self._must_stop, self.watch, self.devices, self._preference)
         pauses, idle_since = _pauses(), time.monotonic()
         while not self._is_over():
             jobs = [self.open[run_id].job for run_id in sorted(self.open, key=self._rank)]
@@ -177,6 +193,7 @@ class _Host:
 
     def _sweep(self, jobs: Sequence[Job], sharing: Sharing, nursery: Nursery) -> SweepEnd:
         def labelled(event: Event) -> None:
+            self._log_event(event)
             self.on_event({**event, **self.open[event["run_id"]].label})
 
         options = self.options
@@ -187,7 +204,7 @@ class _Host:
             workers=self.slots,
             stack=options.stack,
             on_event=labelled,
-            worker=options.worker,
+            worker=(*options.worker, *about_price(self.price, self.slots)),
             nursery=nursery,
         )
 
@@ -198,12 +215,13 @@ class _Host:
         runs: dict[str, tuple[Event, list[ExperimentEntry]]] = {}
         of_decision: dict[str, list[str]] = {}  # the name of an experiment -> the ids of its runs and trials
         for entry in self._entries():
-            run_ids = of_decision.setdefault(_decided_with(entry), [])
+            run_ids = of_decision.setdefault(decided_with(entry), [])
             # Where a setting is left to choose, the trials come first, and have an entry of their own.
             for run in () if entry.to_choose else self.store.queue(entry):
                 label = {"arm": run.arm, "scale": run.scale, "seed": run.seed}
                 runs.setdefault(run.run_id, (label, []))[1].append(entry)
                 run_ids.append(run.run_id)
+                self.pairs[run.run_id] = (entry.full_name, run.scale, run.seed)
         known, self.open = self.open, {}
         for run_id, (label, of_run) in runs.items():
             if run_id in self.ended or self._has_ended(run_id) or all(map(self._is_stopped, of_run)):
@@ -224,7 +242,7 @@ class _Host:
         if self.options.experiment is None:
             return entries
         name = self.store.entry(self.options.experiment).full_name
-        return [entry for entry in entries if name in (entry.full_name, _decided_with(entry))]
+        return [entry for entry in entries if name in (entry.full_name, decided_with(entry))]
 
     def _read(self, run_id: str, label: Event, entries: list[ExperimentEntry]) -> _Open | None:
         """What this host needs of the spec of a run; None while the spec is not written yet or cannot be read."""
@@ -254,6 +272,7 @@ class _Host:
             return False
         if result.outcome in FINAL_OUTCOMES:
             self.settled.add(run_id)
+            self.kinds.setdefault(self.pairs[run_id], set()).add(result.kind)
         else:
             failed = failures(directory)
             if failed and len(failed) < MOST_FAILURES and not any(hold.is_of(this_host()) for hold in failed):
@@ -281,10 +300,10 @@ class _Host:
     def _is_over(self) -> bool:
         """Whether the time of this host is used up, or its driver needs it no more."""
         is_late = self.options.seconds is not None and time.monotonic() - self.began >= self.options.seconds
-        return is_late or (self.options.probe is not None and not self.store.probe_path(self.options.probe).exists())
+        return is_late or (self.options.probe is not None and not _is_there(self.store.probe_path(self.options.probe)))
 
     def _is_stopped(self, entry: ExperimentEntry) -> bool:
-        name = _decided_with(entry)
+        name = decided_with(entry)
         if not any(self.store.stop_path(one).exists() for one in {entry.full_name, name}):
             return False
         self._say_once(f"{name} is stopped; `palinode run` on its file goes on with it")
@@ -366,13 +385,53 @@ class _Host:
             self.store.forget_plan(name)
             self.say(f"{name}: nothing more is decided: {problem}")
 
+    # --- kinds of machine, and the log of this host --------------------------------------------------------------------
+
+    def _preference(self, job: Job) -> int:
+        """Which runs this host takes first: 0 where its own kind has trained runs of the seed, 2 where only other kinds have."""
+        kinds = self.kinds.get(self.pairs[job.run_id])
+        if not kinds:
+            return 1
+        return 0 if self._own_kind(self.open[job.run_id]) in kinds else 2
+
+    def _own_kind(self, found: _Open) -> str:
+        key = (found.job.threads, found.device)
+        if key not in self.own_kinds:
+            self.own_kinds[key] = (
+                _kind_here(found.job.directory) if self.options.allow_code or not found.has_code else ""
+            )
+        return self.own_kinds[key]
+
+    def _log_event(self, event: Event) -> None:
+        """Log the start and the end of a run, and remember the kind of machine that this host is."""
+        run_id = event["run_id"]
+        if event["event"] in ("started", "elsewhere"):
+            self._log(event["event"], run_id=run_id)
+        if event["event"] != "finished":
+            return
+        about: Event = {"outcome": event["outcome"], "reason": str(event.get("reason") or "").partition("\n")[0]}
+        with contextlib.suppress(PalinodeError):
+            result = self.store.record(run_id).result
+            if result is not None and result.fingerprint:
+                self.kinds.setdefault(self.pairs[run_id], set()).add(result.kind)
+                self.own_kinds[self.open[run_id].job.threads, self.open[run_id].device] = result.kind
+                about |= {"kind": result.kind, "environment": result.fingerprint.get("environment")}
+        self._log("ended", run_id=run_id, **about)
+
+    def _log(self, event: str, **about: Any) -> None:
+        """Append a line to the log of this host, workers/<id>.jsonl. Nothing depends on the log, so a full disk ends no run."""
+        row = {"event": event, "at": datetime.now(UTC).isoformat(timespec="seconds"), **about}
+        with contextlib.suppress(EnvironmentProblem):
+            fsio.append_line(self.store.workers_directory() / f"{self.worker_id}.jsonl", row)
+
     # --- waiting -----------------------------------------------------------------------------------------------------
 
-    def _rank(self, run_id: str) -> str:
+    def _rank(self, run_id: str) -> tuple[int, str]:
         """Sorts the runs into the order of this host."""
-        return hashlib.sha256(f"{self.worker_id}{run_id}".encode()).hexdigest()
+        return self._preference(self.open[run_id].job), hashlib.sha256(f"{self.worker_id}{run_id}".encode()).hexdigest()
 
     def _sleep(self, seconds: float) -> None:
+        self._log("pause", seconds=round(seconds, 1))
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self._is_over():
             time.sleep(min(left, NAP_SECONDS))
@@ -386,10 +445,13 @@ class _Host:
         for seconds in (*RETRY_SECONDS, None):
             try:
                 return act()
-            except EnvironmentProblem as problem:
-                cause = problem.__cause__
-                if seconds is None or not isinstance(cause, OSError) or cause.errno not in PASSING_ERRORS:
+            except (EnvironmentProblem, OSError) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                if not isinstance(cause, OSError) or cause.errno not in PASSING_ERRORS:
                     raise
+                problem = EnvironmentProblem(str(error), file=None if error is not cause else str(self.store.root))
+                if seconds is None:
+                    raise problem from cause
                 self.say(f"{problem}; it is tried again in {seconds:g} s")
                 time.sleep(seconds)
         raise AssertionError("the last try returns or raises")
@@ -400,9 +462,12 @@ class _Host:
             self.say(text)
 
 
-def _decided_with(entry: ExperimentEntry) -> str:
-    """The name of the experiment whose decisions wait for the runs of this entry: for trials, the experiment that they are for."""
-    return f"{entry.name.removesuffix(TRIALS_SUFFIX)}--{entry.size}"
+def _is_there(path: Path) -> bool:
+    """Whether a file is there. A network disk that cannot say it now does not mean that a driver has deleted its file."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _pauses() -> Iterator[float]:
@@ -412,6 +477,17 @@ def _pauses() -> Iterator[float]:
         mean = PAUSES_SECONDS[min(number, len(PAUSES_SECONDS) - 1)]
         yield mean * random.uniform(0.5, 1.5)  # noqa: S311 - no secret, and no result depends on it
         number += 1
+
+
+def _kind_here(directory: Path) -> str:
+    """The kind of machine that this host is for a run; empty if it cannot train the run. This function imports torch."""
+    from palinode.run.environment import kind_here
+    from palinode.spec.load import load_run
+
+    try:
+        return kind_here(load_run(directory, allow_code=True))
+    except PalinodeError:
+        return ""
 
 
 def _stack_key(directory: Path) -> str | None:
