@@ -13,7 +13,7 @@ from tiny_experiment import everything_in
 from palinode.base import fsio, user_settings
 from palinode.experiment import audits
 from palinode.results.store import Store
-from palinode.sweep import executors
+from palinode.sweep import executors, host, remote
 from synthetic_store import make_store
 
 
@@ -172,6 +172,44 @@ def test_a_driver_without_a_gpu_leaves_runs_for_one_to_workers(palinode, tiny, m
     output = palinode("run", str(tiny), *on_gpu, "--detach")
     assert output.code == 0, output.err
     assert "4 runs are written to runs" in output.out
+
+
+def test_workers_that_end_at_once_end_the_driver_with_their_last_line(palinode, tiny, user, monkeypatch):
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
+    monkeypatch.setattr(remote, "LOOK_SECONDS", 0.02)
+    user.write_text('[executor.lab]\nkind = "local"\nsetup = ["echo no module named palinode >&2", "exit 3"]\n')
+    output = palinode("run", str(tiny), "--on", "lab", "--quiet")
+    assert output.code == 5
+    assert output.err.splitlines()[-1] == "lab workers end at once: no module named palinode"
+    assert list(Path("runs/workers").glob("probe-*")) == []
+
+
+def test_the_processes_of_an_engine_must_fit_the_micro_batches(palinode, tiny, user):
+    user.write_text('[executor.lab]\nkind = "local"\nprocesses = 3\nparallel = "ddp"\n')
+    output = palinode("run", str(tiny), "--on", "lab")
+    assert output.code == 2
+    assert "--processes: 3 processes cannot share 1 micro-batch" in output.err
+    assert len(output.err.splitlines()) == 1
+
+
+def test_a_host_of_another_numerics_version_takes_no_run(palinode, tiny, monkeypatch):
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
+    assert palinode("run", str(tiny), "--detach", "--quiet").code == 0
+    monkeypatch.setattr(host, "NUMERICS_VERSION", host.NUMERICS_VERSION + 1)
+    output = palinode("worker")
+    assert output.code == 5
+    assert f"has numerics version {host.NUMERICS_VERSION}, the runs are for {host.NUMERICS_VERSION - 1}" in output.err
+    assert len(output.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [("watch", "nothing"), ("stop", "nothing"), ("worker", "--probe", "../../x")])
+def test_a_name_that_is_none_is_refused_in_one_line(palinode, here, arguments):
+    make_store(here / "runs")
+    output = palinode(*arguments)
+    assert output.code == 2
+    assert len(output.err.splitlines()) == 1
 
 
 def test_stop_leaves_a_request_that_the_next_run_deletes(palinode, here):
