@@ -1,4 +1,7 @@
-"""Write docs/benchmarks.md from results/*.json, so that no number on the page is typed by hand. Run: python benchmarks/page.py"""
+"""Write docs/benchmarks.md and the end of docs/scaling-out.md from results/*.json, so that no number there is typed by hand.
+
+Run: python benchmarks/page.py
+"""
 
 from __future__ import annotations
 
@@ -12,30 +15,45 @@ from palinode.base import fsio
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+SCALING_PAGE = PAGE.with_name("scaling-out.md")
+OF_SCALING_PAGE = "cluster_simulation"  # the section that ends that page
 
 Row = dict[str, Any]
 
 
 def main() -> None:
     fsio.write_text(PAGE, page(RESULTS))
+    fsio.write_text(SCALING_PAGE, scaling_page(RESULTS, SCALING_PAGE.read_text(encoding="utf-8")))
 
 
 def page(results: Path) -> str:
-    """The whole page."""
-    results_by_name = {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))
-    }
+    """The whole page docs/benchmarks.md."""
+    results_by_name = read_results(results)
     lines = [
         "# Benchmarks",
         "",
         "`python benchmarks/page.py` makes this page from `benchmarks/results/`; `make bench` measures everything again. The two",
         "runs of a ratio were made one after the other on one machine. Brackets hold the lowest and the highest value of several.",
+        "What many hosts ask of a store is at the end of [Several hosts](scaling-out.md).",
     ]
     for name, section in SECTIONS.items():
-        if name not in results_by_name:  # the program exists; it has not been run yet
+        if name not in results_by_name or name == OF_SCALING_PAGE:  # a program that has not been run yet has no result
             continue
         lines += ["", *section(results_by_name[name]), "", conditions(name, results_by_name[name])]
     return "\n".join(lines) + "\n"
+
+
+def scaling_page(results: Path, written: str) -> str:
+    """The page docs/scaling-out.md: the text that is written by hand, and the section of the simulation after it."""
+    result = read_results(results)[OF_SCALING_PAGE]
+    head, *section = cluster_simulation(result)
+    by_hand = written.partition(head)[0].rstrip()
+    return "\n".join([by_hand, "", head, *section, "", conditions(OF_SCALING_PAGE, result)]) + "\n"
+
+
+def read_results(results: Path) -> dict[str, Row]:
+    """name of the program -> its result."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
 
 
 def time_to_loss(result: Row) -> Iterator[str]:

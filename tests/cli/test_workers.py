@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import quick_audit
 import tiny_experiment
 from tiny_experiment import everything_in
 
+from palinode.base import fsio, user_settings
+from palinode.experiment import audits
 from palinode.results.store import Store
-from palinode.sweep import executors
+from palinode.sweep import executors, host, remote
 from synthetic_store import make_store
 
 
@@ -26,7 +29,7 @@ def user(tmp_path, monkeypatch) -> Path:
     """The user's configuration, which defines the engine `lab`."""
     path = tmp_path / "config.toml"
     path.write_text('[executor.lab]\nkind = "slurm"\noptions = { partition = "gpu" }\n')
-    monkeypatch.setattr(executors, "configuration_path", lambda: path)
+    monkeypatch.setattr(user_settings, "configuration_path", lambda: path)
     return path
 
 
@@ -40,7 +43,12 @@ def user(tmp_path, monkeypatch) -> Path:
         (("--on-option", "partition=gpu"), 2, "--on-option: is an option of --on"),
         (("--on", "local", "--detach"), 2, "--detach: does not go together with --on"),
         (("--detach", "--stack", "auto"), 2, "--stack: other hosts need a number"),
-        (("--on", "local", "--processes", "2"), 2, "--processes: does not go together with --on or --detach"),
+        (
+            ("--detach", "--processes", "2"),
+            2,
+            "--processes: does not go together with --detach (palinode worker --processes)",
+        ),
+        (("--on", "local", "--processes", "3"), 2, "--processes: 3 processes cannot share 1 micro-batch"),
         (("--detach", "--hours", "2"), 2, "--hours: limits this process alone (palinode worker --for)"),
     ],
 )
@@ -74,6 +82,8 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(
         (("--for", "4"), "--for: '4' is no time (such as 90s, 10m, 4h or 2d)"),
         (("--idle", "-1m"), "--idle: '-1m' is no time"),
         (("--stack", "auto"), "--stack: a worker needs a number"),
+        (("--parallel", "ddp"), "--parallel: one process shares no run"),
+        (("--processes", "2", "--stack", "2"), "--stack: runs that several processes share are not stacked"),
         (("--experiment", "nothing"), "no experiment 'nothing'"),
         (("--store", "elsewhere"), "there is no results store here"),
     ],
@@ -108,14 +118,108 @@ def test_a_finished_experiment_is_watched_to_its_end_at_once_and_a_worker_has_no
     assert everything_in(here / "runs").items() >= before.items()
 
 
+def test_a_run_shows_its_attempts_and_what_they_cost(palinode, here):
+    store = make_store(here / "runs")
+    run_id = store.run_ids()[0]
+    attempts = store.record(run_id).result.attempts
+    hold = {
+        "host": "node7",
+        "kind": "3f2a",
+        "started": "2026-01-01T00:00:00+00:00",
+        "until": "2026-01-01T02:30:00+00:00",
+    }
+    fsio.write_table(store.run_directory(run_id) / "hold-7.json", {**hold, "price_per_hour": 2.0, "currency": "EUR"})
+    fsio.write_table(store.run_directory(run_id) / "hold-8.json", {"host": "node8"})
+    assert attempts not in (7, 8)
+    lines = palinode("show", run_id).out.splitlines()
+    assert [line.split() for line in lines if "node" in line] == [
+        ["7", "node7", "3f2a", "2026-01-01", "00:00:00", "2026-01-01", "02:30:00", "5", "EUR"],
+        ["8", "node8", "-", "-", "-", "-"],
+    ]
+    assert json.loads(palinode("show", run_id, "--json").out)["attempts"][0]["cost"] == "5 EUR"
+
+
+def test_a_listing_says_on_which_host_a_run_is_and_when_it_was_heard_of_last(palinode, here):
+    store = make_store(here / "runs")
+    run_id = store.run_ids()[0]
+    (store.run_directory(run_id) / "result.json").unlink()
+    held = {"host": "node7", "pid": 1, "beat": 0, "released": False}
+    fsio.write_table(store.run_directory(run_id) / "hold-9.json", held)
+    output = palinode("ls", "--runs")
+    assert "last beat" in output.out.splitlines()[0]
+    [line] = [line for line in output.out.splitlines() if run_id in line]
+    assert "running" in line
+    assert "node7" in line
+    assert "s ago" in line
+
+
+def test_a_price_without_a_unit_is_refused_by_every_command_that_reads_prices(palinode, tiny, user):
+    user.write_text("[prices]\ncpu = 0.1\n")
+    make_store(tiny.parent / "runs")
+    for arguments in (("run", str(tiny)), ("plan", str(tiny), "--no-measure"), ("worker",)):
+        output = palinode(*arguments)
+        assert output.code == 2, arguments
+        assert "prices.cpu: is a price without a unit" in output.err
+        assert len(output.err.splitlines()) == 1
+
+
+def test_a_driver_without_a_gpu_leaves_runs_for_one_to_workers(palinode, tiny, monkeypatch):
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
+    on_gpu = ("--set", "device=cuda")
+    output = palinode("run", str(tiny), *on_gpu)
+    assert (output.code, "no CUDA device on this machine" in output.err) == (5, True)
+    output = palinode("run", str(tiny), *on_gpu, "--detach")
+    assert output.code == 0, output.err
+    assert "4 runs are written to runs" in output.out
+
+
+def test_workers_that_end_at_once_end_the_driver_with_their_last_line(palinode, tiny, user, monkeypatch):
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
+    monkeypatch.setattr(remote, "LOOK_SECONDS", 0.02)
+    user.write_text('[executor.lab]\nkind = "local"\nsetup = ["echo no module named palinode >&2", "exit 3"]\n')
+    output = palinode("run", str(tiny), "--on", "lab", "--quiet")
+    assert output.code == 5
+    assert output.err.splitlines()[-1] == "lab workers end at once: no module named palinode"
+    assert list(Path("runs/workers").glob("probe-*")) == []
+
+
+def test_the_processes_of_an_engine_must_fit_the_micro_batches(palinode, tiny, user):
+    user.write_text('[executor.lab]\nkind = "local"\nprocesses = 3\nparallel = "ddp"\n')
+    output = palinode("run", str(tiny), "--on", "lab")
+    assert output.code == 2
+    assert "--processes: 3 processes cannot share 1 micro-batch" in output.err
+    assert len(output.err.splitlines()) == 1
+
+
+def test_a_host_of_another_numerics_version_takes_no_run(palinode, tiny, monkeypatch):
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
+    assert palinode("run", str(tiny), "--detach", "--quiet").code == 0
+    monkeypatch.setattr(host, "NUMERICS_VERSION", host.NUMERICS_VERSION + 1)
+    output = palinode("worker")
+    assert output.code == 5
+    assert f"has numerics version {host.NUMERICS_VERSION}, the runs are for {host.NUMERICS_VERSION - 1}" in output.err
+    assert len(output.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [("watch", "nothing"), ("stop", "nothing"), ("worker", "--probe", "../../x")])
+def test_a_name_that_is_none_is_refused_in_one_line(palinode, here, arguments):
+    make_store(here / "runs")
+    output = palinode(*arguments)
+    assert output.code == 2
+    assert len(output.err.splitlines()) == 1
+
+
 def test_stop_leaves_a_request_that_the_next_run_deletes(palinode, here):
     store = make_store(here / "runs")
     entry = store.experiments()[0]
     assert palinode("stop", entry.full_name).code == 0
-    assert store.stop_path(entry).exists()
+    assert store.stop_path(entry.full_name).exists()
     assert palinode("stop", "nothing").code == 2
     store.forget_stop(entry)
-    assert not store.stop_path(entry).exists()
+    assert not store.stop_path(entry.full_name).exists()
 
 
 def scores_of(store: Path) -> dict[str, object]:

@@ -34,6 +34,12 @@ def test_the_page_is_made_from_the_results(page):
     assert page.PAGE.read_text(encoding="utf-8") == page.page(page.RESULTS), "run: python benchmarks/page.py"
 
 
+def test_the_end_of_the_page_on_several_hosts_is_made_from_the_results(page):
+    written = page.SCALING_PAGE.read_text(encoding="utf-8")
+    assert written == page.scaling_page(page.RESULTS, written), "run: python benchmarks/page.py"
+    assert "| as it is | 100,000 | 1,000 |" in written
+
+
 def test_every_program_has_results_and_a_section(page):
     programs = {path.stem for path in BENCHMARKS.glob("*.py")} - NOT_MEASURING
     results = {path.stem for path in page.RESULTS.glob("*.json")} - OF_OTHER_PAGES

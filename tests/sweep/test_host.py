@@ -13,7 +13,8 @@ import pytest
 from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.numerics import NUMERICS_VERSION
-from palinode.results.record import ExperimentEntry, RunEntry
+from palinode.results.holds import newest_hold
+from palinode.results.record import ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 from palinode.sweep import host, local
 from palinode.sweep.host import HostOptions, work
@@ -167,6 +168,71 @@ def test_errors_that_a_network_disk_gets_over_are_tried_again(store, times, code
     else:
         with pytest.raises(EnvironmentProblem):
             one._with_retries(act)
+
+
+def test_an_error_of_the_file_system_itself_is_tried_again_and_then_told_in_one_line(store):
+    one = host._Host(store, OPTIONS, print, lambda text: None)
+
+    def act():
+        raise OSError(errno.EIO, "Input/output error", "runs/x")
+
+    with pytest.raises(EnvironmentProblem, match="Input/output error") as caught:
+        one._with_retries(act)
+    assert caught.value.exit_code == 5
+
+
+def finished(store: Store, run_id: str, kind: str) -> None:
+    store.write_result(Result(run_id=run_id, outcome="done", fingerprint={"torch": kind}))
+
+
+def test_seeds_that_the_own_kind_of_machine_has_begun_are_taken_first_and_those_of_other_kinds_last(store, monkeypatch):
+    """Two arms with three seeds: seed 1 was begun by another kind, seed 2 by this kind, seed 3 by nobody."""
+    runs = [RunEntry(arm=arm, scale="base", seed=seed, run_id=f"{arm}{seed}") for seed in (1, 2, 3) for arm in "ab"]
+    for run in runs:
+        store.write_spec(run.run_id, {"do": "done", "threads": 1, "numerics_version": NUMERICS_VERSION})
+    store.write_experiment(ExperimentEntry(name="idea", size="default", runs=tuple(runs)))
+    finished(store, "a1", "theirs")
+    finished(store, "a2", "ours")
+    monkeypatch.setattr(host, "_kind_here", lambda directory: store.record("a2").result.kind)
+    for _ in range(4):  # hosts with orders of their own
+        one = host._Host(store, OPTIONS, print, lambda text: None)
+        order = sorted(one.open, key=one._rank)
+        assert (order[0], set(order[1:3]), order[3]) == ("b2", {"a3", "b3"}, "b1")
+    started = []
+    work(store, replace(OPTIONS, slots=1), lambda event: started.append(event["run_id"]))
+    assert list(dict.fromkeys(started))[0] == "b2"
+    assert list(dict.fromkeys(started))[-1] == "b1"
+
+
+def test_a_host_logs_what_it_did(store):
+    experiment(store, good="done", bad="raise")
+    work(store, replace(OPTIONS, price=lambda devices: (3.0, "EUR")))
+    [path] = (store.root / "workers").glob("*.jsonl")
+    rows = fsio.read_rows(path).rows
+    assert (rows[0]["event"], rows[0]["slots"], rows[0]["price"]) == ("began", 2, [3.0, "EUR"])
+    assert {(row["run_id"], row["outcome"]) for row in rows if row["event"] == "ended"} == {
+        ("good", "done"),
+        ("bad", "failed"),
+    }
+    assert sum(row["event"] == "started" for row in rows) == 2
+    hold = newest_hold(store.run_directory("good"))
+    assert hold.price_per_hour == (1.5, "EUR")  # the price of the host, shared by two slots
+    cost, currency = hold.cost
+    assert 0 <= cost < 0.1
+    assert currency == "EUR"
+
+
+def test_the_time_and_the_cost_that_are_left_are_told_where_they_are_known(store):
+    entry = experiment(store, a="done", b="done", c="done", d="done")
+    store.write_result(Result(run_id="a", outcome="done", seconds={"total": 3600.0}))
+    held = {"host": "node7", "pid": 1, "beat": 0, "released": False}
+    priced = {**held, "price_per_hour": 2.0, "currency": "EUR"}
+    onlooker, names = Onlooker(store), "abcd"
+    assert onlooker.left_words(onlooker.look(names), entry, entry.runs) == ""  # nobody works
+    fsio.write_table(store.run_directory("b") / "hold-1.json", priced)
+    assert onlooker.left_words(onlooker.look(names), entry, entry.runs) == "; 2.5 h and 5.00 EUR left"
+    fsio.write_table(store.run_directory("c") / "hold-1.json", held)
+    assert onlooker.left_words(onlooker.look(names), entry, entry.runs) == "; 1 h left"  # no price of one of them
 
 
 @pytest.mark.nightly

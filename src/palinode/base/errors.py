@@ -125,6 +125,12 @@ def printable(text: str, limit_characters: int = 1000) -> str:
     return flat if len(flat) <= limit_characters else flat[: limit_characters - 1] + "…"
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A hint for a name that is not among these names: the nearest of them, or all."""
+    hint = nearest(name, names)
+    return hint if hint and hint.startswith("did") else f"valid: {', '.join(sorted(names))}"
+
+
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """A hint: the valid names closest to `name`, or the valid names that share a word with `name`, or a short list of all names.
 

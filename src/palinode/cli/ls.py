@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT_COLUMNS = ("experiment", "arms", "runs", "done", "other", "created")
 RUN_COLUMNS = ("run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min left")
+ATTEMPT_COLUMNS = ("attempt", "host", "kind", "from", "to", "cost")
 NOTHING = "-"
 
 
@@ -87,7 +89,7 @@ def _runs(store: Store, *, json: bool) -> str:
     listed = [_with_cell(row, cells.get(row.run_id), store) for row in store.listing()]
     if json:
         return as_json(listed)
-    optional = [name for name in ("host", "reason") if any(row[name] for row in listed)]
+    optional = [name for name in ("host", "last beat", "reason") if any(row[name] for row in listed)]
     columns = (*RUN_COLUMNS, *optional)
     rows = [[_cell(row, column) for column in columns] for row in listed]
     right = ("seed", "step", "loss", "min left")
@@ -98,7 +100,9 @@ def _with_cell(row: RunRow, cell: tuple[str, str, str] | None, store: Store) -> 
     """A run with the arm, scale and seed that it has in its experiment, and the progress of the run."""
     listed = asdict(row) | dict(zip(("experiment", "arm", "scale"), cell or (None, None, None), strict=True))
     return (
-        listed | _so_far(row, store) if row.outcome == "unfinished" else listed | {"minutes_left": None, "host": None}
+        listed | _so_far(row, store)
+        if row.outcome == "unfinished"
+        else listed | {"minutes_left": None, "host": None, "last beat": None}
     )
 
 
@@ -115,10 +119,11 @@ def _so_far(row: RunRow, store: Store) -> dict[str, Any]:
         rows, running = [], False
     hold = newest_hold(directory) if running else None
     host = (hold.content or {}).get("host") if hold is not None else None
+    beat = f"{max(0.0, time.time() - hold.written(directory)):.0f} s ago" if hold is not None else None
     last = rows[-1] if rows else {}
     step, seconds = int(last.get("step", 0)), float(last.get("seconds", 0.0))
     left = (row.steps - step) * seconds / step / 60 if running and row.steps and step else None
-    found = {"step": step, "loss": _loss(last), "minutes_left": left, "host": host}
+    found = {"step": step, "loss": _loss(last), "minutes_left": left, "host": host, "last beat": beat}
     return found | {"outcome": "running"} if running else found
 
 
@@ -153,7 +158,7 @@ def show(
 ) -> None:
     """Show one experiment or one run in full.
 
-    Of an experiment: its question, arms and runs. Of a run: its spec, outcome, scores, cost and machine.
+    Of an experiment: its question, arms and runs. Of a run: its spec, outcome, scores, cost, machine and attempts.
     """
     place = open_store(store)
     from palinode.base.config import encode
@@ -162,6 +167,7 @@ def show(
         record = place.record(place.find(name))
         data: dict[str, Any] = {"run_id": record.run_id, "outcome": record.outcome, "spec": dict(record.spec)}
         data |= {"result": encode(record.result) if record.result else None}
+        data |= {"attempts": attempts} if (attempts := _attempts(record)) else {}
         if record.result and record.result.may_differ_by:
             data["may_differ_by"] = record.result.may_differ_by
         typer.echo(as_json(data) if json else _run_text(record))
@@ -233,7 +239,33 @@ def _run_text(record: Record) -> str:
             lines += ["", title, *(f"  {name}: {_brief(value)}" for name, value in getattr(result, title).items())]
         lines += [result.may_differ_by] if result.may_differ_by else []
         lines.append(f"weights SHA-256: {result.weights_sha256}, attempts: {result.attempts}")
+    attempts = _attempts(record)
+    if attempts:
+        rows = [[shown(one[name], 40) for name in ATTEMPT_COLUMNS] for one in attempts]
+        lines += ["", text_table(ATTEMPT_COLUMNS, rows, right=("attempt", "cost"))]
     return "\n".join(lines)
+
+
+def _attempts(record: Record) -> list[dict[str, str]]:
+    """The attempts on a run: where, on what kind of machine, from when to when, and at what cost. Unknown values are `-`."""
+    from palinode.results.holds import all_holds
+
+    kind = record.result.kind if record.result is not None and record.result.fingerprint else NOTHING
+    rows = []
+    for hold in all_holds(record.directory):
+        content, times, cost = hold.content or {}, hold.times, hold.cost
+        is_last = record.result is not None and hold.number == record.result.attempts
+        rows.append(
+            {
+                "attempt": str(hold.number),
+                "host": str(content.get("host", NOTHING)),
+                "kind": kind if is_last else str(content.get("kind", NOTHING)),
+                "from": f"{times[0]:%Y-%m-%d %H:%M:%S}" if times is not None else str(content.get("started", NOTHING)),
+                "to": f"{times[1]:%Y-%m-%d %H:%M:%S}" if times is not None else NOTHING,
+                "cost": f"{cost[0]:.4g} {cost[1]}" if cost is not None else NOTHING,
+            }
+        )
+    return rows
 
 
 def _brief(value: object) -> str:

@@ -11,9 +11,11 @@ import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.stack_size import AUTO, StackSize, stack_size
+from palinode.base.user_settings import user_settings
 from palinode.cli import options
 from palinode.cli.options import above_zero, as_json, of_file, resolve
 from palinode.cli.plan_power import hours_data, hours_lines, power_lines
+from palinode.cli.prices import price_here
 from palinode.cli.stores import writable_store
 from palinode.cli.texttable import text_table
 
@@ -90,11 +92,15 @@ def plan(
     powers = {name: one.power for name, one in by_size.items()}
     parameters = {name: one.parameters for name, one in by_size.items()}
     in_hours = hours_data(powers, parameters, hours) if hours is not None else None
+    price = price_here(user_settings(), [run.spec.device for run in resolved.runs])
+    cost = whole.plan.seconds / 3600 * price[0] if price is not None and whole.plan.seconds is not None else None
     if json:
-        data = whole.plan.as_data() | ({"stacks": stacks} if stacks else {}) | {"power": whole.power.as_data()}
+        costs = {"cost": cost, "currency": price[1]} if price is not None else {}
+        data = whole.plan.as_data() | costs | ({"stacks": stacks} if stacks else {}) | {"power": whole.power.as_data()}
         typer.echo(as_json(data | ({"within": in_hours} if in_hours is not None else {})))
         return
     lines = [plan_text(whole.plan, resolved.decision.equal), *(f"stack: {line}" for line in stacks)]
+    lines += [f"about {cost:.2f} {price[1]}, at {price[0]:g} {price[1]} an hour"] if price and cost is not None else []
     lines += [*power_lines(whole.power), *(hours_lines(in_hours, powers) if in_hours is not None else [])]
     typer.echo("\n".join(lines))
 

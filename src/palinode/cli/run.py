@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from palinode.base.errors import BadInput
 from palinode.base.stack_size import AUTO, StackSize, stack_size
+from palinode.base.user_settings import UserSettings, user_settings
 from palinode.cli import options
 from palinode.cli.first_line import first_line
 from palinode.cli.options import above_zero, audits_are_kept, of_file, resolve, sharing
+from palinode.cli.prices import price_here
 from palinode.cli.progress import progress
 from palinode.cli.stores import writable_store
 
@@ -60,6 +63,9 @@ def run(
     way = sharing(parallel)
     above_zero(hours, "--hours")
     _refuse_what_has_no_meaning(on, on_option, size_of_stacks, hours, processes, detach=detach)
+    settings = user_settings()
+    if on is not None and processes == 1:
+        processes, way = _processes_of(on, settings)
     with nullcontext() if quiet or json else first_line(file, size, seeds) as line:
         place = writable_store(store)
         source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
@@ -72,10 +78,20 @@ def run(
             on_event = line.before(show) if line is not None else show
             others = on is not None or detach
             has_code = source.code is not None
-            elsewhere = _elsewhere(on, on_option, place, workers, size_of_stacks, has_code=has_code) if others else None
+            of_workers = _arguments(size_of_stacks, processes, way, has_code=has_code)
+            elsewhere = _elsewhere(on, on_option, settings, place, workers, of_workers) if others else None
             at_a_time = workers if on is None else None
             how = HowToRun(
-                at_a_time, size_of_stacks, source.code, command, on_event, hours, processes, way, elsewhere=elsewhere
+                at_a_time,
+                size_of_stacks,
+                source.code,
+                command,
+                on_event,
+                hours,
+                processes,
+                way,
+                elsewhere=elsewhere,
+                price=price_here(settings, [run.spec.device for run in resolved.runs]) if not others else None,
             )
             end = run_experiment(resolved, place, how)
     if end.left_to_workers:
@@ -116,8 +132,9 @@ def _refuse_what_has_no_meaning(
         raise BadInput("does not go together with --on", field="--detach", hint="Ctrl-C ends the watching alone")
     if (on is not None or detach) and stack == AUTO:
         raise BadInput("other hosts need a number", field="--stack", hint="such as --stack 4")
-    if (on is not None or detach) and processes > 1:
-        raise BadInput("does not go together with --on or --detach", field="--processes", hint="run it on one host")
+    if detach and processes > 1:
+        hint = "palinode worker --processes"
+        raise BadInput("does not go together with --detach", field="--processes", hint=hint)
     if (on is not None or detach) and hours is not None:
         hint = "palinode worker --for" if detach else "an option of the engine, such as timeout_min"
         raise BadInput("limits this process alone", field="--hours", hint=hint)
@@ -126,21 +143,39 @@ def _refuse_what_has_no_meaning(
 def _elsewhere(
     on: str | None,
     on_option: list[str] | None,
+    settings: UserSettings,
     place: Store,
     workers: int | None,
-    stack: StackSize,
-    *,
-    has_code: bool,
+    arguments: Sequence[str],
 ) -> Elsewhere:
     """What trains the runs: workers that an engine starts, or workers that the user starts (`on` is None)."""
-    from palinode.sweep.executors import executor_named, parse_options
+    from palinode.sweep.executors import executor_of, parse_options, table_named
     from palinode.sweep.remote import Fleet, detach
 
     if on is None:
         return detach
-    executor = executor_named(on, parse_options(on_option or []), place.workers_directory())
-    arguments = ["--stack", str(stack), *(["--allow-code"] if has_code else [])]
+    table = table_named(on, settings)
+    executor = executor_of(table, parse_options(on_option or []), place.workers_directory())
+    if table.price_per_hour is not None:
+        arguments = [*arguments, "--price-per-hour", f"{table.price_per_hour:g}", "--currency", settings.currency]
     return Fleet(on, executor, workers or 1, lambda text: typer.echo(text, err=True), arguments).sweep
+
+
+def _processes_of(on: str, settings: UserSettings) -> tuple[int, Literal["ddp", "fsdp2"] | None]:
+    """The processes that share each run, and how, where the engine's table in the user's configuration says so."""
+    from palinode.sweep.executors import table_named
+
+    table = table_named(on, settings)
+    return table.processes, sharing(table.parallel)
+
+
+def _arguments(
+    stack: StackSize, processes: int, parallel: Literal["ddp", "fsdp2"] | None, *, has_code: bool
+) -> list[str]:
+    """The options of the workers that an engine starts."""
+    shared = ["--processes", str(processes)] if processes > 1 else []
+    shared += ["--parallel", parallel] if parallel is not None else []
+    return ["--stack", str(stack), *shared, *(["--allow-code"] if has_code else [])]
 
 
 def _say_who_goes_on(end: SweepEnd, resolved: ResolvedExperiment, store: Path) -> int:
@@ -159,7 +194,7 @@ def _say_who_goes_on(end: SweepEnd, resolved: ResolvedExperiment, store: Path) -
 def _say_the_end(end: SweepEnd, place: Store, resolved: ResolvedExperiment, *, json: bool) -> None:
     """Print the verdicts, and the number of runs that are left or did not end well."""
     from palinode.cli.compare import verdicts_of
-    from palinode.spec.tuning import TRIALS_SUFFIX
+    from palinode.results.record import TRIALS_SUFFIX
 
     name = f"{resolved.name}--{resolved.size}"
     typer.echo(verdicts_of(place, name, json=json))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem
+from palinode.base.measures import FINAL_OUTCOMES
 from palinode.base.stack_size import AUTO, stack_size
+from palinode.base.user_settings import user_settings
 from palinode.cli import options
+from palinode.cli.options import sharing
+from palinode.cli.prices import Price, price_here
 from palinode.cli.progress import progress
 from palinode.cli.stores import experiment_named, open_store, writable_store
 
@@ -38,19 +43,29 @@ def worker(
     idle: Annotated[
         str, typer.Option("--idle", metavar="10m", help="How long to wait for new runs after the last one has ended.")
     ] = "0s",
+    processes: options.Processes = 1,
+    parallel: options.Parallel = None,
     allow_code: options.AllowCode = False,
+    price_per_hour: Annotated[float | None, typer.Option("--price-per-hour", hidden=True)] = None,
+    currency: Annotated[str, typer.Option("--currency", hidden=True)] = "",
     probe: Annotated[str | None, typer.Option("--probe", hidden=True)] = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Train open runs of a store that several hosts share.
 
     Start one worker on each host. The workers take runs one by one until no run is open. A run that a host leaves behind is
-    taken over by another host. Exit 1 when a run failed here, and 5 when the store or a device fails.
+    taken over by another host. When all runs have ended, one of the workers looks at the verdicts and adds seeds, or lets the
+    trials choose a setting, as `palinode run` would. Exit 1 when a run failed here, and 5 when the store or a device fails.
     """
     limit = _seconds(time_limit, "--for") if time_limit is not None else None
     size = stack_size(stack)
     if size == AUTO:
         raise BadInput("a worker needs a number", field="--stack", hint="`palinode run --stack auto` measures")
+    command, settings = _command(processes, sharing(parallel), size), user_settings()
+
+    def price(devices: Iterable[str]) -> Price | None:
+        return (price_per_hour, currency) if price_per_hour is not None else price_here(settings, devices)
+
     if probe is not None:
         _see_store(store, probe)
     place = writable_store(store)
@@ -60,9 +75,30 @@ def worker(
         experiment_named(place, experiment, "worker --experiment")
     from palinode.sweep.host import HostOptions, work
 
-    how = HostOptions(experiment, _slots(slots), size, limit, _seconds(idle, "--idle"), allow_code, probe)
     with progress(as_json=False, quiet=quiet) as show:
+
+        def decide(name: str) -> bool:
+            # Torch takes a second, and only the host that decides needs it in this process.
+            from palinode.experiment.run import decide
+
+            return decide(name, place, show, allow_code=allow_code)
+
+        wait = _seconds(idle, "--idle")
+        how = HostOptions(experiment, _slots(slots), size, limit, wait, allow_code, decide, probe, command, price)
         return work(place, how, show, lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def _command(processes: int, parallel: Literal["ddp", "fsdp2"] | None, stack: int) -> tuple[str, ...]:
+    """The command that trains a run. Several processes share it as `ddp` does, unless the user says otherwise."""
+    from palinode.sweep.process import WORKER, shared_worker
+
+    if processes == 1:
+        if parallel is not None:
+            raise BadInput("one process shares no run", field="--parallel", hint="add --processes N")
+        return WORKER
+    if stack > 1:
+        raise BadInput("runs that several processes share are not stacked", field="--stack", hint="leave it out")
+    return shared_worker(processes, parallel or "ddp")
 
 
 def watch(
@@ -81,14 +117,18 @@ def watch(
 
     onlooker, last = Onlooker(place), ""
     while True:
-        entry = place.entry(entry.full_name)  # a driver may have added seeds
-        seen = onlooker.look(run.run_id for run in place.queue(entry))
-        if seen.words != last:
-            typer.echo(seen.words)
-            last = seen.words
-        if seen.is_over or once:
+        entry = place.entry(entry.full_name)  # the process that decides may have added seeds
+        runs = place.runs_of_workers(entry)
+        seen = onlooker.look(run.run_id for run in runs)
+        is_undecided = place.plan_path(entry.full_name).exists()
+        words = f"{seen.words}; a worker decides what comes next" if seen.is_over and is_undecided else seen.words
+        if words != last:
+            typer.echo(f"{words}{onlooker.left_words(seen, entry, runs)}")
+            last = words
+        failed = any(outcome not in FINAL_OUTCOMES for outcome in seen.outcomes.values())
+        if once or (seen.is_over and (failed or not is_undecided)):
             return int(any(outcome != "done" for outcome in seen.outcomes.values()))
-        if place.stop_path(entry).exists() and not seen.hosts:
+        if place.stop_path(entry.full_name).exists() and not seen.hosts:
             typer.echo(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it", err=True)
             return 0
         time.sleep(WATCH_SECONDS)

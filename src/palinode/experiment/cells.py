@@ -276,8 +276,11 @@ def _over_the_run(settings: RunSettings) -> list[Mapping[str, float]]:
 # --- what is refused before anything is measured, audited, written or trained -----------------------------------------
 
 
-def refuse_what_cannot_be(cells: Sequence[Cell]) -> None:
+def refuse_what_cannot_be(cells: Sequence[Cell], *, trains_here: bool = True) -> None:
     """Refuse an experiment with a cell that could not be trained or measured.
+
+    Args:
+        trains_here: whether this machine trains the runs. Other hosts may have the memory and the device that it lacks.
 
     Raises:
         BadInput: parts do not fit together, or a model cannot do what its evaluation asks for.
@@ -285,9 +288,10 @@ def refuse_what_cannot_be(cells: Sequence[Cell]) -> None:
     """
     accepted: set[tuple[int, OptimizerConfig]] = set()
     for cell in cells:
-        _refuse_too_large(cell)
+        if trains_here:
+            _refuse_too_large(cell)
+            resolve_device(cell.spec.device)
         refuse_evaluation(cell.spec, cell.specials)
-        resolve_device(cell.spec.device)
         moved = (id(cell.model), cell.spec.recipe.optimizer)  # the arms of a scale often share both
         if moved not in accepted:
             _refuse_optimizer(cell)

@@ -225,6 +225,7 @@ def _emulated(cells: Sequence[Cell]) -> list[str]:
         for cell in cells
         if "bfloat16"
         in (cell.spec.recipe.precision, getattr(cell.spec.recipe.optimizer, "newton_schulz_precision", ""))
+        and cell.spec.device != "cuda"
         and resolve_device(cell.spec.device).type == "cpu"
     }
     return [f"bfloat16 is emulated on this CPU: much slower for {', '.join(sorted(arms))}"] if arms else []

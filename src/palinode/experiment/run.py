@@ -37,11 +37,12 @@ from palinode.experiment.cells import (
     refuse_other_numerics,
     refuse_what_cannot_be,
 )
+from palinode.experiment.decisions import hold_on_decisions, read_plan, write_plan
 from palinode.experiment.fan_out import nursery_for
-from palinode.experiment.plan import NO_SMALLEST_EFFECT, Plan, expected_seconds, plan
+from palinode.experiment.plan import NO_SMALLEST_EFFECT, Measure, Plan, expected_seconds, plan
 from palinode.experiment.seal import record_look, record_look_of_older_version, seal_plan, undecided
 from palinode.experiment.stacks import begun_stacks, fixed_stack_of, kept_stacks, stacks_with_choices
-from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.record import TRIALS_SUFFIX, ChoiceEntry, ExperimentEntry, Result, RunEntry, trials_name
 from palinode.results.seals import looks_at_other_seeds
 from palinode.results.store import Store
 from palinode.run.one import CHECKPOINTS, stack_key
@@ -51,10 +52,10 @@ from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import WORKER, Job, shared_worker
-from palinode.sweep.remote import Elsewhere
+from palinode.sweep.process import WORKER, Job, about_price, shared_worker
+from palinode.sweep.remote import Elsewhere, leave
 from palinode.train.checkpoint import newest_saved
-from palinode.train.device import free_memory_bytes, resolve_device
+from palinode.train.device import free_memory_bytes, has_devices, resolve_device
 from palinode.train.recipe import Parallel, chosen_parallel, refuse_sharing
 
 Tried = Sequence[tuple[float, Sequence[RunSpec]]]
@@ -75,6 +76,9 @@ class HowToRun:
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice` and `note` events, and with the events of `sweep.local.sweep`.
         elsewhere: trains the runs of a stage on other hosts (`sweep/remote.py`); None: this process trains them.
+        price: the price of an hour of this machine, and its currency, for the record; None: unknown.
+        decides_for_all: whether this process is a worker that decides in place of a driver that has gone (`experiment/decide.py`).
+            It measures no times, and a request to stop stays.
         hours: the hours after which no run is going on; a run that is not expected to end in time is not started. None: no limit.
         processes: the number of processes that share each run. Above 1, a run has other bits, and its fingerprint says so.
         parallel: how they share it; None: `ddp`, or `fsdp2` where the largest model is too large for it (`train/processes.py`).
@@ -89,6 +93,8 @@ class HowToRun:
     processes: int = 1
     parallel: Parallel | None = None
     elsewhere: Elsewhere | None = None
+    price: tuple[float, str] | None = None
+    decides_for_all: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stack", stack_size(self.stack))
@@ -130,22 +136,34 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
         Damaged: the file of the seals or of the looks is damaged.
     """
     deadline = None if how.hours is None else time.monotonic() + SECONDS_PER_HOUR * how.hours
-    with nursery_for(resolved, how.note) as nursery:
-        default = default_at_a_time(
-            resolved, how.processes
-        )  # also if unused: this call refuses a missing device before the audits
+    nursery_of_run = Nursery() if how.decides_for_all else nursery_for(resolved, how.note)
+    with nursery_of_run as nursery:
+        if how.elsewhere is None:
+            default = default_at_a_time(
+                resolved, how.processes
+            )  # also if unused: this call refuses a missing device before the audits
+        else:
+            default = default_workers(max(run.spec.threads for run in resolved.runs))
         return _run(resolved, _Work(store, how, how.at_a_time or default, nursery, deadline))
 
 
 def _run(written: ResolvedExperiment, work: _Work) -> SweepEnd:
     store, how = work.store, work.how
     refuse_other_numerics(written, store)
-    resolved = written = pinned(written)
-    cells = cells_of(resolved)
-    refuse_what_cannot_be(cells)
+    written = pinned(written)
+    cells = cells_of(written)
+    refuse_what_cannot_be(cells, trains_here=how.elsewhere is None)
     if how.processes > 1:
         work = replace(work, worker=shared_worker(how.processes, shared_by(cells, how)))
     audits = audit_cells(cells, store, how.on_event, code=how.code, workers=work.at_a_time, nursery=work.nursery)
+    if how.elsewhere is None or how.decides_for_all:
+        return _run_audited(written, audits, work)
+    with hold_on_decisions(f"{written.name}--{written.size}", store, how.note):
+        return _run_audited(written, audits, work)
+
+
+def _run_audited(written: ResolvedExperiment, audits: Sequence[ArmAudit], work: _Work) -> SweepEnd:
+    store, how, resolved = work.store, work.how, written
     choices: tuple[ChoiceEntry, ...] = ()
     if resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
         resolved, choices = chosen
@@ -154,16 +172,45 @@ def _run(written: ResolvedExperiment, work: _Work) -> SweepEnd:
         record_look_of_older_version(before, store)
     stage = _first_stage(resolved, before)
     entry = _entry(stage, store, how, audits, choices)
-    _note_replaced_runs(entry, before, store, how)
+    if how.decides_for_all and before is not None:
+        entry = entry.with_(created=before.created, command=before.command, code=before.code, plan=before.plan)
+    else:
+        _note_replaced_runs(entry, before, store, how)
+        _forget_earlier(entry, store)
     store.write_experiment(entry)
-    store.forget_stop(entry)
     refuse_leaks(audits)
     planned = _planned(stage, work)
-    if planned.left or not entry.plan:  # if no run is left to do, the earlier prediction stays
+    if (planned.left and not how.decides_for_all) or not entry.plan:  # else the earlier prediction stays
         entry = entry.with_(plan=planned.as_data())
     seal_plan(written, entry, before, store, how.note)
     store.write_experiment(entry)
+    if how.elsewhere is not None and not how.decides_for_all:
+        write_plan(written, store, how.code)
     how.on_event({"event": "plan", **planned.as_data()})
+    end = _work_through(entry, resolved, stage, choices, planned, work)
+    if how.elsewhere is not None and not end.is_cut_short:
+        store.forget_plan(entry.full_name)
+    return end
+
+
+def _forget_earlier(entry: ExperimentEntry, store: Store) -> None:
+    """Delete what an earlier driver left to workers: a request to stop, and runs and decisions of other settings."""
+    store.forget_stop(entry)
+    store.forget_plan(entry.full_name)
+    store.forget_queue(entry.full_name)
+    store.forget_queue(trials_name(entry))
+
+
+def _work_through(
+    entry: ExperimentEntry,
+    resolved: ResolvedExperiment,
+    stage: ResolvedExperiment,
+    choices: tuple[ChoiceEntry, ...],
+    planned: Plan,
+    work: _Work,
+) -> SweepEnd:
+    """Do the trials that are left, then the runs."""
+    store, how = work.store, work.how
     if resolved.tuning is not None:
         end, chosen = _run_trials(resolved, planned, work)
         if chosen is None:
@@ -188,12 +235,19 @@ def _planned(stage: ResolvedExperiment, work: _Work) -> Plan:
         work.store,
         workers=work.at_a_time,
         code=how.code,
-        measure="if long" if how.hours is None else "always",
+        measure=_when_to_measure(how, stage),
         on_failure=how.note,
         nursery=work.nursery,
     )
     refuse_full_disk(planned.disk_bytes, work.store)
     return planned
+
+
+def _when_to_measure(how: HowToRun, stage: ResolvedExperiment) -> Measure:
+    """When to time a few steps. A machine that lacks the device, or only decides, times nothing."""
+    if how.decides_for_all or (how.elsewhere is not None and not has_devices(run.spec.device for run in stage.runs)):
+        return "never"
+    return "if long" if how.hours is None else "always"
 
 
 def _run_trials(resolved: ResolvedExperiment, planned: Plan, work: _Work) -> tuple[SweepEnd, Chosen | None]:
@@ -209,6 +263,30 @@ def _run_trials(resolved: ResolvedExperiment, planned: Plan, work: _Work) -> tup
     if end.late:
         work.how.note(f"{work.how.hours:g} hours are used up, and {len(end.late)} trials are left")
     return end, None if end.is_cut_short else tuned(resolved, work.store)
+
+
+def decide(full_name: str, store: Store, on_event: Callable[[Event], None], *, allow_code: bool) -> bool:
+    """Do what the driver of an experiment would do now that the runs that it wrote have ended (`experiment/decisions.py`).
+
+    The caller has the hold on the decisions.
+
+    Args:
+        on_event: called with `note` and `choice` events.
+
+    Returns:
+        whether runs are left for workers.
+
+    Raises:
+        PalinodeError: what `run_experiment` raises.
+    """
+
+    def told(event: Event) -> None:
+        if event["event"] in ("note", "choice"):
+            on_event(event)
+
+    resolved, code = read_plan(full_name, store, allow_code=allow_code)
+    end = run_experiment(resolved, store, HowToRun(code=code, on_event=told, elsewhere=leave, decides_for_all=True))
+    return bool(end.left_to_workers)
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------
@@ -293,9 +371,12 @@ def shared_by(cells: Sequence[Cell], how: HowToRun) -> Parallel:
     Raises:
         BadInput: a recipe has too few micro-batches, or a part that several processes cannot share.
     """
-    largest = max(cell.model.total_parameters for cell in cells)
-    device = resolve_device(cells[0].spec.device)
-    parallel = how.parallel or chosen_parallel(largest, free_memory_bytes(device, how.processes))
+    if how.elsewhere is not None:  # the memory of other hosts is not known here
+        parallel = how.parallel or "ddp"
+    else:
+        largest = max(cell.model.total_parameters for cell in cells)
+        device = resolve_device(cells[0].spec.device)
+        parallel = how.parallel or chosen_parallel(largest, free_memory_bytes(device, how.processes))
     for cell in cells:
         refuse_sharing(cell.spec.recipe, how.processes, parallel)
     return parallel
@@ -403,14 +484,14 @@ def _sweep(
     if how.elsewhere is not None:
         full_name = f"{resolved.name}--{resolved.size}"
         store.write_queue(full_name, _run_entries(resolved))
-        return how.elsewhere(jobs, store, full_name, on_event)
+        return how.elsewhere(jobs, store, f"{resolved.name.removesuffix(TRIALS_SUFFIX)}--{resolved.size}", on_event)
     return sweep(
         jobs,
         store,
         workers=work.at_a_time,
         stack=stack,
         on_event=on_event,
-        worker=work.worker,
+        worker=(*work.worker, *about_price(how.price, work.at_a_time)),
         nursery=work.nursery,
         deadline=work.deadline,
     )

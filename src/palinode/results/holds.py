@@ -36,6 +36,7 @@ HEARTBEAT_SECONDS = 60.0
 STALE_SECONDS = 2.5 * HEARTBEAT_SECONDS
 # The errors of file systems that cannot lock, such as some Lustre mounts.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+NOTHING_MORE: Mapping[str, Any] = {}
 BOOT_ID, PROCESS_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
@@ -74,6 +75,39 @@ class StoredHold:
             return can_lock
         pid = self.content.get("pid")
         return self.is_of(this_host()) and isinstance(pid, int) and not fsio.is_alive(pid)
+
+    @property
+    def price_per_hour(self) -> tuple[float, str] | None:
+        """The price of the process for an hour, and its currency; None where the user gave no price."""
+        content = self.content or {}
+        price, currency = content.get("price_per_hour"), content.get("currency")
+        return (float(price), currency) if isinstance(price, int | float) and isinstance(currency, str) else None
+
+    @property
+    def times(self) -> tuple[datetime, datetime] | None:
+        """When the hold was taken, and its last heartbeat; None if the hold file does not say it."""
+        content = self.content or {}
+        try:
+            started, until = (datetime.fromisoformat(str(content.get(name))) for name in ("started", "until"))
+        except ValueError:
+            return None
+        return started, until
+
+    def written(self, directory: Path) -> float:
+        """The time of the last heartbeat by the clock of the file system, in seconds since 1970."""
+        try:
+            return _path(directory, self.number).stat().st_mtime
+        except OSError:
+            return time.time()
+
+    @property
+    def cost(self) -> tuple[float, str] | None:
+        """What the attempt has cost, from the hold to its last heartbeat, and the currency; None where it is unknown."""
+        if self.price_per_hour is None or self.times is None:
+            return None
+        price, currency = self.price_per_hour
+        started, until = self.times
+        return price * (until - started).total_seconds() / 3600.0, currency
 
     def is_of(self, owner: Mapping[str, Any]) -> bool:
         """Whether the hold file names this owner. The owner is a host, or a process of a host."""
@@ -120,6 +154,10 @@ class Hold:
             self.lost = True
             raise HoldLostError(f"lost to {newest.owner}")
 
+    def describe(self, **about: str | float) -> None:
+        """Add items to the content of the hold file. They are written with the next heartbeat, or at the release."""
+        self._content = {**self._content, **about}
+
     def release(self, failure: str | None = None) -> None:
         """End the hold, so that another process may take the directory. The hold file stays as a record of the attempt.
 
@@ -129,7 +167,7 @@ class Hold:
         self._ended.set()
         self._thread.join()
         if failure is not None:
-            self._content["failure"] = failure
+            self.describe(failure=failure)
         with contextlib.suppress(HoldLostError, EnvironmentProblem):  # a hold that is not released becomes stale later
             self.check()
             self._write(released=True)
@@ -146,7 +184,8 @@ class Hold:
                 continue
 
     def _write(self, *, released: bool = False) -> None:
-        self._content |= {"beat": self._content["beat"] + 1, "released": released}
+        beat = {"beat": self._content["beat"] + 1, "until": _now(), "released": released}
+        self._content = {**self._content, **beat}
         fsio.write_table(_path(self.directory, self.number), self._content)
 
 
@@ -166,10 +205,17 @@ class Watch:
         return self._clock() - since > STALE_SECONDS
 
 
-def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Hold | None:
+def take(
+    directory: Path,
+    *,
+    stale: int | None = None,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    about: Mapping[str, Any] = NOTHING_MORE,
+) -> Hold | None:
     """Take a directory and return the hold. The result is None while another process holds the directory.
 
     Args:
+        about: more items for the content of the hold file, such as the price of the process.
         stale: the number of a stale hold, as `holder` returns it. The directory is taken over from the process of this hold.
 
     Raises:
@@ -188,8 +234,10 @@ def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float 
             **this_host(),
             "worker": secrets.token_hex(8),
             "pid": os.getpid(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": (now := _now()),
+            "until": now,
             "beat": 0,
+            **about,
             "released": False,
         }
         if not fsio.create_table(_path(directory, number), content):
@@ -239,14 +287,18 @@ def end_dead(directory: Path, pid: int, failure: str | None = None) -> bool:
     return True
 
 
-def failures(directory: Path) -> list[StoredHold]:
-    """The holds of the attempts that could not finish the run, in the order of the attempts."""
+def all_holds(directory: Path) -> list[StoredHold]:
+    """The holds of all attempts, in their order."""
     try:
         numbers = sorted(int(match[1]) for name in os.listdir(directory) if (match := HOLD_FILE.fullmatch(name)))
     except OSError:
         return []
-    stored = (_stored(directory, number) for number in numbers)
-    return [hold for hold in stored if (hold.content or {}).get("failure")]
+    return [_stored(directory, number) for number in numbers]
+
+
+def failures(directory: Path) -> list[StoredHold]:
+    """The holds of the attempts that could not finish the run, in the order of the attempts."""
+    return [hold for hold in all_holds(directory) if (hold.content or {}).get("failure")]
 
 
 def newest_hold(directory: Path) -> StoredHold | None:
@@ -285,6 +337,10 @@ def this_host() -> dict[str, str]:
     with contextlib.suppress(OSError):
         namespace = os.readlink(PROCESS_NAMESPACE)
     return {"host": platform.node(), "boot": boot, "namespace": namespace}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _path(directory: Path, number: int) -> Path:

@@ -41,6 +41,7 @@ ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
     TASK_EVENT: TaskRow,
 }  # rows of every other event have the shape ScoresRow
 SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
+TRIALS_SUFFIX = "-tuning"  # of the name of an experiment of trials (`spec.tuning`)
 NOT_COMPARED = ("memory_kept", "started_by")  # items of a fingerprint that say how a worker ran, and change no bit
 
 
@@ -563,6 +564,16 @@ class ExperimentRecord:
         """The runs with the outcome `done`: of one arm at one scale if both arguments are given, otherwise of the experiment."""
         found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
         return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
+
+
+def trials_name(entry: ExperimentEntry) -> str:
+    """The full name of the experiment of the trials that choose a setting for this experiment."""
+    return f"{entry.name}{TRIALS_SUFFIX}--{entry.size}"
+
+
+def decided_with(entry: ExperimentEntry) -> str:
+    """The full name of the experiment whose decisions wait for the runs of this entry: for trials, the one that they are for."""
+    return f"{entry.name.removesuffix(TRIALS_SUFFIX)}--{entry.size}"
 
 
 def machine_kind(fingerprint: Mapping[str, Any]) -> str:

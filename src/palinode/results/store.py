@@ -4,6 +4,7 @@
     <root>/experiments/<name>--<size>.json      resolved experiments; beside each: its seals and its looks (seals.py)
     <root>/experiments/<name>--<size>.runs-1.parquet   a cache of the runs of a large experiment (run_cache.py); it may be deleted
     <root>/experiments/<name>--<size>.stop      asks workers to stop; .queue beside it: the runs that they shall train
+    <root>/experiments/<name>--<size>.decide/   the holds of the process that decides for all hosts, and what is decided by
     <root>/workers/                             what engines and their workers write
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
@@ -50,6 +51,7 @@ from palinode.results.record import (
     Result,
     RunEntry,
     read_run,
+    trials_name,
 )
 from palinode.results.rows import metrics_path
 from palinode.results.seals import LOOKS_SUFFIX, SEALS_SUFFIX, Appended, Look, Seal, append, read_looks, read_seals
@@ -57,7 +59,8 @@ from palinode.results.seals import LOOKS_SUFFIX, SEALS_SUFFIX, Appended, Look, S
 DEFAULT_ROOT = Path("runs")
 LEAST_RUNS = 1000  # the smallest experiment that has a cache of its runs; a smaller one is read in about a second
 CACHE_SUFFIX = ".runs-1.parquet"  # the cache of an experiment's runs; the number is the version of its form
-STOP_SUFFIX, QUEUE_SUFFIX = ".stop", ".queue"
+STOP_SUFFIX, QUEUE_SUFFIX, DECIDE_SUFFIX = ".stop", ".queue", ".decide"
+PLAN_FILE = "plan.json"  # in a directory with DECIDE_SUFFIX: the experiment, while something is left to decide
 HOLDS = "holds"  # the directory of the holds on audits, inside `audits`
 LISTED = "`palinode ls --runs` lists them"  # the hint for an unknown run id, because hashes have no similar names
 # A file name may have 255 bytes: enough for two names of this length, a separator and the suffix of a temporary file.
@@ -290,9 +293,9 @@ class Store:
         """Append a look at this experiment, and wait until it is on the disk."""
         append(self._own(self.create().looks_path(entry)), look)
 
-    def stop_path(self, entry: ExperimentEntry) -> Path:
+    def stop_path(self, full_name: str) -> Path:
         """The path of the file that asks workers to stop the runs of this experiment. The file need not exist."""
-        return self.root / EXPERIMENTS / f"{_entry_stem(entry)}{STOP_SUFFIX}"
+        return self.root / EXPERIMENTS / f"{full_name}{STOP_SUFFIX}"
 
     def probe_path(self, nonce: str) -> Path:
         """The path of a file that a driver writes for its workers. They see by it that they have the same store as the driver, and
@@ -322,15 +325,44 @@ class Store:
         known = {run.run_id for run in entry.runs}
         return (*entry.runs, *(run for run in added if run.run_id not in known and is_run_id(run.run_id)))
 
+    def forget_queue(self, full_name: str) -> None:
+        """Delete the file of `write_queue`, if it is there: its runs may be those of earlier settings."""
+        fsio.remove(self._own(self.root / EXPERIMENTS / f"{full_name}{QUEUE_SUFFIX}"))
+
+    def plan_path(self, full_name: str) -> Path:
+        """The path of the file by which workers make the decisions of an experiment. It exists while a decision is left to make.
+        The process with the hold on its directory decides for all hosts.
+        """
+        return self.root / EXPERIMENTS / f"{full_name}{DECIDE_SUFFIX}" / PLAN_FILE
+
+    def decisions(self, full_name: str) -> Path:
+        """The directory of the holds on the decisions of an experiment, created if it does not exist."""
+        return fsio.make_directory(self._own(self.create().plan_path(full_name).parent))
+
+    def write_plan(self, full_name: str, plan: Mapping[str, Any]) -> None:
+        """Write the file at `plan_path`."""
+        fsio.write_table(self._own(self.decisions(full_name) / PLAN_FILE), plan)
+
+    def forget_plan(self, full_name: str) -> None:
+        """Delete the file of `write_plan`, if it is there: nothing is left to decide."""
+        fsio.remove(self._own(self.plan_path(full_name)))
+
+    def runs_of_workers(self, entry: ExperimentEntry) -> tuple[RunEntry, ...]:
+        """The runs that workers train now: the `queue` of the experiment, or of the trials that choose a setting first."""
+        if not entry.to_choose:
+            return self.queue(entry)
+        name = trials_name(entry)
+        return next((self.queue(one) for one in self.experiments() if one.full_name == name), ())
+
     def ask_to_stop(self, entry: ExperimentEntry) -> None:
         """Ask the workers on this store to stop the runs of this experiment, and to take no more of them."""
         fsio.write_text(
-            self._own(self.stop_path(entry)), "`palinode stop` wrote this file, `palinode run` deletes it\n"
+            self._own(self.stop_path(entry.full_name)), "`palinode stop` wrote this file, `palinode run` deletes it\n"
         )
 
     def forget_stop(self, entry: ExperimentEntry) -> None:
         """Delete the file of `ask_to_stop`, if it is there."""
-        fsio.remove(self._own(self.stop_path(entry)))
+        fsio.remove(self._own(self.stop_path(entry.full_name)))
 
     def own_path(self, place: str) -> Path:
         """The path of a file of a pack in the store. The caller has checked the name.

@@ -16,7 +16,9 @@ from pydantic import BaseModel
 
 import palinode
 from palinode.base.config import USER_PREFIX, Part, installed_imports_of
+from palinode.results.record import machine_kind
 from palinode.spec.run_spec import RunSpec
+from palinode.train.device import fingerprint, resolve_device
 
 ALWAYS = ("numpy", "torch")
 HASH_DIGITS = 16
@@ -35,6 +37,16 @@ def environment(spec: RunSpec) -> tuple[str, str]:
         versions |= {package: metadata.version(package) for package in _packages().get(name, ())}
     text = "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS], text
+
+
+def kind_here(spec: RunSpec, runs_together: int = 1) -> str:
+    """The kind of machine (`machine_kind`) that this host is for a run in one process.
+
+    Raises:
+        EnvironmentProblem: this host lacks the device of the run.
+    """
+    of_machine = {**fingerprint(resolve_device(spec.device)), "threads": spec.threads}
+    return machine_kind({**of_machine, "environment": environment(spec)[0], "runs_together": runs_together})
 
 
 def _user_classes(value: Any) -> Iterator[type[Part]]:

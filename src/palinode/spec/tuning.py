@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from palinode.base.config import Config
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, PalinodeError, nearest
-from palinode.results.record import ArmEntry
+from palinode.results.record import TRIALS_SUFFIX, ArmEntry
 from palinode.spec.change import changed
 from palinode.spec.names import Seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -22,7 +22,6 @@ from palinode.spec.run_spec import RunSettings, RunSpec
 if TYPE_CHECKING:
     from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 
-TRIALS_SUFFIX = "-tuning"
 TESTED = ("data", "evaluation")
 # The evaluation of a trial: only the tuning split, and no further measurement.
 ONLY_THE_LOSS: Mapping[str, Any] = {

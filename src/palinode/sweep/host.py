@@ -7,6 +7,7 @@ order of its own, so that hosts do not meet at the same run.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -14,23 +15,24 @@ import platform
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem, PalinodeError
 from palinode.base.event import Event
 from palinode.base.measures import FAILED_OUTCOMES, FINAL_OUTCOMES
 from palinode.base.numerics import NUMERICS_VERSION
-from palinode.results.holds import Watch, failures, this_host
-from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry
+from palinode.results.holds import Watch, failures, holder, take, this_host
+from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry, decided_with
 from palinode.results.store import Store
 from palinode.spec.code import RECORD_FILE
 from palinode.sweep.local import Sharing, SweepEnd, default_workers, sweep_shared
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import WORKER, Job
+from palinode.sweep.process import WORKER, Job, about_price
 
 T = TypeVar("T")
 PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # while no run is free; half of a pause is left to chance
@@ -53,8 +55,11 @@ class HostOptions:
         seconds: the time after which no run is going on; None: no limit.
         idle_seconds: how long to wait for new runs after every run of the store has ended.
         allow_code: whether the user's code that the store carries may run.
+        decide: makes the decisions of an experiment whose runs have ended (`experiment.run.decide`): full name -> whether runs are
+            left. The caller has the hold on the decisions. None: this host decides nothing.
         probe: the name of the file of a driver; the work ends when the driver has deleted it. None: no driver.
         worker: the command that starts the process of a run.
+        price: the names of the devices of the runs -> the price of an hour of this host, and its currency; None: unknown.
     """
 
     experiment: str | None = None
@@ -63,8 +68,10 @@ class HostOptions:
     seconds: float | None = None
     idle_seconds: float = 0.0
     allow_code: bool = False
+    decide: Callable[[str], bool] | None = None
     probe: str | None = None
     worker: Sequence[str] = WORKER
+    price: Callable[[Iterable[str]], tuple[float, str] | None] = lambda devices: None
 
 
 def work(
@@ -99,6 +106,9 @@ def gpus() -> tuple[str, ...]:
     return tuple(str(index) for index in range(torch.cuda.device_count()))
 
 
+Pair = tuple[str, str, int]
+
+
 @dataclass
 class _Open:
     """An open run: its job, the names of its experiments, what its events are labelled with, and parts of its spec."""
@@ -117,8 +127,13 @@ class _Host:
 
     Attributes:
         ended: the ids of the runs that need not be looked at again.
+        settled: the ids of the runs that no host tries again.
         open: run id -> open run.
-        failed: the number of runs that failed on this host.
+        undecided: the names of the experiments whose runs are settled, and for which a decision is left to make.
+        failed: the number of runs and decisions that failed on this host.
+        pairs: run id -> the experiment, scale and seed whose runs are compared with each other.
+        kinds: pair -> the kinds of machine that trained its runs.
+        own_kinds: threads and device of a run -> the kind of this host; empty if this host cannot train such a run.
     """
 
     store: Store
@@ -129,11 +144,17 @@ class _Host:
     worker_id: str = field(default_factory=lambda: secrets.token_hex(8))
     began: float = field(default_factory=time.monotonic)
     ended: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+    undecided: list[str] = field(default_factory=list)
     open: dict[str, _Open] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
     failed: int = 0
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    kinds: dict[Pair, set[str]] = field(default_factory=dict)
+    own_kinds: dict[tuple[int, str], str] = field(default_factory=dict)
     slots: int = 0
     devices: tuple[str, ...] = ()
+    price: tuple[float, str] | None = None
 
     def __post_init__(self) -> None:
         total = self._find_open()
@@ -144,10 +165,13 @@ class _Host:
         self.slots = self.options.slots or len(self.devices) or default_workers(threads)
         slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}{' on GPUs' if self.devices else ''}"
         self.say(f"{platform.node()}, {slots}, {self.store.root}: {len(self.open):,} of {total:,} runs open")
+        self.price = self.options.price({one.device for one in self.open.values()})
+        about: Event = {"slots": self.slots, "devices": list(self.devices), "price": self.price}
+        self._log("began", **this_host(), pid=os.getpid(), **about)
 
     def loop(self, nursery: Nursery) -> int:
         """Take and train runs until nothing is left to do, and return the exit code."""
-        sharing = Sharing(self._may_start, self._must_stop, self.watch, self.devices)
+        sharing = Sharing(self._may_start, self._must_stop, self.watch, self.devices, self._preference)
         pauses, idle_since = _pauses(), time.monotonic()
         while not self._is_over():
             jobs = [self.open[run_id].job for run_id in sorted(self.open, key=self._rank)]
@@ -159,7 +183,9 @@ class _Host:
                     return end.exit_code
                 pauses = _pauses() if end.outcomes else pauses
             self._with_retries(self._find_open)
-            if not self.open and time.monotonic() - idle_since >= self.options.idle_seconds:
+            if self._with_retries(self._decide):
+                continue
+            if not self.open and not self.undecided and time.monotonic() - idle_since >= self.options.idle_seconds:
                 break
             if not jobs or not end.outcomes:
                 self._sleep(next(pauses))
@@ -167,6 +193,7 @@ class _Host:
 
     def _sweep(self, jobs: Sequence[Job], sharing: Sharing, nursery: Nursery) -> SweepEnd:
         def labelled(event: Event) -> None:
+            self._log_event(event)
             self.on_event({**event, **self.open[event["run_id"]].label})
 
         options = self.options
@@ -177,7 +204,7 @@ class _Host:
             workers=self.slots,
             stack=options.stack,
             on_event=labelled,
-            worker=options.worker,
+            worker=(*options.worker, *about_price(self.price, self.slots)),
             nursery=nursery,
         )
 
@@ -185,15 +212,16 @@ class _Host:
 
     def _find_open(self) -> int:
         """Find the runs that have not ended and that this host may train, and return the number of all runs."""
-        name = self.options.experiment
-        entries = self.store.experiments() if name is None else [self.store.entry(name)]
         runs: dict[str, tuple[Event, list[ExperimentEntry]]] = {}
-        for entry in entries:
-            if entry.source or entry.to_choose:  # imported; or the trials come first, and have an entry of their own
-                continue
-            for run in self.store.queue(entry):
+        of_decision: dict[str, list[str]] = {}  # the name of an experiment -> the ids of its runs and trials
+        for entry in self._entries():
+            run_ids = of_decision.setdefault(decided_with(entry), [])
+            # Where a setting is left to choose, the trials come first, and have an entry of their own.
+            for run in () if entry.to_choose else self.store.queue(entry):
                 label = {"arm": run.arm, "scale": run.scale, "seed": run.seed}
                 runs.setdefault(run.run_id, (label, []))[1].append(entry)
+                run_ids.append(run.run_id)
+                self.pairs[run.run_id] = (entry.full_name, run.scale, run.seed)
         known, self.open = self.open, {}
         for run_id, (label, of_run) in runs.items():
             if run_id in self.ended or self._has_ended(run_id) or all(map(self._is_stopped, of_run)):
@@ -205,7 +233,16 @@ class _Host:
                 self._say_once("some runs need code that the store carries: --allow-code runs it, and they stay open")
             elif found.numerics == NUMERICS_VERSION or not self.slots:
                 self.open[run_id] = found
+        self.undecided = [name for name, run_ids in of_decision.items() if self._is_undecided(name, run_ids)]
         return len(runs)
+
+    def _entries(self) -> list[ExperimentEntry]:
+        """The experiments to work on, with those of their trials."""
+        entries = [entry for entry in self.store.experiments() if not entry.source]
+        if self.options.experiment is None:
+            return entries
+        name = self.store.entry(self.options.experiment).full_name
+        return [entry for entry in entries if name in (entry.full_name, decided_with(entry))]
 
     def _read(self, run_id: str, label: Event, entries: list[ExperimentEntry]) -> _Open | None:
         """What this host needs of the spec of a run; None while the spec is not written yet or cannot be read."""
@@ -233,7 +270,10 @@ class _Host:
             return False
         if result is None:
             return False
-        if result.outcome not in FINAL_OUTCOMES:
+        if result.outcome in FINAL_OUTCOMES:
+            self.settled.add(run_id)
+            self.kinds.setdefault(self.pairs[run_id], set()).add(result.kind)
+        else:
             failed = failures(directory)
             if failed and len(failed) < MOST_FAILURES and not any(hold.is_of(this_host()) for hold in failed):
                 return False
@@ -260,12 +300,13 @@ class _Host:
     def _is_over(self) -> bool:
         """Whether the time of this host is used up, or its driver needs it no more."""
         is_late = self.options.seconds is not None and time.monotonic() - self.began >= self.options.seconds
-        return is_late or (self.options.probe is not None and not self.store.probe_path(self.options.probe).exists())
+        return is_late or (self.options.probe is not None and not _is_there(self.store.probe_path(self.options.probe)))
 
     def _is_stopped(self, entry: ExperimentEntry) -> bool:
-        if not self.store.stop_path(entry).exists():
+        name = decided_with(entry)
+        if not any(self.store.stop_path(one).exists() for one in {entry.full_name, name}):
             return False
-        self._say_once(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it")
+        self._say_once(f"{name} is stopped; `palinode run` on its file goes on with it")
         return True
 
     def _has_room(self) -> bool:
@@ -280,13 +321,117 @@ class _Host:
         self._say_once(f"no run is taken while {self.store.root} has too little room")
         return False
 
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def _is_undecided(self, name: str, run_ids: Sequence[str]) -> bool:
+        """Whether a decision of this experiment is left to make now, by this or another process."""
+        if (
+            self.options.decide is None
+            or not self.store.plan_path(name).exists()
+            or self.store.stop_path(name).exists()
+        ):
+            return False
+        if (self.store.plan_path(name).parent / RECORD_FILE).exists() and not self.options.allow_code:
+            self._say_once(
+                f"{name} needs code that the store carries: --allow-code runs it, else nothing is decided here"
+            )
+            return False
+        return all(map(self._is_settled, run_ids)) and self._can_decide(name)
+
+    def _can_decide(self, name: str) -> bool:
+        """Whether the plan of an experiment is there, and has the numerics version of this program."""
+        try:
+            theirs = fsio.read_table(self.store.plan_path(name)).get("numerics_version")
+        except PalinodeError:  # another process has just made the last decision
+            return False
+        if theirs != NUMERICS_VERSION:
+            self._say_once(f"{name}: numerics version {theirs} decides, and this host has {NUMERICS_VERSION}")
+        return bool(theirs == NUMERICS_VERSION)
+
+    def _is_settled(self, run_id: str) -> bool:
+        """Whether no host tries a run again: it has ended, or it failed as often as it may."""
+        if run_id in self.settled or run_id not in self.ended:
+            return run_id in self.settled
+        self.ended.discard(run_id)  # another host may have tried the failed run again
+        if self._has_ended(run_id) and len(failures(self.store.run_directory(run_id))) >= MOST_FAILURES:
+            self.settled.add(run_id)
+        return run_id in self.settled
+
+    def _decide(self) -> bool:
+        """Make the decisions that are left, unless another process makes them, and return whether one was made."""
+        decided = False
+        for name in self.undecided:
+            directory = self.store.decisions(name)
+            owner, stale = holder(directory, self.watch)
+            if owner is not None or (hold := take(directory, stale=stale)) is None:
+                continue
+            with hold:
+                if self.store.plan_path(name).exists():  # else another process was faster
+                    self._decide_for_all(name)
+                    decided = True
+        if decided:
+            self._find_open()
+        return decided
+
+    def _decide_for_all(self, name: str) -> None:
+        assert self.options.decide is not None
+        try:
+            if not self.options.decide(name):
+                self.say(f"{name}: all is decided, `palinode compare {name}` shows it")
+        except EnvironmentProblem:
+            raise
+        except PalinodeError as problem:
+            self.failed += 1
+            self.store.forget_plan(name)
+            self.say(f"{name}: nothing more is decided: {problem}")
+
+    # --- kinds of machine, and the log of this host --------------------------------------------------------------------
+
+    def _preference(self, job: Job) -> int:
+        """Which runs this host takes first: 0 where its own kind has trained runs of the seed, 2 where only other kinds have."""
+        kinds = self.kinds.get(self.pairs[job.run_id])
+        if not kinds:
+            return 1
+        return 0 if self._own_kind(self.open[job.run_id]) in kinds else 2
+
+    def _own_kind(self, found: _Open) -> str:
+        key = (found.job.threads, found.device)
+        if key not in self.own_kinds:
+            self.own_kinds[key] = (
+                _kind_here(found.job.directory) if self.options.allow_code or not found.has_code else ""
+            )
+        return self.own_kinds[key]
+
+    def _log_event(self, event: Event) -> None:
+        """Log the start and the end of a run, and remember the kind of machine that this host is."""
+        run_id = event["run_id"]
+        if event["event"] in ("started", "elsewhere"):
+            self._log(event["event"], run_id=run_id)
+        if event["event"] != "finished":
+            return
+        about: Event = {"outcome": event["outcome"], "reason": str(event.get("reason") or "").partition("\n")[0]}
+        with contextlib.suppress(PalinodeError):
+            result = self.store.record(run_id).result
+            if result is not None and result.fingerprint:
+                self.kinds.setdefault(self.pairs[run_id], set()).add(result.kind)
+                self.own_kinds[self.open[run_id].job.threads, self.open[run_id].device] = result.kind
+                about |= {"kind": result.kind, "environment": result.fingerprint.get("environment")}
+        self._log("ended", run_id=run_id, **about)
+
+    def _log(self, event: str, **about: Any) -> None:
+        """Append a line to the log of this host, workers/<id>.jsonl. Nothing depends on the log, so a full disk ends no run."""
+        row = {"event": event, "at": datetime.now(UTC).isoformat(timespec="seconds"), **about}
+        with contextlib.suppress(EnvironmentProblem):
+            fsio.append_line(self.store.workers_directory() / f"{self.worker_id}.jsonl", row)
+
     # --- waiting -----------------------------------------------------------------------------------------------------
 
-    def _rank(self, run_id: str) -> str:
+    def _rank(self, run_id: str) -> tuple[int, str]:
         """Sorts the runs into the order of this host."""
-        return hashlib.sha256(f"{self.worker_id}{run_id}".encode()).hexdigest()
+        return self._preference(self.open[run_id].job), hashlib.sha256(f"{self.worker_id}{run_id}".encode()).hexdigest()
 
     def _sleep(self, seconds: float) -> None:
+        self._log("pause", seconds=round(seconds, 1))
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self._is_over():
             time.sleep(min(left, NAP_SECONDS))
@@ -300,10 +445,13 @@ class _Host:
         for seconds in (*RETRY_SECONDS, None):
             try:
                 return act()
-            except EnvironmentProblem as problem:
-                cause = problem.__cause__
-                if seconds is None or not isinstance(cause, OSError) or cause.errno not in PASSING_ERRORS:
+            except (EnvironmentProblem, OSError) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                if not isinstance(cause, OSError) or cause.errno not in PASSING_ERRORS:
                     raise
+                problem = EnvironmentProblem(str(error), file=None if error is not cause else str(self.store.root))
+                if seconds is None:
+                    raise problem from cause
                 self.say(f"{problem}; it is tried again in {seconds:g} s")
                 time.sleep(seconds)
         raise AssertionError("the last try returns or raises")
@@ -314,6 +462,14 @@ class _Host:
             self.say(text)
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a file is there. A network disk that cannot say it now does not mean that a driver has deleted its file."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
 def _pauses() -> Iterator[float]:
     """The seconds from one look at the store to the next, while this host finds no run that is free."""
     number = 0
@@ -321,6 +477,17 @@ def _pauses() -> Iterator[float]:
         mean = PAUSES_SECONDS[min(number, len(PAUSES_SECONDS) - 1)]
         yield mean * random.uniform(0.5, 1.5)  # noqa: S311 - no secret, and no result depends on it
         number += 1
+
+
+def _kind_here(directory: Path) -> str:
+    """The kind of machine that this host is for a run; empty if it cannot train the run. This function imports torch."""
+    from palinode.run.environment import kind_here
+    from palinode.spec.load import load_run
+
+    try:
+        return kind_here(load_run(directory, allow_code=True))
+    except PalinodeError:
+        return ""
 
 
 def _stack_key(directory: Path) -> str | None:

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -35,6 +36,7 @@ POLL_SECONDS = 0.05  # the longest time until a signal or the end of a process i
 # Runs of other processes are looked at in rounds, and only while this sweep has a worker without a run. A round ends after LOOKS
 # runs that are still held, and the pause doubles after a round that found nothing: 200 hosts then make 200 * 8 looks in a minute.
 LOOKS = 8
+LOOK_AHEAD = 64  # a sweep of many runs does not compare all of them before each start
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 # The time that a run gets to write its checkpoint. Killing the run after this time costs at most one checkpoint interval.
 STOP_GRACE_SECONDS = 30.0
@@ -51,6 +53,7 @@ class Sharing:
         may_start: whether this host may take a run now. Called just before the run is taken.
         must_stop: whether a run that is being trained has to write a checkpoint and end. Called every STOP_LOOK_SECONDS.
         watch: remembers the holds of other hosts from one sweep to the next.
+        rank: the runs of lower rank are taken first, among the next LOOK_AHEAD runs. The rank may change during the sweep.
         devices: the ids of the GPUs, one for each worker; empty on a CPU.
     """
 
@@ -58,6 +61,7 @@ class Sharing:
     must_stop: Callable[[Job], bool]
     watch: Watch
     devices: tuple[str, ...] = ()
+    rank: Callable[[Job], int] = lambda job: 0
 
 
 @dataclass(frozen=True)
@@ -293,9 +297,16 @@ class _Driver:
     def _may_start(self, job: Job) -> bool:
         return self.sharing is None or self.sharing.may_start(job)
 
+    def _next(self) -> Job:
+        if self.sharing is None:
+            return self.waiting.popleft()
+        job = min(islice(self.waiting, LOOK_AHEAD), key=self.sharing.rank)
+        self.waiting.remove(job)
+        return job
+
     def _start_what_fits(self) -> None:
         while self.waiting and len(self.running) < self.workers:
-            job = self.waiting.popleft()
+            job = self._next()
             if not self._may_start(job):
                 continue
             if (result := self.store.ended(job.run_id)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -32,6 +33,15 @@ def shared_worker(processes: int, parallel: Parallel) -> tuple[str, ...]:
     """The command of a worker that trains one run on several processes of this machine, which torchrun starts."""
     torchrun = (*PYTHON_MODULE, "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1")
     return (*torchrun, f"--nproc-per-node={processes}", "--no-python", *WORKER, f"--parallel={parallel}")
+
+
+def about_price(price: tuple[float, str] | None, at_a_time: int) -> list[str]:
+    """The option of a worker's command that puts the price of an hour into its holds: the price of the machine, which so many
+    processes share.
+    """
+    if price is None:
+        return []
+    return [f"--about={json.dumps({'price_per_hour': price[0] / at_a_time, 'currency': price[1]})}"]
 
 
 def end_with_parent() -> None:

@@ -39,7 +39,15 @@ Elsewhere = Callable[[Sequence[Job], Store, str, OnEvent], SweepEnd]
 
 def detach(jobs: Sequence[Job], store: Store, full_name: str, on_event: OnEvent) -> SweepEnd:
     """Leave the runs to workers that the user starts. An `Elsewhere`: runs that have ended count as in a sweep."""
-    seen = _begin(jobs, store, on_event)
+    return _left(_begin(jobs, store, on_event))
+
+
+def leave(jobs: Sequence[Job], store: Store, full_name: str, on_event: OnEvent) -> SweepEnd:
+    """Leave the runs to workers, as `detach` does, but do not try failed runs again: for a worker that decides."""
+    return _left(Onlooker(store).look(job.run_id for job in jobs))
+
+
+def _left(seen: Progress) -> SweepEnd:
     left = frozenset((*seen.hosts, *seen.open))
     return SweepEnd(seen.outcomes, frozenset(seen.outcomes), None, left_to_workers=left)
 
@@ -83,7 +91,8 @@ class Fleet:
         probe = store.probe_path(nonce)
         fsio.write_text(probe, f"{full_name}\n")
         try:
-            outcomes = self._watch(jobs, store, self._command(store, full_name, nonce), on_event)
+            command = self._command(store, full_name, nonce)
+            outcomes = self._watch(jobs, store, full_name, command, on_event)
         except KeyboardInterrupt:
             left = frozenset(job.run_id for job in jobs)
             return SweepEnd({}, reused, signal.SIGINT, left_to_workers=left)
@@ -99,7 +108,9 @@ class Fleet:
         place = ["--store", str(store.root.resolve()), "--experiment", full_name]
         return [*PYTHON_MODULE, "palinode", "worker", *place, "--probe", nonce, *self.arguments]
 
-    def _watch(self, jobs: Sequence[Job], store: Store, command: Sequence[str], on_event: OnEvent) -> dict[str, str]:
+    def _watch(
+        self, jobs: Sequence[Job], store: Store, full_name: str, command: Sequence[str], on_event: OnEvent
+    ) -> dict[str, str]:
         """Start workers and look at the runs until none is left; return the outcomes."""
         onlooker, run_ids, words = Onlooker(store), [job.run_id for job in jobs], ""
         told = set(onlooker.look(run_ids).outcomes)
@@ -112,7 +123,9 @@ class Fleet:
                 on_event({"event": "finished", "run_id": run_id, "outcome": seen.outcomes[run_id], "reason": reason})
             if seen.words != words:
                 words = seen.words
-                self.say(words)
+                entry = store.entry(full_name)
+                runs = store.runs_of_workers(entry)
+                self.say(f"{words}{onlooker.left_words(seen, entry, runs)}")
             self._forget_ended(len(seen.outcomes))
             if self._is_over(seen, store):
                 return seen.outcomes

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError
-from palinode.results.holds import Watch, newest_hold
-from palinode.results.record import RESULT_FILE
+from palinode.results.holds import StoredHold, Watch, newest_hold
+from palinode.results.record import RESULT_FILE, ExperimentEntry, RunEntry
 from palinode.results.store import Store
+
+SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class Progress:
         outcomes: run id -> outcome, for the runs that have a result.
         hosts: run id -> the name of the host that works on it.
         open: the ids of the other runs.
+        prices: the prices of an hour of the processes that work now, each with its currency; None where it is unknown.
     """
 
     outcomes: dict[str, str]
     hosts: dict[str, str]
     open: tuple[str, ...]
+    prices: tuple[tuple[float, str] | None, ...] = ()
 
     @property
     def words(self) -> str:
@@ -45,25 +50,51 @@ class Progress:
 
 @dataclass
 class Onlooker:
-    """Looks at runs again and again. The result of a run is read once, and a hold that does not change any more is no work."""
+    """Looks at runs again and again. The result of a run is read once, and a hold that does not change any more is no work.
+
+    Attributes:
+        seconds: run id -> the seconds that the run took, for the runs that are done.
+    """
 
     store: Store
     watch: Watch = field(default_factory=Watch)
     outcomes: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def look(self, run_ids: Iterable[str]) -> Progress:
         """The progress of these runs at this moment."""
         hosts: dict[str, str] = {}
         outcomes: dict[str, str] = {}
         left: list[str] = []
+        prices: list[tuple[float, str] | None] = []
         for run_id in run_ids:
             if (outcome := self._outcome(run_id)) is not None:
                 outcomes[run_id] = outcome
-            elif (host := self._host(run_id)) is not None:
-                hosts[run_id] = host
+            elif (hold := self._hold(run_id)) is not None:
+                hosts[run_id] = str((hold.content or {}).get("host", "?"))
+                prices.append(hold.price_per_hour)
             else:
                 left.append(run_id)
-        return Progress(outcomes, hosts, tuple(left))
+        return Progress(outcomes, hosts, tuple(left), tuple(prices))
+
+    def left_words(self, seen: Progress, entry: ExperimentEntry, runs: Sequence[RunEntry]) -> str:
+        """The time and the cost that are left at the present number of processes, such as `; 4.1 h and 38.20 EUR left`. A run that
+        works counts as half done. Empty while nobody works, or no run tells its time; no cost where a price is unknown.
+        """
+        cells = {run.run_id: (run.arm, run.scale) for run in runs}
+        took: dict[tuple[str, str], list[float]] = {}
+        for run_id in seen.outcomes.keys() & self.seconds.keys():
+            took.setdefault(cells[run_id], []).append(self.seconds[run_id])
+        planned = {(cell["arm"], cell["scale"]): cell.get("seconds") for cell in entry.plan.get("cells", ())}
+        of_cell = {cell: fmean(took[cell]) if cell in took else planned.get(cell) for cell in set(cells.values())}
+        parts = [(of_cell[cells[run_id]], 0.5 if run_id in seen.hosts else 1.0) for run_id in (*seen.hosts, *seen.open)]
+        if not seen.hosts or any(seconds is None for seconds, _ in parts):
+            return ""
+        hours = sum((seconds or 0.0) * share for seconds, share in parts) / SECONDS_PER_HOUR
+        known = [price for price in seen.prices if price is not None]
+        is_priced = len(known) == len(seen.prices) and len({currency for _, currency in known}) == 1
+        cost = f" and {hours * fmean(price for price, _ in known):.2f} {known[0][1]}" if is_priced else ""
+        return f"; {hours / len(seen.hosts):.2g} h{cost} left"
 
     def _outcome(self, run_id: str) -> str | None:
         path = self.store.run_directory(run_id) / RESULT_FILE
@@ -80,9 +111,12 @@ class Onlooker:
             if result is None:
                 return None
             self.outcomes[key] = result.outcome
+            if result.outcome == "done":
+                self.seconds[run_id] = float(result.seconds.get("total") or 0.0)
         return self.outcomes[key]
 
-    def _host(self, run_id: str) -> str | None:
+    def _hold(self, run_id: str) -> StoredHold | None:
+        """The hold of the process that works on a run; None if nobody does."""
         directory = self.store.run_directory(run_id)
         try:
             newest = newest_hold(directory)
@@ -90,4 +124,4 @@ class Onlooker:
             return None
         if newest is None or not newest.content or newest.content.get("released"):
             return None
-        return None if self.watch.is_stale(directory, newest) else str(newest.content.get("host", "?"))
+        return None if self.watch.is_stale(directory, newest) else newest

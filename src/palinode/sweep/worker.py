@@ -53,6 +53,7 @@ def train_runs(
     Args:
         together: the run ids of a fixed stack in the order of their places; empty without a fixed stack.
     """
+    from palinode.run.environment import kind_here
     from palinode.run.one import run_together
     from palinode.spec.load import load_run
 
@@ -62,6 +63,8 @@ def train_runs(
     }
     # The driver has decided which user code may run before it started this process.
     specs = [load_run(directory, allow_code=True) for directory in directories]
+    for spec in specs:
+        holds[spec.run_id].describe(kind=kind_here(spec, len(together) or len(specs)))
     return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process, together)
 
 
@@ -98,6 +101,7 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
     parser = argparse.ArgumentParser(prog="python -m palinode.sweep.worker", description=__doc__)
     parser.add_argument("directories", type=Path, nargs="+", help="the runs' directories in one store")
     parser.add_argument("--stale-hold", action="append", default=[], metavar="RUN=NUMBER", help="a hold to take over")
+    parser.add_argument("--about", type=json.loads, default={}, metavar="JSON", help="more items of the holds")
     parser.add_argument("--together", default="", metavar="RUN,RUN", help="all runs of a fixed stack, by their places")
     parser.add_argument(
         "--parallel", choices=("ddp", "fsdp2"), default="", help="share one run over torchrun's processes"
@@ -148,7 +152,8 @@ def _lead(
     """Take the holds of the directories, work on their runs, and release the holds."""
     holds: dict[str, Hold] = {}
     for directory in options.directories:
-        if (hold := take(directory, stale=stale_holds.get(directory.name))) is None:
+        stale = stale_holds.get(directory.name)
+        if (hold := take(directory, stale=stale, about=options.about)) is None:
             channel.emit({"event": "busy", "run_id": directory.name})
         else:
             holds[directory.name] = hold

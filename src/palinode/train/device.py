@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,11 @@ def resolve_device(name: DeviceName) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem("no CUDA device on this machine", field="device", hint='use "cpu" or "auto"')
     return torch.device(name)
+
+
+def has_devices(names: Iterable[DeviceName]) -> bool:
+    """Whether this machine has the devices of these names."""
+    return "cuda" not in names or torch.cuda.is_available()
 
 
 def free_memory_bytes(device: torch.device, processes: int) -> float:

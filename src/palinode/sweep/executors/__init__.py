@@ -10,14 +10,13 @@ import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
-from palinode.base.errors import BadInput, EnvironmentProblem, nearest
-from palinode.spec.text import parse_toml, read_text
+from palinode.base.errors import BadInput, EnvironmentProblem, did_you_mean
+from palinode.base.user_settings import ExecutorKind, ExecutorTable, UserSettings, user_settings
 
-KINDS = ("local", "slurm", "ray")
+KINDS = get_args(ExecutorKind)
 PACKAGES = {"slurm": "submitit", "ray": "ray"}  # kind -> the package that it needs
-KEYS = ("kind", "options", "setup")  # of a table [executor.NAME] in the user's configuration
 Value = str | int | float | bool
 
 
@@ -42,34 +41,44 @@ class Executor(Protocol):
 
 
 def executor_named(name: str, options: Mapping[str, Value], folder: Path) -> Executor:
-    """The engine of this name.
+    """The engine of this name, by the user's configuration: `table_named`, then `executor_of`."""
+    return executor_of(table_named(name, user_settings()), options, folder)
+
+
+def table_named(name: str, settings: UserSettings) -> ExecutorTable:
+    """The table of an engine: local, slurm, ray, or a name that the user's configuration defines.
+
+    Raises:
+        BadInput: no engine has this name.
+    """
+    if name not in (*KINDS, *settings.executors):
+        names = [*KINDS, *settings.executors]
+        raise BadInput(f"{name!r} is none of {', '.join(names)}", field="--on", hint=did_you_mean(name, names))
+    return settings.executors[name] if name in settings.executors else ExecutorTable(cast(ExecutorKind, name))
+
+
+def executor_of(table: ExecutorTable, options: Mapping[str, Value], folder: Path) -> Executor:
+    """The engine of a table.
 
     Args:
-        name: local, slurm, ray, or a name that the user's configuration defines.
-        options: the options of the engine; they win over those of the configuration.
+        options: the options of the engine; they win over those of the table.
         folder: a folder that all hosts see, for what the engine writes.
 
     Raises:
-        BadInput: no engine has this name, or the engine has no such option.
+        BadInput: the engine has no such option.
         EnvironmentProblem: the package of the engine is not installed, or the engine cannot be reached.
     """
-    defined = read_configuration(configuration_path())
-    if name not in (*KINDS, *defined):
-        names = [*KINDS, *defined]
-        raise BadInput(f"{name!r} is none of {', '.join(names)}", field="--on", hint=_did_you_mean(name, names))
-    table = defined.get(name, {"kind": name})
-    kind = table["kind"]
+    kind = table.kind
     if kind in PACKAGES and importlib.util.find_spec(PACKAGES[kind]) is None:
         raise EnvironmentProblem(f"{PACKAGES[kind]} is not installed", hint=f'pip install "palinode[{kind}]"')
     module = importlib.import_module(f"palinode.sweep.executors.{kind}")
-    merged = {**table.get("options", {}), **options}
+    merged = {**table.options, **options}
     for option in merged:
         if option not in module.option_names():
-            hint = _did_you_mean(option, module.option_names())
+            hint = did_you_mean(option, module.option_names())
             raise BadInput(f"{kind} has no option {option!r}", field="--on-option", hint=hint)
     executor = cast(Executor, module.executor(merged, folder))
-    setup = table.get("setup", [])
-    return _WithSetup(executor, setup) if setup else executor
+    return _WithSetup(executor, table.setup) if table.setup else executor
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Value]:
@@ -87,47 +96,6 @@ def parse_options(texts: Sequence[str]) -> dict[str, Value]:
             raise BadInput(f"{name.strip()!r} is given twice", field="--on-option")
         options[name.strip()] = _value(value.strip())
     return options
-
-
-def configuration_path() -> Path:
-    """The path of the user's configuration, on most systems ~/.config/palinode/config.toml."""
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("palinode")) / "config.toml"
-
-
-def read_configuration(path: Path) -> dict[str, dict[str, Any]]:
-    """The engines that the user's configuration defines: name -> the table of the engine. Empty without the file.
-
-    Raises:
-        BadInput: the file is not valid; the error names the file and the field.
-    """
-    if not path.exists():
-        return {}
-    content = parse_toml(read_text(path), str(path))
-    for key in content:
-        if key != "executor":
-            raise BadInput(f"unknown key {key!r}", file=str(path), hint="valid: executor")
-    tables = content.get("executor", {})
-    if not isinstance(tables, dict):
-        raise BadInput("is not a table", file=str(path), field="executor")
-    for name, table in tables.items():
-        place = f"executor.{name}"
-        if not isinstance(table, dict):
-            raise BadInput("is not a table", file=str(path), field=place)
-        for key in table:
-            if key not in KEYS:
-                hint = _did_you_mean(key, KEYS)
-                raise BadInput(f"unknown key {key!r}", file=str(path), field=place, hint=hint)
-        if table.get("kind") not in KINDS:
-            message = f"{table.get('kind')!r} is none of {', '.join(KINDS)}"
-            raise BadInput(message, file=str(path), field=f"{place}.kind")
-        setup = table.get("setup", [])
-        if not (isinstance(setup, list) and all(isinstance(line, str) for line in setup)):
-            raise BadInput("must be a list of shell commands", file=str(path), field=f"{place}.setup")
-        if not isinstance(table.get("options", {}), dict):
-            raise BadInput("must be a table", file=str(path), field=f"{place}.options")
-    return dict(tables)
 
 
 class _WithSetup:
@@ -149,8 +117,3 @@ def _value(text: str) -> Value:
         except ValueError:
             continue
     return text
-
-
-def _did_you_mean(name: str, names: Sequence[str]) -> str | None:
-    hint = nearest(name, names)
-    return hint if hint and hint.startswith("did") else f"valid: {', '.join(sorted(names))}"
