@@ -22,6 +22,7 @@ from palinode.models.latent import LatentConfig
 from palinode.objectives import OBJECTIVES, LtrObjective
 from palinode.train import processes
 from palinode.train.checkpoint import Saved, load_newest, save_checkpoint
+from palinode.train.cut import whole
 from palinode.train.loop import Counters, DivergedError, batch_examples, take_step
 from palinode.train.optim import build_optimizers
 
@@ -112,8 +113,7 @@ def steps_of(case, group=None):
             report = shared.take_step()
         total = sum(report.nats_by_group[name] for name in sorted(report.nats_by_group))
         rows.append({"loss": total, "norm": report.gradient_norm, "auxiliary": report.auxiliary})
-    model = training.model if shared is None else shared.refresh()
-    weights = [parameter.detach().double().flatten() for parameter in model.parameters()]
+    weights = [whole(parameter.detach()).double().flatten() for parameter in training.model.parameters()]
     counters = {**vars(training.counters)}
     if case.save:
         tensors = Saved(
