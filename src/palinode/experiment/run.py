@@ -47,7 +47,7 @@ from palinode.results.store import Store
 from palinode.run.one import CHECKPOINTS, stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
-from palinode.spec.run_spec import RunSpec
+from palinode.spec.run_spec import EvaluationConfig, RunSpec
 from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
@@ -55,7 +55,7 @@ from palinode.sweep.process import WORKER, Job, shared_worker
 from palinode.sweep.remote import Elsewhere
 from palinode.train.checkpoint import newest_saved
 from palinode.train.device import free_memory_bytes, resolve_device
-from palinode.train.recipe import Parallel, chosen_parallel, refuse_sharing
+from palinode.train.recipe import AUDIT_BYTES, Parallel, chosen_parallel, refuse_sharing
 
 Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 Chosen = tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]]
@@ -295,10 +295,25 @@ def shared_by(cells: Sequence[Cell], how: HowToRun) -> Parallel:
     """
     largest = max(cell.model.total_parameters for cell in cells)
     device = resolve_device(cells[0].spec.device)
-    parallel = how.parallel or chosen_parallel(largest, free_memory_bytes(device, how.processes))
+    free_bytes = free_memory_bytes(device, how.processes)
+    parallel = how.parallel or chosen_parallel(largest, free_bytes)
     for cell in cells:
         refuse_sharing(cell.spec.recipe, how.processes, parallel)
+        if parallel == "fsdp2" and AUDIT_BYTES * cell.model.total_parameters > free_bytes:
+            refuse_reading_weights(cell.spec.evaluation)
     return parallel
+
+
+def refuse_reading_weights(evaluation: EvaluationConfig) -> None:
+    """Refuse measurements that read the whole weights, for a model that does not fit the memory of one process.
+
+    Raises:
+        BadInput: the evaluation has such a measurement.
+    """
+    for name in ("layer_cut", "embeddings"):
+        if getattr(evaluation, name):
+            message = "needs the whole weights, which do not fit the memory of one process"
+            raise BadInput(message, field=f"evaluation.{name}", hint=f"leave out evaluation.{name}")
 
 
 def default_at_a_time(resolved: ResolvedExperiment, processes: int = 1) -> int:

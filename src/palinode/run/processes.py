@@ -22,7 +22,7 @@ from typing import Literal, NoReturn, cast
 
 from palinode.audit import audit_trained
 from palinode.base.errors import ran_out_of_memory
-from palinode.base.event import Event
+from palinode.base.event import END_OF_SHARED_RUN, Event
 from palinode.base.finding import AuditReport
 from palinode.data.config import Split
 from palinode.data.source import prepare
@@ -41,7 +41,7 @@ from palinode.spec.trained import Trained
 from palinode.train.checkpoint import Saved, give_parts, load_checkpoint, weights_sha256
 from palinode.train.device import free_memory_bytes, use_threads
 from palinode.train.loop import DivergedError, StepReport, Training
-from palinode.train.processes import END_OF_SHARED_RUN, Group, SharedTraining, joined
+from palinode.train.processes import Group, SharedTraining, joined
 from palinode.train.recipe import AUDIT_BYTES, Parallel
 
 SILENCE_SECONDS = 1800.0  # processes that get on no further for so long are ended

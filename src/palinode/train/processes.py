@@ -59,7 +59,6 @@ WAIT = timedelta(days=7)
 LEADER = 0  # the process that has the hold, writes all files, and says what all processes do next
 PROBLEM = "problem"  # the key of the reason why a process failed
 PID = "pid"  # the beginning of the key of the process id of a process
-END_OF_SHARED_RUN = "the run ended: "  # begins the line that says why
 TICKS = "ticks"  # the beginning of the key of how often a process has got on
 Json = Any
 

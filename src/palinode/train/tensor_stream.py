@@ -41,8 +41,8 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     Raises:
         KeyError: a tensor has a format of numbers that is not in FORMATS.
     """
-    order = list(FORMATS)
-    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    order = {dtype: number for number, dtype in enumerate(FORMATS)}
+    names = sorted(tensors, key=lambda name: (order[tensors[name].dtype], name))
     header, end = {}, 0
     for name in names:
         tensor, start = tensors[name], end
@@ -53,4 +53,4 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield struct.pack("<Q", len(text)) + text
     for name in names:
         content = whole(tensors[name].detach()).cpu().contiguous()
-        yield memoryview(content.reshape(-1).view(torch.uint8).numpy())
+        yield content.reshape(-1).view(torch.uint8).numpy().data
