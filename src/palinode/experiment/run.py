@@ -45,6 +45,7 @@ from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEnt
 from palinode.results.seals import looks_at_other_seeds
 from palinode.results.store import Store
 from palinode.run.one import CHECKPOINTS, stack_key
+from palinode.run.shared_data import prepare_shared
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 from palinode.spec.run_spec import EvaluationConfig, RunSpec
@@ -417,6 +418,9 @@ def _sweep(
 
     if how.elsewhere is not None:
         full_name = f"{resolved.name}--{resolved.size}"
+        store.share_data()
+        for data in dict.fromkeys(run.spec.data for run in resolved.runs):
+            prepare_shared(data, store)  # no other host need have the text
         store.write_queue(full_name, _run_entries(resolved))
         return how.elsewhere(jobs, store, full_name, on_event)
     return sweep(

@@ -27,7 +27,7 @@ from palinode.base.finding import AuditReport
 from palinode.base.measures import RunOutcome
 from palinode.base.user_settings import Keep, kept_of_done_runs
 from palinode.data.config import VALIDATION, Split
-from palinode.data.source import Source, prepare
+from palinode.data.source import Source
 from palinode.evaluate.embeddings import check_has_embeddings
 from palinode.evaluate.layer_cut import check_can_be_cut
 from palinode.evaluate.losses import Evaluation
@@ -49,6 +49,7 @@ from palinode.results.scored import ScoredText
 from palinode.results.store import Store
 from palinode.run.environment import environment
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Measurement, Rows, Snapshot
+from palinode.run.shared_data import prepare_shared
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
 from palinode.train.checkpoint import (
@@ -331,7 +332,7 @@ class Attempt:
         """
         spec.check_numerics()
         use_threads(spec.threads)
-        data = prepare(spec.data)
+        data = prepare_shared(spec.data, store)
         training = new_training(spec, data)
         directory = store.write_spec(spec.run_id, encode(spec))
         trained = Trained(spec, training.model, training.specials, data)

@@ -25,7 +25,6 @@ from palinode.base.errors import ran_out_of_memory
 from palinode.base.event import END_OF_SHARED_RUN, Event
 from palinode.base.finding import AuditReport
 from palinode.data.config import Split
-from palinode.data.source import prepare
 from palinode.evaluate.losses import Evaluation
 from palinode.models.base import LanguageModel
 from palinode.results.holds import Hold
@@ -34,6 +33,7 @@ from palinode.results.rows import FROM_THE_START
 from palinode.results.store import Store
 from palinode.run.measure import MEASUREMENTS, Measurement, Rows, Snapshot
 from palinode.run.one import CHECKPOINTS, Attempt, Process, build_model, goes_on_from, new_training
+from palinode.run.shared_data import prepare_shared
 from palinode.run.shared_scoring import scored_by
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSpec
@@ -314,7 +314,7 @@ def _prepared(directory: Path, step: int, group: Group, parallel: Parallel) -> _
     """A follower with the training from the same spec and the same checkpoint as the leader's."""
     spec = load_run(directory, allow_code=True)  # the driver has decided which user code may run
     use_threads(spec.threads)
-    data = prepare(spec.data)
+    data = prepare_shared(spec.data, Store(directory.parent))
     training = new_training(spec, data)
     if step != FROM_THE_START:
         place = directory / CHECKPOINTS / f"step-{step}"
