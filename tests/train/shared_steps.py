@@ -11,17 +11,21 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from tiny_training import WINDOW_TOKENS, make_training
 
 from palinode.base.example import SpecialTokens
+from palinode.evaluate.losses import Scoring, evaluate
 from palinode.models import MODELS
 from palinode.models.encoder_decoder import EncoderDecoderConfig
 from palinode.models.latent import LatentConfig
-from palinode.objectives import OBJECTIVES, LtrObjective
+from palinode.objectives import OBJECTIVES, LtrObjective, RtlObjective
+from palinode.run.shared_scoring import scored_by
 from palinode.train import processes
 from palinode.train.checkpoint import Saved, load_newest, save_checkpoint
+from palinode.train.cut import whole
 from palinode.train.loop import Counters, DivergedError, batch_examples, take_step
 from palinode.train.optim import build_optimizers
 
@@ -34,6 +38,7 @@ class Case:
         processes: 0 for the product's own loop in one process.
         wrong: a fault that is planted in the shared step; empty for none.
         load, save: a directory of checkpoints to go on from, and to write to at the end.
+        evaluate: the number of batches to score after the last step, by all processes and by this one alone; 0: none.
     """
 
     processes: int = 0
@@ -49,6 +54,7 @@ class Case:
     labels: str = "all"
     dropout: bool = True
     changes: tuple = ()
+    evaluate: int = 0
 
 
 class Varying(LtrObjective):
@@ -112,8 +118,8 @@ def steps_of(case, group=None):
             report = shared.take_step()
         total = sum(report.nats_by_group[name] for name in sorted(report.nats_by_group))
         rows.append({"loss": total, "norm": report.gradient_norm, "auxiliary": report.auxiliary})
-    model = training.model if shared is None else shared.refresh()
-    weights = [parameter.detach().double().flatten() for parameter in model.parameters()]
+    scores = _scores(case, shared) if shared is not None and case.evaluate else []
+    weights = [whole(parameter.detach()).double().flatten() for parameter in training.model.parameters()]
     counters = {**vars(training.counters)}
     if case.save:
         tensors = Saved(
@@ -126,7 +132,21 @@ def steps_of(case, group=None):
         leads = group is None or group.leads
         place = Path(case.save) if leads else Path(tempfile.mkdtemp())
         save_checkpoint(place, tensors, training.model, training.optimizers, 2)
-    return {"rows": rows, "weights": torch.cat(weights).tolist(), "counters": counters}
+    return {"rows": rows, "weights": torch.cat(weights).tolist(), "counters": counters, "scores": scores}
+
+
+def _scores(case, shared):
+    """The scores of the batches by all processes, and by this process alone with a copy of the whole weights."""
+    alone = training_of(case).model
+    shared.fill(alone)
+    passes = {"ltr": LtrObjective(), "rtl": RtlObjective()}
+    scoring = Scoring(shared.training.specials, np.ones(32, dtype=np.int64), 5)
+    found = []
+    for model, score in ((shared.training.model, scored_by(shared)), (alone, None)):
+        windows = (shared.training.windows.read(3 * number, 3) for number in range(case.evaluate))
+        evaluation = evaluate(model, windows, passes, scoring, score=score)
+        found.append({"rows": evaluation.as_rows(), "windows": evaluation.window_nats})
+    return found
 
 
 class _OwnDenominator:

@@ -55,13 +55,35 @@ def assert_same(shared, alone, tolerance=EXACT):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    shared = {way: {"steps": 2, "processes": 2, "parallel": way} for way in WAYS}
+    shared = {way: {"steps": 2, "processes": 2, "parallel": way, "evaluate": 3} for way in WAYS}
     return measured({"alone": {"steps": 2}, **shared}, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_take_the_steps_of_one(two, way):
     assert_same(two[way], two["alone"])
+
+
+def assert_same_scores(shared):
+    """The processes share 2 passes over some batches; the sums are those of one process with the whole weights."""
+    for by_all, alone in (each["scores"] for each in shared):
+        assert by_all["rows"].keys() == alone["rows"].keys() == {"ltr", "rtl"}
+        for name, row in alone["rows"].items():
+            assert by_all["rows"][name] == pytest.approx(row, rel=1e-12)
+            assert by_all["windows"][name] == pytest.approx(alone["windows"][name], rel=1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_score_as_one(two, way):
+    assert_same_scores(two[way])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("way", WAYS)
+def test_fewer_batches_than_processes_are_scored(tmp_path, way):
+    """With 1 batch and 2 passes, two of four processes have nothing to score; with fsdp2 they make the calls all the same."""
+    case = {"steps": 1, "processes": 4, "parallel": way, "evaluate": 1}
+    assert_same_scores(measured({"few": case}, tmp_path)["few"])
 
 
 @pytest.mark.nightly

@@ -21,6 +21,7 @@ from palinode.checks.budget import Expected, RunBudget, Tuning, added_up, check_
 from palinode.checks.collapse import check_collapse
 from palinode.checks.flow import check_trained_flow
 from palinode.checks.influence import scored_targets
+from palinode.checks.laws import finding
 from palinode.checks.loss_floor import check_directions, check_falls, check_text_floor
 from palinode.checks.stepwise import StepwiseSettings, check_stepwise
 from palinode.data.config import VALIDATION
@@ -39,32 +40,40 @@ MOST_REPLAYED = 4096
 # The audit before training read texts step by step with random weights. This audit does so with the trained weights.
 TRAINED_STEPWISE = StepwiseSettings(random_weights=False)
 
+TOO_LARGE = "the whole weights do not fit the memory of one process, so the trained model was not measured"
 
-def audit_trained(trained: Trained, rows: Sequence[Mapping[str, Any]], store: Store | None = None) -> AuditReport:
+
+def audit_trained(
+    trained: Trained, rows: Sequence[Mapping[str, Any]], store: Store | None = None, *, fits: bool = True
+) -> AuditReport:
     """C1 and C6 on the trained weights, C7 on the auxiliary terms of the run, and C8 on the losses it reached.
 
     Args:
         trained: the trained run.
         rows: the metrics rows of the run, evaluations included.
         store: the store of the references that all runs on one text share; without a store the references are measured.
+        fits: whether the model has its whole weights. Without them, C1 and C6 cannot tell.
     """
     began = time.perf_counter()
-    spec = trained.spec
-    subject = subject_of_model(
-        trained.model,
-        spec.objective,
-        trained.specials,
-        spec.data.window_tokens,
-        name=spec.run_id,
-        seed=AUDIT_SEED,
-    )
     findings = (
-        *check_trained_flow(subject),
-        *check_stepwise(subject, TRAINED_STEPWISE),
+        *(_weight_findings(trained) if fits else _cannot_tell()),
         *check_collapse(rows),
         *_loss_findings(trained, rows, store),
     )
-    return AuditReport(subject=spec.run_id, findings=findings, seconds=time.perf_counter() - began)
+    return AuditReport(subject=trained.spec.run_id, findings=findings, seconds=time.perf_counter() - began)
+
+
+def _cannot_tell() -> Sequence[Finding]:
+    return [finding(check, "could_not_tell", TOO_LARGE, {}) for check in ("C1.perturbation", "C6.nats")]
+
+
+def _weight_findings(trained: Trained) -> Sequence[Finding]:
+    spec = trained.spec
+    window_tokens = spec.data.window_tokens
+    subject = subject_of_model(
+        trained.model, spec.objective, trained.specials, window_tokens, name=spec.run_id, seed=AUDIT_SEED
+    )
+    return (*check_trained_flow(subject), *check_stepwise(subject, TRAINED_STEPWISE))
 
 
 def audit_comparison(

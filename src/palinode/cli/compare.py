@@ -39,9 +39,7 @@ VERDICT_FIELDS = (
 
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="One experiment, or two runs.")],
-    one_kind: Annotated[
-        bool, typer.Option("--one-kind", help="Leave out pairs of runs that were trained on two kinds of machine.")
-    ] = False,
+    one_kind: options.OneKind = False,
     store: options.StorePath = options.DEFAULT_STORE,
     json: options.Json = False,
 ) -> None:

@@ -73,6 +73,9 @@ Parallel = Annotated[
         help="How they share it: whole weights in each, or cut weights. Default: ddp, unless the model is too large.",
     ),
 ]
+OneKind = Annotated[
+    bool, typer.Option("--one-kind", help="Leave out pairs of runs that were trained on two kinds of machine.")
+]
 Hours = Annotated[
     float | None,
     typer.Option(

@@ -25,6 +25,7 @@ def report(
             "--window", metavar="FROM..TO", help="The part of training whose evaluations the violin plots show."
         ),
     ] = "0.5..1",
+    one_kind: options.OneKind = False,
     store: options.StorePath = options.DEFAULT_STORE,
     json: options.Json = False,
 ) -> None:
@@ -43,7 +44,7 @@ def report(
     experiment_named(results, name, "report")
     from palinode.report.build import build_report
 
-    page = build_report(results, name, out, share)
+    page = build_report(results, name, out, share, one_kind=one_kind)
     typer.echo(as_json({"report": str(page)}) if json else str(page))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -71,10 +72,48 @@ def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
     return read_as.with_(corpus_sha256=store.sha256, tokenizer_sha256=store.tokenizer_sha256)
 
 
+def shared_key(config: DataConfig) -> str:
+    """The name of the token store of a resolved config that hosts share. Each host finds it without the text of the corpus."""
+    of_runs = {"window_tokens", "max_train_tokens", "tuning_fraction"}  # a run applies them to a store that it opens
+    return content_hash([STORE_VERSION, config.model_dump(mode="json", exclude=of_runs)])[:24]
+
+
+def cached(key: str, cache: Path | None = None) -> Path:
+    """The folder in the cache of this host where a token store of this name is, or would be."""
+    return cache_directory(cache) / "tokens" / key
+
+
+def open_store(config: DataConfig, directory: Path) -> TokenStore:
+    """Open the token store of a resolved config in this folder.
+
+    Raises:
+        Damaged: the folder has no such store, or not all of it is what was written.
+        BadInput: the store is of other data.
+    """
+    store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
+    _check_identity(store, config)
+    _check_size(store, config)
+    return store
+
+
+def copy_store(source: Path, target: Path) -> None:
+    """Copy a token store and check every byte of the copy. The manifest is copied last.
+
+    Raises:
+        Damaged: the source is missing or damaged.
+    """
+    _read_manifest(source)
+    fsio.remove(target / MANIFEST)
+    for name in (TOKENIZER, *(f"{split}.bin" for split in SPLITS), *map(starts_file, SPLITS), MANIFEST):
+        with fsio.committed(target / name) as temporary:
+            shutil.copyfile(source / name, temporary)
+    TokenStore(target).verify()
+
+
 def _opened(config: DataConfig, cache: Path | None) -> tuple[Corpus, DataConfig, TokenStore]:
     """The corpus, the config with the reading rules filled in, and the store of the tokens."""
     corpus, config = read_corpus(config, cache)
-    directory = cache_directory(cache) / "tokens" / _key(corpus, config)
+    directory = cached(_key(corpus, config), cache)
     try:
         store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
     except Damaged:  # the store is missing, cut short by a crash, or changed on disk; a store can always be built again

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -178,6 +179,7 @@ def evaluate(
     numbers: Sequence[int] | None = None,
     keep_tokens: bool = False,
     observe: Callable[[PassBatch, ScoredSlots], None] = lambda batch, slots: None,
+    score: ScoreBatches | None = None,
 ) -> Evaluation:
     """Score every window once for every pass, in eval mode without gradients. The model's mode is restored afterwards.
 
@@ -191,18 +193,18 @@ def evaluate(
         keep_tokens: whether the result keeps, for every scored token, whether it was a hit (24 bytes per token). This is meant
             for tasks, which have few answers.
         observe: a function that gets every batch and its scored slots, after their scores were added.
+        score: how the batches are scored; by default by `model`, one after the other.
 
     Raises:
         FloatingPointError: a loss is not finite.
     """
-    bytes_of, device = scoring.bytes_of_ids(), device_of(model)
+    bytes_of, score = scoring.bytes_of_ids(), score or partial(score_in_turn, model)
     sums = {name: Sums(tokens_kept=[] if keep_tokens else None) for name in passes}
     with evaluating(model):
-        for batch in scoring.batches(windows, passes, numbers):
-            here = batch.example.to(device)
-            observe(
-                batch, sums[batch.name].add(here, read(model, here), model.logits, bytes_of, windows=len(batch.windows))
-            )
+        for batch, slots in score(scoring.batches(windows, passes, numbers)):
+            here = batch.example.to(slots.nats.device)
+            sums[batch.name].add_slots(here, slots, bytes_of, len(batch.windows))
+            observe(batch, slots)
     scored = {name: total for name, total in sums.items() if total.tokens}
     return Evaluation(
         {name: total.scores() for name, total in scored.items()},
@@ -244,6 +246,32 @@ class ScoredSlots(NamedTuple):
     hit: Tensor
 
 
+# Scores batches in their order. Several processes may share the batches; then each gets the slots of all batches.
+ScoreBatches = Callable[[Iterable[PassBatch]], Iterator[tuple[PassBatch, ScoredSlots]]]
+
+
+def score_in_turn(model: LanguageModel, batches: Iterable[PassBatch]) -> Iterator[tuple[PassBatch, ScoredSlots]]:
+    """Score one batch after the other. A `ScoreBatches` with its first argument."""
+    device = device_of(model)
+    for batch in batches:
+        example = batch.example.to(device)
+        yield batch, scored_slots(example, read(model, example), model.logits)
+
+
+def scored_slots(
+    example: Example, states: Tensor, logits_of: Callable[[Tensor], Tensor], slots_at_once: int | None = None
+) -> ScoredSlots:
+    """The scores of (B, T, D) states against the example's targets. The arguments are those of `Sums.add`."""
+    scored = is_scored(example)
+    nats, hit = _nats_and_hits(logits_of, states, example.targets, slots_at_once)
+    return ScoredSlots(scored, torch.where(scored, nats * example.loss_weight, 0.0), hit & scored)
+
+
+def is_scored(example: Example) -> Tensor:
+    """(B, T) whether each slot is scored."""
+    return (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
+
+
 @dataclass
 class Sums:
     """The running sums over scored targets, and the sums of each window.
@@ -278,10 +306,13 @@ class Sums:
             slots_at_once: the number of slots that have logits at the same time. The default is all slots.
             windows: the number of windows of the batch. The default: up to the last window that has a row.
         """
-        scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
-        nats, hit = _nats_and_hits(logits_of, states, example.targets, slots_at_once)
-        slots = ScoredSlots(scored, torch.where(scored, nats * example.loss_weight, 0.0), hit & scored)
-        window_row = example.window_row.cpu()
+        slots = scored_slots(example, states, logits_of, slots_at_once)
+        self.add_slots(example, slots, bytes_of, windows)
+        return slots
+
+    def add_slots(self, example: Example, slots: ScoredSlots, bytes_of: Tensor, windows: int | None = None) -> None:
+        """Add the slots of an example that were scored before. The arguments are those of `add`."""
+        scored, window_row = slots.scored, example.window_row.cpu()
         count = int(window_row.max()) + 1 if windows is None else windows
         window_nats = _by_window(slots.nats.sum(-1), window_row, count)
         self.tokens += int(scored.sum())
@@ -292,13 +323,12 @@ class Sums:
         if self.tokens_kept is not None:
             row, slot = scored.nonzero(as_tuple=True)
             window = example.window_row[row] + len(self.window_nats)
-            kept = (window, example.target_source[row, slot], hit[row, slot].long())
+            kept = (window, example.target_source[row, slot], slots.hit[row, slot].long())
             self.tokens_kept.append(torch.stack(kept).cpu())
         self.hits += int(slots.hit.sum())
         self.window_nats.extend(window_nats.tolist())
         self.window_scored.extend(_by_window(scored.sum(-1), window_row, count).tolist())
         self.window_hits.extend(_by_window(slots.hit.sum(-1), window_row, count).tolist())
-        return slots
 
     def token_hits(self) -> TokenHits | None:
         """All scored tokens, or None when the tokens were not kept."""

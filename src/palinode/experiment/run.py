@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,9 +47,10 @@ from palinode.results.record import TRIALS_SUFFIX, ChoiceEntry, ExperimentEntry,
 from palinode.results.seals import looks_at_other_seeds
 from palinode.results.store import Store
 from palinode.run.one import CHECKPOINTS, stack_key
+from palinode.run.shared_data import prepare_shared
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
-from palinode.spec.run_spec import RunSpec
+from palinode.spec.run_spec import EvaluationConfig, RunSpec
 from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
@@ -56,7 +58,7 @@ from palinode.sweep.process import WORKER, Job, about_price, shared_worker
 from palinode.sweep.remote import Elsewhere, leave
 from palinode.train.checkpoint import newest_saved
 from palinode.train.device import free_memory_bytes, has_devices, resolve_device
-from palinode.train.recipe import Parallel, chosen_parallel, refuse_sharing
+from palinode.train.recipe import AUDIT_BYTES, Parallel, chosen_parallel, refuse_sharing
 
 Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 Chosen = tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]]
@@ -372,14 +374,28 @@ def shared_by(cells: Sequence[Cell], how: HowToRun) -> Parallel:
         BadInput: a recipe has too few micro-batches, or a part that several processes cannot share.
     """
     if how.elsewhere is not None:  # the memory of other hosts is not known here
-        parallel = how.parallel or "ddp"
+        parallel, free_bytes = how.parallel or "ddp", math.inf
     else:
         largest = max(cell.model.total_parameters for cell in cells)
-        device = resolve_device(cells[0].spec.device)
-        parallel = how.parallel or chosen_parallel(largest, free_memory_bytes(device, how.processes))
+        free_bytes = free_memory_bytes(resolve_device(cells[0].spec.device), how.processes)
+        parallel = how.parallel or chosen_parallel(largest, free_bytes)
     for cell in cells:
         refuse_sharing(cell.spec.recipe, how.processes, parallel)
+        if parallel == "fsdp2" and AUDIT_BYTES * cell.model.total_parameters > free_bytes:
+            refuse_reading_weights(cell.spec.evaluation)
     return parallel
+
+
+def refuse_reading_weights(evaluation: EvaluationConfig) -> None:
+    """Refuse measurements that read the whole weights, for a model that does not fit the memory of one process.
+
+    Raises:
+        BadInput: the evaluation has such a measurement.
+    """
+    for name in ("layer_cut", "embeddings"):
+        if getattr(evaluation, name):
+            message = "needs the whole weights, which do not fit the memory of one process"
+            raise BadInput(message, field=f"evaluation.{name}", hint=f"leave out evaluation.{name}")
 
 
 def default_at_a_time(resolved: ResolvedExperiment, processes: int = 1) -> int:
@@ -483,6 +499,9 @@ def _sweep(
 
     if how.elsewhere is not None:
         full_name = f"{resolved.name}--{resolved.size}"
+        store.share_data()
+        for data in dict.fromkeys(run.spec.data for run in resolved.runs):
+            prepare_shared(data, store)  # no other host need have the text
         store.write_queue(full_name, _run_entries(resolved))
         return how.elsewhere(jobs, store, f"{resolved.name.removesuffix(TRIALS_SUFFIX)}--{resolved.size}", on_event)
     return sweep(

@@ -51,7 +51,9 @@ FAMILIES: Mapping[Callable[[Study], Iterator[Figure]], str] = {
 }
 
 
-def build_report(store: Store, name: str, out: Path | None = None, window: Window = LATE) -> Path:
+def build_report(
+    store: Store, name: str, out: Path | None = None, window: Window = LATE, *, one_kind: bool = False
+) -> Path:
     """Write the report of one experiment. If SOURCE_DATE_EPOCH is set, a finished experiment's report always has the same bytes.
 
     Args:
@@ -59,6 +61,7 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
         name: the name of the experiment: `<name>--<size>`, or `<name>` if the experiment was run at one size only.
         out: the directory to write to; by default `<store>/reports/<name>--<size>`.
         window: the share of training whose points the violins pool.
+        one_kind: whether pairs of runs that were trained on two kinds of machine are left out.
 
     Returns:
         The path of report.html. The folders `figures` (SVG, PDF) and `tables` (CSV, parquet) are next to report.html.
@@ -68,7 +71,7 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
         Damaged: a stored file does not decode.
         EnvironmentProblem: the disk cannot be written.
     """
-    study = Study.of(record := store.experiment(name), window)
+    study = Study.of(record := replace(store.experiment(name), one_kind=one_kind), window)
     figures, tables = all_figures(study), all_tables(record, study.verdicts, study.curves)
     directory = out if out is not None else store.report_directory(record.entry)
     files = [*write_figures(figures, directory / "figures"), *write_tables(tables, directory / "tables")]

@@ -14,7 +14,8 @@ from palinode.base.errors import BadInput, Damaged
 C = TypeVar("C", bound=Config)
 # The directories of a store that hold no runs.
 EXPERIMENTS, AUDITS, REPORTS, ENVIRONMENTS, WORKERS = "experiments", "audits", "reports", "environments", "workers"
-DIRECTORIES = (EXPERIMENTS, AUDITS, REPORTS, ENVIRONMENTS, WORKERS)
+DATA = "data"
+DIRECTORIES = (EXPERIMENTS, AUDITS, REPORTS, ENVIRONMENTS, WORKERS, DATA)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures has a few MB
 

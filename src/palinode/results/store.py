@@ -8,6 +8,7 @@
     <root>/workers/                             what engines and their workers write
     <root>/audits/<hash>.json                   cached audits
     <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
+    <root>/data/<hash>/                         token stores that hosts share; in a store of one host there is no such folder
     <root>/environments/<hash>.txt              the packages of an environment; results name the hash
     <root>/reports/<name>--<size>/              the pages of `palinode report`
     <root>/index.json, index.d/<host>.jsonl     caches for listings (index.py); they may be deleted at any time
@@ -30,6 +31,7 @@ from palinode.results import index
 from palinode.results.documents import DOCUMENTS_FILE, Documents, documents_content, documents_seal
 from palinode.results.files import (
     AUDITS,
+    DATA,
     ENVIRONMENTS,
     EXPERIMENTS,
     REPORTS,
@@ -310,6 +312,15 @@ class Store:
     def workers_directory(self) -> Path:
         """The directory for what engines and their workers write, created if it does not exist."""
         return fsio.make_directory(self._own(self.create().root / WORKERS))
+
+    def share_data(self) -> None:
+        """Let the processes that work on this store take their token stores from it, because several hosts work on it."""
+        fsio.make_directory(self._own(self.create().root / DATA))
+
+    def data_directory(self, key: str) -> Path | None:
+        """The directory of a token store, created if it does not exist; None in a store whose hosts do not share data."""
+        folder = self._own(self.root / DATA)
+        return fsio.make_directory(self._own(folder / key)) if folder.is_dir() else None
 
     def write_queue(self, full_name: str, runs: Sequence[RunEntry]) -> None:
         """Write the runs that workers shall train: all runs of a stage, also of seeds that no look has used yet."""

@@ -16,7 +16,7 @@ from palinode.data.source import prepare
 from palinode.data.task_store import TaskData, TaskStore
 from palinode.evaluate.details import Details
 from palinode.evaluate.embeddings import embedding_geometry
-from palinode.evaluate.losses import Evaluation
+from palinode.evaluate.losses import Evaluation, ScoreBatches
 from palinode.evaluate.tasks import by_slice, levels, own_reading
 from palinode.results.documents import DocumentNats
 from palinode.results.layer_cut import LAYER_CUT_EVENT
@@ -37,6 +37,7 @@ class Snapshot:
     Attributes:
         counters: the amounts that training has used so far.
         note: a function that reports one line of text to the user.
+        score: how batches are scored, as in `evaluate`; None: by the model, one after the other.
         evaluations: the scores of the splits that were scored so far. Each split is scored once.
         details: what the nats of these scores are about, and the scores of each document.
     """
@@ -44,6 +45,7 @@ class Snapshot:
     trained: Trained
     counters: Counters
     note: Callable[[str], None]
+    score: ScoreBatches | None = None
     evaluations: dict[Split, Evaluation] = field(default_factory=dict)
     details: dict[Split, Details] = field(default_factory=dict)
 
@@ -55,7 +57,7 @@ class Snapshot:
         """
         if split not in self.evaluations:
             with self.finite(f"the {split} loss"):
-                self.evaluations[split], self.details[split] = evaluate_in_detail(self.trained, split)
+                self.evaluations[split], self.details[split] = evaluate_in_detail(self.trained, split, self.score)
         return self.evaluations[split]
 
     def documents(self) -> dict[tuple[str, str], DocumentNats]:
@@ -75,7 +77,7 @@ class Snapshot:
             return self.evaluation(split)
         short = config.with_(max_tokens=config.curve_tokens, curve_tokens=None)
         with self.finite(f"the {split} loss"):
-            return evaluate_split(self.trained.with_spec(evaluation=short), split)
+            return evaluate_split(self.trained.with_spec(evaluation=short), split, self.score)
 
     @contextmanager
     def finite(self, what: str) -> Iterator[None]:
@@ -94,11 +96,14 @@ class Measurement:
         event: the name of the measurement's rows in metrics.jsonl.
         applies: a function that tells whether a run with this spec gets this measurement.
         rows: a function that gives (split, columns) for each row; the split is "" where the row belongs to no split.
+        reads_weights: whether it reads the model by other ways than `Snapshot.score`. Several processes that share a run then
+            leave it to one of them, with the whole weights.
     """
 
     event: str
     applies: Callable[[RunSpec], bool]
     rows: Callable[[Snapshot], Rows]
+    reads_weights: bool = False
 
 
 def final_splits(spec: RunSpec) -> tuple[Split, ...]:
@@ -136,7 +141,8 @@ def _longer_sequences(snapshot: Snapshot, data: TaskData, split: Split) -> Itera
         longer = data.longer(factor)
         trained = snapshot.trained.with_spec(data=longer, evaluation=evaluation.with_(length_factors=()))
         try:
-            yield str(factor), evaluate_split(replace(trained, data=prepare(longer)), split).as_rows()
+            found = evaluate_split(replace(trained, data=prepare(longer)), split, snapshot.score)
+            yield str(factor), found.as_rows()
         except FloatingPointError:
             snapshot.note(f"at {factor} times the trained length the {split} loss is not finite, so it has no score")
 
@@ -150,7 +156,7 @@ def context_lengths(snapshot: Snapshot) -> Rows:
         for window_tokens in spec.evaluation.context_lengths:
             trained = snapshot.trained.with_spec(data=spec.data.with_(window_tokens=window_tokens), evaluation=alone)
             with snapshot.finite(f"the {split} loss in windows of {window_tokens} tokens"):
-                scores[str(window_tokens)] = evaluate_split(trained, split).as_rows()
+                scores[str(window_tokens)] = evaluate_split(trained, split, snapshot.score).as_rows()
         yield split, {"scores": scores}
 
 
@@ -178,6 +184,6 @@ MEASUREMENTS = (
     Measurement(EVALUATION_EVENT, lambda spec: True, split_scores),
     Measurement(TASK_EVENT, _is_task_run, task_placement),
     Measurement(CONTEXT_LENGTHS_EVENT, lambda spec: bool(spec.evaluation.context_lengths), context_lengths),
-    Measurement(LAYER_CUT_EVENT, lambda spec: spec.evaluation.layer_cut, layer_cut),
-    Measurement(EMBEDDINGS_EVENT, lambda spec: spec.evaluation.embeddings, embeddings),
+    Measurement(LAYER_CUT_EVENT, lambda spec: spec.evaluation.layer_cut, layer_cut, reads_weights=True),
+    Measurement(EMBEDDINGS_EVENT, lambda spec: spec.evaluation.embeddings, embeddings, reads_weights=True),
 )

@@ -23,12 +23,14 @@ from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 from palinode.base.event import Event
 from palinode.base.example import SpecialTokens
+from palinode.base.finding import AuditReport
 from palinode.base.measures import RunOutcome
 from palinode.base.user_settings import Keep, kept_of_done_runs
-from palinode.data.config import VALIDATION
-from palinode.data.source import Source, prepare
+from palinode.data.config import VALIDATION, Split
+from palinode.data.source import Source
 from palinode.evaluate.embeddings import check_has_embeddings
 from palinode.evaluate.layer_cut import check_can_be_cut
+from palinode.evaluate.losses import Evaluation
 from palinode.models.base import LanguageModel
 from palinode.models.described import described
 from palinode.objectives.probability import Probability
@@ -46,7 +48,8 @@ from palinode.results.rows import (
 from palinode.results.scored import ScoredText
 from palinode.results.store import Store
 from palinode.run.environment import environment
-from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
+from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Measurement, Rows, Snapshot
+from palinode.run.shared_data import prepare_shared
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
 from palinode.train.checkpoint import (
@@ -329,7 +332,7 @@ class Attempt:
         """
         spec.check_numerics()
         use_threads(spec.threads)
-        data = prepare(spec.data)
+        data = prepare_shared(spec.data, store)
         training = new_training(spec, data)
         directory = store.write_spec(spec.run_id, encode(spec))
         trained = Trained(spec, training.model, training.specials, data)
@@ -407,7 +410,7 @@ class Attempt:
         """
         split = self.spec.evaluation.split
         with self._timed("evaluate"):
-            scores = self._snapshot().curve_evaluation(split).as_rows()
+            scores = self.curve_evaluation(split).as_rows()
         self._write({"event": EVALUATION_EVENT, "split": split, "final": False, "scores": scores})
 
     def stop(self) -> Result:
@@ -433,11 +436,11 @@ class Attempt:
         Raises:
             DivergedError: a loss is not finite.
         """
-        snapshot = self._snapshot()
+        snapshot = self.snapshot()
         for measurement in MEASUREMENTS:
             if measurement.applies(self.spec):
                 with self._timed("evaluate"):
-                    for split, columns in measurement.rows(snapshot):
+                    for split, columns in self.rows_of(measurement, snapshot):
                         self._write({"event": measurement.event, "split": split, "final": True, **columns})
         self.hold.check()
         return Measured(
@@ -450,7 +453,7 @@ class Attempt:
         """Audit the trained weights and their losses, and store the report. The result does not depend on the report."""
         with self._timed("audit"):
             rows = self.store.record(self.spec.run_id).metrics
-            report = audit_trained(self.trained, rows, self.store)
+            report = self.audited(rows)
         self.hold.check()
         self.store.write_run_audit(self.spec.run_id, report)
 
@@ -474,8 +477,7 @@ class Attempt:
         )
         with self._timed("checkpoint"):
             fsio.sync(metrics_path(self.directory, self.hold.number))
-            self.before_save()
-            save_checkpoint(root, saved, training.model, training.optimizers, self.spec.recipe.keep_checkpoints)
+            self.write_checkpoint(root, saved)
 
     def record(self, outcome: RunOutcome, *, measured: Measured | None = None, reason: str | None = None) -> Result:
         """Write the result, which is the last file of a run, and return it."""
@@ -510,7 +512,7 @@ class Attempt:
                 **self.worked_on.fingerprint(),
                 **self.process,
             },
-            weights_sha256=weights_sha256(self.whole_weights()),
+            weights_sha256=self.weights_sha256(),
             attempts=self.number,
             rows=self.rows.stored(),
         )
@@ -520,16 +522,32 @@ class Attempt:
         """The hash and the list of the packages that this run depends on."""
         return environment(self.spec)
 
-    def whole_weights(self) -> LanguageModel:
-        """The model with the weights of this step, all in this process."""
-        return self.training.model
+    # --- what the processes of a shared run do together (`run/processes.py`) ----------------------------------------------
 
-    def before_save(self) -> None:
-        """Work before the tensors of a checkpoint are read; none in a run of one process."""
-
-    def _snapshot(self) -> Snapshot:
-        self.whole_weights()
+    def snapshot(self) -> Snapshot:
+        """The run at this step."""
         return Snapshot(self.trained, self.training.counters, self._note)
+
+    def curve_evaluation(self, split: Split) -> Evaluation:
+        """The scores of a split at this step."""
+        return self.snapshot().curve_evaluation(split)
+
+    def rows_of(self, measurement: Measurement, snapshot: Snapshot) -> Rows:
+        """The rows of a measurement at the end of the run."""
+        return measurement.rows(snapshot)
+
+    def audited(self, rows: Sequence[Event]) -> AuditReport:
+        """The audit of the trained weights, and of the losses in these rows of metrics."""
+        return audit_trained(self.trained, rows, self.store)
+
+    def weights_sha256(self) -> str:
+        """The hash of the weights of this step."""
+        return weights_sha256(self.training.model)
+
+    def write_checkpoint(self, root: Path, saved: Saved) -> None:
+        """Write the files of a checkpoint of this step."""
+        training = self.training
+        save_checkpoint(root, saved, training.model, training.optimizers, self.spec.recipe.keep_checkpoints)
 
     def _log_training(self, report: StepReport) -> None:
         probability = getattr(self.spec.objective, "p", None)  # the `p` of a user's objective may be any object

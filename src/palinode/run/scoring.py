@@ -10,37 +10,49 @@ from palinode.data.config import Split
 from palinode.data.task_store import TaskData
 from palinode.evaluate.details import Details, DetailsOf
 from palinode.evaluate.layer_cut import REFIT_TOKENS, STREAM, Refits, cut_layers, refit
-from palinode.evaluate.losses import Evaluation, PassBatch, ScoredSlots, Scoring, evaluate, evaluation_passes
+from palinode.evaluate.losses import (
+    Evaluation,
+    PassBatch,
+    ScoreBatches,
+    ScoredSlots,
+    Scoring,
+    evaluate,
+    evaluation_passes,
+)
 from palinode.objectives import Objective
 from palinode.objectives.label_mask import Labels
 from palinode.results.layer_cut import LayerCut
 from palinode.spec.trained import Trained
 
 
-def evaluate_split(trained: Trained, split: Split) -> Evaluation:
-    """Score a whole split. On a task, the hit of every scored token is kept.
+def evaluate_split(trained: Trained, split: Split, score: ScoreBatches | None = None) -> Evaluation:
+    """Score a whole split. On a task, the hit of every scored token is kept. `score` is that of `evaluate`.
 
     Raises:
         FloatingPointError: a loss is not finite.
     """
-    return _evaluated(trained, split, lambda batch, slots: None)
+    return _evaluated(trained, split, lambda batch, slots: None, score)
 
 
-def evaluate_in_detail(trained: Trained, split: Split) -> tuple[Evaluation, Details]:
+def evaluate_in_detail(trained: Trained, split: Split, score: ScoreBatches | None = None) -> tuple[Evaluation, Details]:
     """The scores of `evaluate_split`, what its nats are about, and the scores of each document.
 
     Raises:
         FloatingPointError: a loss is not finite.
     """
     details = DetailsOf(_passes(trained), trained.data.units(split))
-    evaluation = _evaluated(trained, split, details.add)
+    evaluation = _evaluated(trained, split, details.add, score)
     return evaluation, details.result()
 
 
-def _evaluated(trained: Trained, split: Split, observe: Callable[[PassBatch, ScoredSlots], None]) -> Evaluation:
+def _evaluated(
+    trained: Trained, split: Split, observe: Callable[[PassBatch, ScoredSlots], None], score: ScoreBatches | None
+) -> Evaluation:
     windows, scoring = _windows(trained, split), _scoring(trained, trained.spec.evaluation.labels)
     keep_tokens = isinstance(trained.spec.data, TaskData)
-    return evaluate(trained.model, windows, _passes(trained), scoring, keep_tokens=keep_tokens, observe=observe)
+    return evaluate(
+        trained.model, windows, _passes(trained), scoring, keep_tokens=keep_tokens, observe=observe, score=score
+    )
 
 
 def cut_split(trained: Trained, split: Split, refits: Refits | None = None) -> LayerCut:

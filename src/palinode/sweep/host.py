@@ -92,6 +92,7 @@ def work(
     Raises:
         EnvironmentProblem: the store or a device failed, or this program has another numerics version than all open runs.
     """
+    store.share_data()
     host = _Host(store, options, on_event, say)
     with Nursery(() if host.devices else ("palinode.sweep.worker",), say) as nursery:
         return host.loop(nursery)

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
 from palinode.base.errors import EnvironmentProblem
+from palinode.base.event import END_OF_SHARED_RUN
 from palinode.base.measures import RunOutcome
 from palinode.base.memory import with_huge_pages
 
@@ -26,6 +28,10 @@ STARTED_BY = "PALINODE_STARTED_BY"  # set to `nursery` in a forked process, for 
 WORKER = (*PYTHON_MODULE, "palinode.sweep.worker")
 PR_SET_PDEATHSIG = 1  # an operation of prctl(2)
 Parallel = Literal["ddp", "fsdp2"]
+# Variables that change what torchrun does, or that a run inside another torchrun inherits.
+OF_TORCHRUN = re.compile(r"PET_.*|TORCHELASTIC_.*|MASTER_(ADDR|PORT)|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME")
+# In torchrun's account of the first process that failed.
+FIRST_DEATH = re.compile(r"rank *: (\d+) .*?exitcode *: -(\d+) ", re.DOTALL)
 LAST_LINES = 40  # the number of a worker's last printed lines that are kept to explain why it ended
 
 
@@ -168,7 +174,8 @@ class Process:
         files: list[IO[bytes]] = [os.fdopen(end, mode, 0) for end, mode in ends]
         try:
             command = [*worker, *(str(job.directory) for job in jobs), *options]
-            environment = with_huge_pages({**os.environ, **variables})
+            own = {name: value for name, value in os.environ.items() if not OF_TORCHRUN.fullmatch(name)}
+            environment = with_huge_pages({**own, **variables})
             started = start(command, environment, Streams(stdin, stdout, stderr))
         except BaseException:
             for file in files:
@@ -199,5 +206,12 @@ class Process:
     def death(self) -> tuple[str, RunOutcome]:
         """A text that says how the worker ended, and the outcome of a run that the worker did not report on."""
         code = self.process.wait()
+        printed = "\n".join(self.printed_lines)
+        if code > 0 and END_OF_SHARED_RUN in printed:
+            return f"ended: {printed.rpartition(END_OF_SHARED_RUN)[2].splitlines()[0]}", "failed"
+        if code > 0 and (first := FIRST_DEATH.search(printed.rpartition("Root Cause")[2])):
+            rank, number = map(int, first.groups())
+            how = f"{rank} of those that share the run was killed by {signal.Signals(number).name}"
+            return how, "oom" if number == signal.SIGKILL else "failed"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return how, "oom" if code in (-signal.SIGKILL, 128 + signal.SIGKILL) else "failed"

@@ -12,20 +12,19 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from palinode.base import fsio
 from palinode.base.config import Config, encode
 from palinode.base.errors import Damaged
 from palinode.results.files import decode_stored
-from palinode.train.cut import whole
 from palinode.train.optim import Optimizers
+from palinode.train.tensor_stream import pieces
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
 FORMAT_VERSION = 3
@@ -70,21 +69,17 @@ def save_checkpoint(root: Path, saved: Saved, model: nn.Module, optimizers: Opti
     for place in (root, directory):
         if place.is_symlink():
             raise Damaged("is a link; nothing is written through it", file=str(place))
-    contents = {name: save(tensors) for name, tensors in tensors_of(model, optimizers).items()}
-    for name, content in contents.items():
-        fsio.write_bytes(directory / name, content)
-    files = {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in contents.items()}
+    files = {name: _write(directory / name, tensors) for name, tensors in _tensors_of(model, optimizers).items()}
     fsio.write_table(directory / MANIFEST_FILE, {"version": FORMAT_VERSION, "files": files, **encode(saved)})
     _keep_newest(root, keep)
     return directory
 
 
-def tensors_of(model: nn.Module, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
-    """File -> the whole tensors of a checkpoint, on the CPU. Where they are cut over processes, every process makes this call."""
-    return {
-        MODEL_FILE: _contiguous(model.state_dict()),
-        OPTIMIZER_FILE: _contiguous(dict(_optimizer_tensors(model, optimizers))),
-    }
+def give_parts(model: nn.Module, optimizers: Optimizers) -> None:
+    """Give this process's parts of the tensors to another process, which calls `save_checkpoint` at the same time."""
+    for tensors in _tensors_of(model, optimizers).values():
+        for _ in pieces(tensors):
+            pass
 
 
 def load_newest(
@@ -199,8 +194,30 @@ def newest_saved(root: Path) -> Saved | None:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of the model's tensors in safetensors form: equal bits give an equal hash."""
-    return _sha256(save(_contiguous(model.state_dict())))
+    """SHA-256 of the model's tensors in safetensors form: equal bits give an equal hash.
+
+    Where the tensors are cut over processes, every process makes this call.
+    """
+    digest = hashlib.sha256()
+    for piece in pieces(model.state_dict()):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _tensors_of(model: nn.Module, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
+    """File -> the tensors of a checkpoint."""
+    return {MODEL_FILE: model.state_dict(), OPTIMIZER_FILE: dict(_optimizer_tensors(model, optimizers))}
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str | int]:
+    """Write a file of tensors, and return its entry in the manifest."""
+    digest, size = hashlib.sha256(), 0
+    with fsio.committed(path) as temporary, open(temporary, "wb") as handle:
+        for piece in pieces(tensors):
+            handle.write(piece)
+            digest.update(piece)
+            size += len(piece)
+    return {"sha256": digest.hexdigest(), "bytes": size}
 
 
 def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
@@ -262,10 +279,6 @@ def _owners(model: nn.Module, optimizers: Optimizers) -> Iterator[tuple[str, nn.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 yield names[id(parameter)], parameter, optimizer
-
-
-def _contiguous(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: whole(tensor.detach()).cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _keep_newest(root: Path, keep: int) -> None:

@@ -14,11 +14,10 @@ Legend: W processes.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -28,10 +27,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from palinode.base import fsio
 from palinode.base.errors import BadInput
 from palinode.base.example import Example
 from palinode.models.base import AuxiliaryTerm, LanguageModel
@@ -58,6 +58,8 @@ from palinode.train.recipe import Parallel, refuse_sharing
 WAIT = timedelta(days=7)
 LEADER = 0  # the process that has the hold, writes all files, and says what all processes do next
 PROBLEM = "problem"  # the key of the reason why a process failed
+PID = "pid"  # the beginning of the key of the process id of a process
+TICKS = "ticks"  # the beginning of the key of how often a process has got on
 Json = Any
 
 
@@ -74,7 +76,8 @@ class Group:
 
     def __init__(self, notes: Store | None = None) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
-        self._notes = notes
+        self._notes, self._ticks = notes, 0
+        self._note(PID, os.getpid())
 
     @property
     def leads(self) -> bool:
@@ -95,6 +98,28 @@ class Group:
     def own(self, parts: int) -> range:
         """The numbers of the micro-batches, or of the batches of an evaluation, that this process reads."""
         return range(self.rank, parts, self.count)
+
+    def tick(self) -> None:
+        """Tell the other processes that this one gets on."""
+        self._ticks += 1
+        self._note(TICKS, self._ticks)
+
+    def ticks(self) -> list[int]:
+        """How often each process has got on; 0 for a process that has not begun."""
+        return self._noted(TICKS)
+
+    def has_lost_a_process(self) -> bool:
+        """Whether a process of this group has ended. All of them are on this machine."""
+        return any(pid and not fsio.is_alive(pid) for pid in self._noted(PID))
+
+    def _note(self, name: str, number: int) -> None:
+        if self._notes is not None:
+            self._notes.set(f"{name} {self.rank}", str(number))
+
+    def _noted(self, name: str) -> list[int]:
+        """The numbers that all processes have noted; 0 for a process without one."""
+        notes, keys = self._notes, [f"{name} {rank}" for rank in range(self.count)]
+        return [int(notes.get(key)) if notes is not None and notes.check([key]) else 0 for key in keys]
 
     def told(self, value: Json = None) -> Json:
         """The value that process 0 gives to this call; the other processes wait for it."""
@@ -120,6 +145,11 @@ class Group:
         return [
             json.loads(content[: int(size)].numpy().tobytes()) for content, size in zip(contents, sizes, strict=True)
         ]
+
+    def sent(self, value: Tensor, rank: int) -> Tensor:
+        """The tensor of the process `rank`. The other processes hand in tensors of the same shape, which are overwritten."""
+        dist.broadcast(value, rank)
+        return value
 
     def in_order(self, own: Sequence[Json]) -> list[Json]:
         """One value for each part of all processes, in the order of the parts; `own` has those of this process."""
@@ -150,15 +180,12 @@ class SharedTraining:
     Attributes:
         training: the training, whose model and optimizers are cut over the processes with `fsdp2`.
         module: reading and loss as one module, wrapped by torch.
-        plain: the model with whole weights, for evaluation and audits. With `ddp` it is the model that is trained; with `fsdp2`
-            it is a copy that `refresh` fills.
     """
 
     training: Training
     group: Group
     parallel: Parallel
     module: nn.Module
-    plain: LanguageModel
     _buffers: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -172,10 +199,9 @@ class SharedTraining:
         buffers = {name: buffer.clone() for name, buffer in training.model.named_buffers()}
         if parallel == "ddp":
             module: nn.Module = _distributed(_Reading(training), training.device)
-            return cls(training, group, parallel, module, training.model, buffers)
-        plain = copy.deepcopy(training.model)
-        module = _sharded(training, group)
-        return cls(training, group, parallel, module, plain, buffers)
+        else:
+            module = _sharded(training, group)
+        return cls(training, group, parallel, module, buffers)
 
     def take_step(self) -> StepReport:
         """Take one optimizer step, which every process takes at the same time.
@@ -208,6 +234,7 @@ class SharedTraining:
         rows = sum(each for _, each in sums)
         parts = []
         for part, example in zip(own, examples, strict=True):
+            self.group.tick()
             seed_dropout(self.training, part)
             with self._exchanging(is_last=part == own[-1]):
                 total, nats, scored, terms = self.module(example)
@@ -217,14 +244,26 @@ class SharedTraining:
             )
         return self._joined_loss(denominator, rows, self.group.in_order([_as_json(*part) for part in parts]))
 
-    def refresh(self) -> LanguageModel:
-        """The model with the whole weights of this step. Every process makes this call, and gets the weights."""
-        if self.parallel == "fsdp2":
-            targets = dict(self.plain.named_parameters())
-            with torch.no_grad():
-                for name, parameter in self.training.model.named_parameters():
-                    targets[name].copy_(whole(parameter.detach()))
-        return self.plain
+    def called(self, function: Callable[[LanguageModel, Example], Tensor], example: Example) -> Tensor:
+        """A function of the model and an Example. With `fsdp2`, torch gathers the weights, so every process makes this call."""
+        module = self.module.module if isinstance(self.module, DistributedDataParallel) else self.module
+        assert isinstance(module, _Reading)
+        return module.called(function, example)
+
+    def cut_again(self) -> None:
+        """Cut the weights that torch keeps whole after a forward pass until the next backward pass."""
+        for part in self.module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+
+    def fill(self, model: LanguageModel | None) -> None:
+        """Fill a model of this process with the whole weights. Every process makes this call; None only gives its parts."""
+        targets = dict(model.named_parameters()) if model is not None else {}
+        with torch.no_grad():
+            for name, parameter in self.training.model.named_parameters():
+                values = whole(parameter.detach())
+                if name in targets:
+                    targets[name].copy_(values)
 
     def _scale(self) -> float:
         """The factor of the loss: DDP divides the sum of gradients by W; `fully_shard` is told not to divide."""
@@ -283,6 +322,10 @@ class _Reading(AsModule):
 
         super().__init__(training.model, loss)
 
+    def called(self, function: Callable[[LanguageModel, Example], Tensor], example: Example) -> Tensor:
+        """A function of the model and an Example."""
+        return function(self.model, example)
+
 
 def _distributed(module: nn.Module, device: torch.device) -> DistributedDataParallel:
     """The module under DDP. A parameter that no process reached has no gradient, as in one process."""
@@ -302,6 +345,7 @@ def _sharded(training: Training, group: Group) -> nn.Module:
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
+    register_fsdp_forward_method(module, "called")
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)

@@ -15,6 +15,7 @@ from palinode.train.schedule import SCHEDULES, Cosine, PowerDecay, Schedule, War
 
 Precision = Literal["float32", "bfloat16"]
 Parallel = Literal["ddp", "fsdp2"]  # how several processes share a run (`train/processes.py`)
+AUDIT_BYTES = 12  # of a float32 parameter and its float64 copy
 TRAINING_BYTES = 16  # of a float32 parameter, its gradient and two numbers of Adam's state
 AnyOptimizer = Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
 AnySchedule = Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
