@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,7 +15,7 @@ from palinode.base.user_settings import user_settings
 from palinode.cli import options
 from palinode.cli.options import above_zero, as_json, of_file, resolve
 from palinode.cli.plan_power import hours_data, hours_lines, power_lines
-from palinode.cli.prices import price_here
+from palinode.cli.prices import Price, price_here
 from palinode.cli.stores import writable_store
 from palinode.cli.texttable import text_table
 
@@ -71,7 +71,7 @@ def plan(
     Also its runs, parameters and FLOPs, whether the comparison of its arms is fair, and the smallest effect that it can show.
     With --hours, the largest size that shows the effect in time. Nothing is trained.
     """
-    size_of_stacks = stack_size(stack)
+    size_of_stacks, settings = stack_size(stack), user_settings()
     above_zero(effect, "--effect")
     above_zero(hours, "--hours")
     place = writable_store(store)
@@ -90,19 +90,31 @@ def plan(
         _say(f"{whole.missing}: counted without the text, so no time is predicted")
     stacks = _stacks(size_of_stacks, whole.resolved, whole.cells, place)
     powers = {name: one.power for name, one in by_size.items()}
-    parameters = {name: one.parameters for name, one in by_size.items()}
-    in_hours = hours_data(powers, parameters, hours) if hours is not None else None
-    price = price_here(user_settings(), [run.spec.device for run in resolved.runs])
-    cost = whole.plan.seconds / 3600 * price[0] if price is not None and whole.plan.seconds is not None else None
+    in_hours = _in_hours(by_size, hours) if hours is not None else None
+    price = price_here(settings, [run.spec.device for run in resolved.runs])
     if json:
-        costs = {"cost": cost, "currency": price[1]} if price is not None else {}
-        data = whole.plan.as_data() | costs | ({"stacks": stacks} if stacks else {}) | {"power": whole.power.as_data()}
-        typer.echo(as_json(data | ({"within": in_hours} if in_hours is not None else {})))
+        data = {**whole.plan.as_data(), **_cost(whole.plan, price), "power": whole.power.as_data()}
+        typer.echo(
+            as_json(
+                data | ({"stacks": stacks} if stacks else {}) | ({"within": in_hours} if in_hours is not None else {})
+            )
+        )
         return
-    lines = [plan_text(whole.plan, resolved.decision.equal), *(f"stack: {line}" for line in stacks)]
-    lines += [f"about {cost:.2f} {price[1]}, at {price[0]:g} {price[1]} an hour"] if price and cost is not None else []
+    lines = [plan_text(whole.plan, resolved.decision.equal, price), *(f"stack: {line}" for line in stacks)]
     lines += [*power_lines(whole.power), *(hours_lines(in_hours, powers) if in_hours is not None else [])]
     typer.echo("\n".join(lines))
+
+
+def _in_hours(by_size: Mapping[str, _Whole], hours: float) -> dict[str, Any]:
+    powers = {name: one.power for name, one in by_size.items()}
+    return hours_data(powers, {name: one.parameters for name, one in by_size.items()}, hours)
+
+
+def _cost(planned: Plan, price: Price | None) -> dict[str, float | str]:
+    """The cost of the runs that are left, on this machine; empty where the price or the time is unknown."""
+    if price is None or planned.seconds is None:
+        return {}
+    return {"cost": planned.seconds / 3600 * price[0], "price_per_hour": price[0], "currency": price[1]}
 
 
 def _first_size(file: Path, code: Path | None, *, allow_code: bool) -> str | None:
@@ -211,7 +223,7 @@ def _cells(resolved: ResolvedExperiment) -> tuple[ResolvedExperiment, Sequence[C
         return resolved, cells, missing
 
 
-def plan_text(planned: Plan, equal: str) -> str:
+def plan_text(planned: Plan, equal: str, price: Price | None = None) -> str:
     """The plan as text: a line per arm and scale, the sums, and every warning."""
     from palinode.report.words import duration, number
 
@@ -229,6 +241,11 @@ def plan_text(planned: Plan, equal: str) -> str:
         text_table(COLUMNS, rows, right=COLUMNS[2:]),
         "",
         f"{before}{planned.left} of {planned.runs} runs are left to do{time}, {planned.disk_bytes / 1e6:,.0f} MB on disk",
+        *(
+            [f"about {planned.seconds / 3600 * price[0]:.2f} {price[1]}"]
+            if price and planned.seconds is not None
+            else []
+        ),
         *_product_shares(planned),
         *(f"warning: {warning}" for warning in planned.warnings),
     ]

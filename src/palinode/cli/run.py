@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +23,7 @@ from palinode.cli.progress import progress
 from palinode.cli.stores import writable_store
 
 if TYPE_CHECKING:
+    from palinode.experiment.run import HowToRun
     from palinode.results.store import Store
     from palinode.spec.experiment import ResolvedExperiment
     from palinode.sweep.local import SweepEnd
@@ -76,23 +77,12 @@ def run(
         command = ["palinode", *(context.obj or [])]
         with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
             on_event = line.before(show) if line is not None else show
-            others = on is not None or detach
-            has_code = source.code is not None
-            of_workers = _arguments(size_of_stacks, processes, way, has_code=has_code)
-            elsewhere = _elsewhere(on, on_option, settings, place, workers, of_workers) if others else None
             at_a_time = workers if on is None else None
-            how = HowToRun(
-                at_a_time,
-                size_of_stacks,
-                source.code,
-                command,
-                on_event,
-                hours,
-                processes,
-                way,
-                elsewhere=elsewhere,
-                price=price_here(settings, [run.spec.device for run in resolved.runs]) if not others else None,
-            )
+            how = HowToRun(at_a_time, size_of_stacks, source.code, command, on_event, hours, processes, way)
+            if on is not None or detach:
+                how = replace(how, elsewhere=_elsewhere(on, on_option, settings, place, workers, how))
+            else:
+                how = replace(how, price=price_here(settings, [run.spec.device for run in resolved.runs]))
             end = run_experiment(resolved, place, how)
     if end.left_to_workers:
         return _say_who_goes_on(end, resolved, store)
@@ -146,7 +136,7 @@ def _elsewhere(
     settings: UserSettings,
     place: Store,
     workers: int | None,
-    arguments: Sequence[str],
+    how: HowToRun,
 ) -> Elsewhere:
     """What trains the runs: workers that an engine starts, or workers that the user starts (`on` is None)."""
     from palinode.sweep.executors import executor_of, parse_options, table_named
@@ -155,9 +145,9 @@ def _elsewhere(
     if on is None:
         return detach
     table = table_named(on, settings)
-    executor = executor_of(table, parse_options(on_option or []), place.workers_directory())
+    executor, arguments = executor_of(table, parse_options(on_option or []), place.workers_directory()), _arguments(how)
     if table.price_per_hour is not None:
-        arguments = [*arguments, "--price-per-hour", f"{table.price_per_hour:g}", "--currency", settings.currency]
+        arguments += ["--price-per-hour", f"{table.price_per_hour:g}", "--currency", settings.currency]
     return Fleet(on, executor, workers or 1, lambda text: typer.echo(text, err=True), arguments).sweep
 
 
@@ -169,13 +159,11 @@ def _processes_of(on: str, settings: UserSettings) -> tuple[int, Literal["ddp", 
     return table.processes, sharing(table.parallel)
 
 
-def _arguments(
-    stack: StackSize, processes: int, parallel: Literal["ddp", "fsdp2"] | None, *, has_code: bool
-) -> list[str]:
+def _arguments(how: HowToRun) -> list[str]:
     """The options of the workers that an engine starts."""
-    shared = ["--processes", str(processes)] if processes > 1 else []
-    shared += ["--parallel", parallel] if parallel is not None else []
-    return ["--stack", str(stack), *shared, *(["--allow-code"] if has_code else [])]
+    shared = ["--processes", str(how.processes)] if how.processes > 1 else []
+    shared += ["--parallel", how.parallel] if how.parallel is not None else []
+    return ["--stack", str(how.stack), *shared, *(["--allow-code"] if how.code is not None else [])]
 
 
 def _say_who_goes_on(end: SweepEnd, resolved: ResolvedExperiment, store: Path) -> int:

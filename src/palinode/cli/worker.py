@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,9 @@ from palinode.cli.options import sharing
 from palinode.cli.prices import Price, price_here
 from palinode.cli.progress import progress
 from palinode.cli.stores import experiment_named, open_store, writable_store
+
+if TYPE_CHECKING:
+    from palinode.results.store import Store
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 WATCH_SECONDS = 5.0  # from one line of `palinode watch` to the next, at the least
@@ -58,21 +61,13 @@ def worker(
     trials choose a setting, as `palinode run` would. Exit 1 when a run failed here, and 5 when the store or a device fails.
     """
     limit = _seconds(time_limit, "--for") if time_limit is not None else None
-    size = stack_size(stack)
-    if size == AUTO:
-        raise BadInput("a worker needs a number", field="--stack", hint="`palinode run --stack auto` measures")
+    size = _stack(stack)
     command, settings = _command(processes, sharing(parallel), size), user_settings()
 
     def price(devices: Iterable[str]) -> Price | None:
         return (price_per_hour, currency) if price_per_hour is not None else price_here(settings, devices)
 
-    if probe is not None:
-        _see_store(store, probe)
-    place = writable_store(store)
-    if not store.is_dir():
-        open_store(store)
-    if experiment is not None:
-        experiment_named(place, experiment, "worker --experiment")
+    place = _store_of(store, experiment, probe)
     from palinode.sweep.host import HostOptions, work
 
     with progress(as_json=False, quiet=quiet) as show:
@@ -86,6 +81,26 @@ def worker(
         wait = _seconds(idle, "--idle")
         how = HostOptions(experiment, _slots(slots), size, limit, wait, allow_code, decide, probe, command, price)
         return work(place, how, show, lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def _store_of(path: Path, experiment: str | None, probe: str | None) -> Store:
+    """The store, after a check that this host sees it as its driver does, and that it has the experiment."""
+    if probe is not None:
+        _see_store(path, probe)
+    place = writable_store(path)
+    if not path.is_dir():
+        open_store(path)
+    if experiment is not None:
+        experiment_named(place, experiment, "worker --experiment")
+    return place
+
+
+def _stack(text: str) -> int:
+    """The largest number of runs of a stack that a user wrote."""
+    size = stack_size(text)
+    if size == AUTO:
+        raise BadInput("a worker needs a number", field="--stack", hint="`palinode run --stack auto` measures")
+    return size
 
 
 def _command(processes: int, parallel: Literal["ddp", "fsdp2"] | None, stack: int) -> tuple[str, ...]:
