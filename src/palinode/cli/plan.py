@@ -86,19 +86,15 @@ def plan(
         whole = planner.plan(resolved)
         others = _other_sizes(source, resolved, changes, seeds) if hours is not None and size is None else []
         by_size = {resolved.size: whole} | {other.size: planner.plan(other) for other in others}
-    if whole.missing is not None:
-        _say(f"{whole.missing}: counted without the text, so no time is predicted")
+    whole.say_what_is_missing()
     stacks = _stacks(size_of_stacks, whole.resolved, whole.cells, place)
     powers = {name: one.power for name, one in by_size.items()}
     in_hours = _in_hours(by_size, hours) if hours is not None else None
     price = price_here(settings, [run.spec.device for run in resolved.runs])
     if json:
         data = {**whole.plan.as_data(), **_cost(whole.plan, price), "power": whole.power.as_data()}
-        typer.echo(
-            as_json(
-                data | ({"stacks": stacks} if stacks else {}) | ({"within": in_hours} if in_hours is not None else {})
-            )
-        )
+        data |= {"stacks": stacks} if stacks else {}
+        typer.echo(as_json(data | ({"within": in_hours} if in_hours is not None else {})))
         return
     lines = [plan_text(whole.plan, resolved.decision.equal, price), *(f"stack: {line}" for line in stacks)]
     lines += [*power_lines(whole.power), *(hours_lines(in_hours, powers) if in_hours is not None else [])]
@@ -156,6 +152,11 @@ class _Whole(NamedTuple):
     plan: Plan
     power: Power
     missing: EnvironmentProblem | None
+
+    def say_what_is_missing(self) -> None:
+        """Say why no time is predicted, if the text is not on this machine."""
+        if self.missing is not None:
+            _say(f"{self.missing}: counted without the text, so no time is predicted")
 
     @property
     def parameters(self) -> float:
