@@ -58,7 +58,7 @@ def quick(palinode, monkeypatch):
         (("--processes", "2", "--parallel", "fsdp"), "--parallel: 'fsdp' is none of ddp, fsdp2"),
         (("--parallel", "ddp"), "--parallel: one process shares no run"),
         (("--processes", "2", "--stack", "2"), "--stack: runs that several processes share are not stacked"),
-        (("--processes", "2", "--detach"), "--processes: does not go together with --on or --detach"),
+        (("--processes", "2", "--detach"), "--processes: does not go together with --detach"),
         (("--processes", "2", "--parallel", "fsdp2", "--set", "recipe.compile=true"), "recipe.compile: fsdp2 does not"),
     ],
 )
