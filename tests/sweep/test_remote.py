@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from palinode.base.errors import BadInput, EnvironmentProblem
+from palinode.results.holds import take
 from palinode.results.record import ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.sweep import executors, host, remote
@@ -119,6 +120,22 @@ def test_workers_that_end_at_once_are_a_problem_with_their_last_line(store):
         Fleet("slurm", engine, 1, lambda line: None).sweep(jobs_of(store, a="done"), store, NAME, lambda event: None)
     assert caught.value.exit_code == 5
     assert len(engine.started) == remote.MOST_ENDED_AT_ONCE
+
+
+def test_workers_that_are_preempted_after_they_took_a_run_are_replaced(store):
+    jobs = jobs_of(store, a="done")
+
+    class Preempted(Ended):
+        """A handle of a worker that takes the run, and ends before it has ended the run."""
+
+        def __init__(self):
+            take(jobs[0].directory).release()
+
+    engine = Engine(lambda command: Preempted() if len(engine.started) < 6 else Thread(store, command))
+    lines = []
+    end = Fleet("ray", engine, 1, lines.append).sweep(jobs, store, NAME, lambda event: None)
+    assert end.outcomes == {"a": "done"}
+    assert len(engine.started) == 6
 
 
 def test_detached_runs_are_left_to_workers_until_all_have_ended(store):
