@@ -13,6 +13,10 @@ from palinode.results.store import Store
 from palinode.sweep import executors
 from synthetic_store import make_store
 
+DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
+# Tables of a report that have clock seconds in them: the same run takes another time on another machine.
+TABLES_WITH_SECONDS = {"costs.csv", "runs.csv", "training_curves.csv", "evaluation_curves.csv", "ratio_curves.csv"}
+
 
 @pytest.fixture
 def tiny(here) -> Path:
@@ -157,3 +161,29 @@ def test_every_engine_ends_with_the_same_bits(palinode, tiny, engine, package, m
     assert output.code == 0, output.err
     assert "Traceback" not in output.err
     assert scores_of(Path("there")) == scores_of(Path("here"))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_the_demo_on_an_engine_ends_with_the_report_of_the_local_run(palinode, here, engine, package, monkeypatch):
+    """As docs/scaling-out.md tells a new user. The tables and figures of the report are equal, but for those of clock seconds."""
+    pytest.importorskip(package)
+    monkeypatch.setenv("PYTHONPATH", str(Path(executors.__file__).parents[3]))
+    command = ("run", str(DEMO), "--size", "smoke", "--report")
+    local = palinode(*command, "--store", "here")
+    shutil.copytree("here/audits", "there/audits")
+    on = ("--on-option", "cluster=local") if engine == "slurm" else ()
+    remote = palinode(*command, "--store", "there", "--on", engine, *on, "--workers", "2")
+    assert (local.code, remote.code) == (0, 0), remote.err
+    assert "Traceback" not in remote.err
+    assert not [path for path in Path("there/workers").rglob("*log.err") if "Traceback" in path.read_text()]
+    assert remote.out.replace("there/", "here/") == local.out
+    assert scores_of(Path("there")) == scores_of(Path("here"))
+    tables = {path.name: path.read_bytes() for path in Path("here/reports/demo--smoke/tables").glob("*.csv")}
+    differ = {
+        path.name
+        for path in Path("there/reports/demo--smoke/tables").glob("*.csv")
+        if tables.pop(path.name, None) != path.read_bytes()
+    }
+    assert tables == {}
+    assert differ <= TABLES_WITH_SECONDS
