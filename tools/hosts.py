@@ -99,7 +99,7 @@ def preempted(folder: Path, reference: State, tally: Tally, count: int, chance: 
             signals += 1
             _wait_for(lambda task=task, driver=driver: not Path(f"/proc/{task}").exists() or driver.poll() is not None)
         done += signals
-        logs = [path.read_text(errors="replace") for path in (place.folder / "runs" / "workers").rglob("*_log.err")]
+        logs = [path.read_text(errors="replace") for path in (place.folder / "runs" / "workers").rglob("*_log.*")]
         tally["jobs queued again"] += sum(log.count("Requeued job") for log in logs)
         for log in logs:
             tally.read(log, f"slurm {done}")

@@ -11,7 +11,8 @@ from pathlib import Path
 from palinode.results import holds
 
 NAME, LOCKS = os.environ["BATTERY_HOST"], Path(os.environ["BATTERY_LOCKS"])
-HEARTBEAT_SECONDS, STALE_SECONDS = 1.0, 5.0  # five heartbeats: a busy machine may delay one
+HEARTBEAT_SECONDS = float(os.environ.get("BATTERY_HEARTBEAT", "1"))
+STALE_SECONDS = 5 * HEARTBEAT_SECONDS  # a busy machine may delay a heartbeat
 
 
 def this_host() -> dict[str, str]:
