@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -66,6 +67,11 @@ def test_hosts_on_one_store_do_every_run_once(store):
     assert "3 of 3 runs open" in lines[0]
     assert work(store, OPTIONS, say=lines.append) == 0
     assert "0 of 3 runs open" in lines[-1]
+
+
+def test_the_process_that_takes_runs_does_not_import_torch():
+    program = "import sys, palinode.sweep.host; sys.exit('torch' in sys.modules)"  # seconds and memory; the nursery has it
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_hosts_go_through_the_runs_in_orders_of_their_own(store):

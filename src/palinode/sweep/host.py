@@ -25,9 +25,8 @@ from palinode.base.event import Event
 from palinode.base.measures import FAILED_OUTCOMES, FINAL_OUTCOMES
 from palinode.base.numerics import NUMERICS_VERSION
 from palinode.results.holds import Watch, failures, this_host
-from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry
+from palinode.results.record import CODE_RECORD_FILE, RESULT_FILE, SPEC_FILE, ExperimentEntry
 from palinode.results.store import Store
-from palinode.spec.code import RECORD_FILE
 from palinode.sweep.local import Sharing, SweepEnd, default_workers, sweep_shared
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import WORKER, Job
@@ -214,7 +213,7 @@ class _Host:
             spec = fsio.read_table(directory / SPEC_FILE)
         except PalinodeError:
             return None
-        has_code = (directory / RECORD_FILE).exists()
+        has_code = (directory / CODE_RECORD_FILE).exists()
         may_load = self.options.allow_code or not has_code
         key = _stack_key(directory) if self.options.stack > 1 and may_load else None
         threads, steps = int(spec.get("threads", 1)), dict(spec.get("recipe", {})).get("steps", 0)
