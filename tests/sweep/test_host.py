@@ -175,14 +175,22 @@ def test_errors_that_a_network_disk_gets_over_are_tried_again(store, times, code
             one._with_retries(act)
 
 
-@pytest.mark.nightly
 def test_the_progress_is_read_from_the_store(store):
     experiment(store, a="done", b="raise", c="sleep", d="done")
     onlooker, names = Onlooker(store), ("a", "b", "c", "d")
     assert onlooker.look(names).words == "0 done, 4 open"
     held = {"host": "node7", "pid": 1, "beat": 0, "released": False}
     fsio.write_table(store.run_directory("c") / "hold-1.json", held)
-    work(store, replace(OPTIONS, seconds=8.0))  # the time of three processes on a busy machine
+    store.workers_directory()
+    probe, finished = store.probe_path("0123"), []
+    fsio.write_text(probe, "")
+
+    def end_after_three(event):
+        finished.extend([event["run_id"]] if event["event"] == "finished" else [])
+        if len(finished) == 3:
+            probe.unlink()
+
+    work(store, replace(OPTIONS, probe="0123"), end_after_three)
     seen = onlooker.look(names)
     assert seen.words == "2 done, 1 failed, 1 running on 1 host, 0 open"
     assert not seen.is_over
