@@ -13,6 +13,7 @@ from palinode.results.record import ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.sweep import executors, host, remote
 from palinode.sweep.executors import executor_named, parse_options, read_configuration
+from palinode.sweep.executors.command import Command
 from palinode.sweep.executors.local import LocalExecutor
 from palinode.sweep.host import HostOptions, work
 from palinode.sweep.process import Job
@@ -153,6 +154,11 @@ def test_a_process_of_this_machine_says_why_it_ended(tmp_path):
     while handle.state() != "ended":
         time.sleep(0.02)
     assert handle.why() == "the reason"
+
+
+def test_a_command_of_a_ray_task_runs_in_the_folder_of_the_driver(tmp_path):
+    child = Command([sys.executable, "-c", "import os, sys; print(os.getcwd(), file=sys.stderr)"], str(tmp_path))
+    assert (child.wait(), child.last_line) == (0, str(tmp_path))
 
 
 def test_set_up_commands_run_before_the_worker(tmp_path, monkeypatch):
