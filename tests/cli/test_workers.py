@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import quick_audit
 import tiny_experiment
 from tiny_experiment import everything_in
 
+from palinode.experiment import audits, plan
 from palinode.results.store import Store
 from palinode.sweep import executors
 from synthetic_store import make_store
@@ -23,6 +25,15 @@ def tiny(here) -> Path:
     path = here / "tiny.toml"
     path.write_text(tiny_experiment.TOML)
     return path
+
+
+@pytest.fixture
+def quick(palinode, monkeypatch):
+    """`palinode` in this process, with the quick audit and calibration: the real audit finds repeated windows in the small text."""
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
+    monkeypatch.setattr(plan, "calibrate", quick_audit.quick_calibrate)
+    return palinode
 
 
 @pytest.fixture
@@ -129,20 +140,19 @@ def scores_of(store: Path) -> dict[str, object]:
 
 
 @pytest.mark.nightly
-def test_detached_runs_end_with_the_same_bits_and_the_same_verdict(palinode, tiny):
-    assert palinode("run", str(tiny), "--store", "local").code == 0
-    shutil.copytree("local/audits", "shared/audits")
-    output = palinode("run", str(tiny), "--store", "shared", "--detach")
+def test_detached_runs_end_with_the_same_bits_and_the_same_verdict(quick, tiny):
+    assert quick("run", str(tiny), "--store", "local").code == 0
+    output = quick("run", str(tiny), "--store", "shared", "--detach")
     assert output.code == 0
     assert "4 runs are written to shared" in output.out
-    assert palinode("stop", "tiny", "--store", "shared").code == 0
-    assert palinode("worker", "--store", "shared").code == 0
-    assert palinode("watch", "tiny", "--store", "shared", "--once").out == "0 done, 4 open\n"
-    assert palinode("run", str(tiny), "--store", "shared", "--detach").code == 0
-    assert palinode("worker", "--store", "shared", "--slots", "1").code == 0
+    assert quick("stop", "tiny", "--store", "shared").code == 0
+    assert quick("worker", "--store", "shared").code == 0
+    assert quick("watch", "tiny", "--store", "shared", "--once").out == "0 done, 4 open\n"
+    assert quick("run", str(tiny), "--store", "shared", "--detach").code == 0
+    assert quick("worker", "--store", "shared", "--slots", "1").code == 0
     assert scores_of(Path("shared")) == scores_of(Path("local"))
-    assert palinode("run", str(tiny), "--store", "shared").code == 0
-    told = [palinode("compare", "tiny", "--json", "--store", store).out for store in ("local", "shared")]
+    assert quick("run", str(tiny), "--store", "shared").code == 0
+    told = [quick("compare", "tiny", "--json", "--store", store).out for store in ("local", "shared")]
     assert json.loads(told[0]) == json.loads(told[1])
 
 
@@ -151,13 +161,12 @@ def test_detached_runs_end_with_the_same_bits_and_the_same_verdict(palinode, tin
     ("engine", "package"),
     [(("local",), None), (("slurm", "--on-option", "cluster=local"), "submitit"), (("ray",), "ray")],
 )
-def test_every_engine_ends_with_the_same_bits(palinode, tiny, engine, package, monkeypatch):
+def test_every_engine_ends_with_the_same_bits(quick, tiny, engine, package, monkeypatch):
     if package is not None:
         pytest.importorskip(package)
     monkeypatch.setenv("PYTHONPATH", str(Path(executors.__file__).parents[3]))
-    assert palinode("run", str(tiny), "--store", "here").code == 0
-    shutil.copytree("here/audits", "there/audits")
-    output = palinode("run", str(tiny), "--store", "there", "--on", *engine, "--workers", "2")
+    assert quick("run", str(tiny), "--store", "here").code == 0
+    output = quick("run", str(tiny), "--store", "there", "--on", *engine, "--workers", "2")
     assert output.code == 0, output.err
     assert "Traceback" not in output.err
     assert scores_of(Path("there")) == scores_of(Path("here"))

@@ -70,7 +70,8 @@ class Command:
 
     def _read(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            text = line.decode(errors="replace")
-            sys.stderr.write(text)
-            self.last_line = text.strip() or self.last_line
+        with self._process.stderr as stream:
+            for line in stream:
+                text = line.decode(errors="replace")
+                sys.stderr.write(text)
+                self.last_line = text.strip() or self.last_line
