@@ -604,7 +604,7 @@ def worker_cost(result: Row) -> Iterator[str]:
     yield ""
     yield from paragraph(
         f"CPU seconds of {result['runs']} runs of {result['steps']} steps, trained by `palinode worker` and by the sweep of "
-        f"`palinode run`, in turn, {result['rounds']} rounds, with the lowest and highest in brackets. What differs is the "
+        f"`palinode run`, in turn, rounds: {result['rounds']}, with the lowest and highest in brackets. What differs is the "
         f"process that takes the runs: {with_range(result['worker_own_cpu_seconds'], 2)} s of a worker against "
         f"{with_range(result['sweep_own_cpu_seconds'], 2)} s, of {with_range(result['sweep_cpu_seconds'], 1)} s in all. "
         f"With that difference the whole is {with_range(ratio, 4)} times the sweep; target at most {target:g}; "
