@@ -663,6 +663,21 @@ def store_scale(result: Row) -> Iterator[str]:
     yield from table(("what", "runs", "CPU seconds", "times a plain lstat", "peak MiB", "target"), rows)
 
 
+def worker_cost(result: Row) -> Iterator[str]:
+    target, ratio, whole = result["target_ratio"], result["ratio"], result["whole_ratio"]
+    yield "## A worker beside the sweep alone"
+    yield ""
+    yield from paragraph(
+        f"CPU seconds of {result['runs']} runs of {result['steps']} steps, trained by `palinode worker` and by the sweep of "
+        f"`palinode run`, in turn, rounds: {result['rounds']}, with the lowest and highest in brackets. What differs is the "
+        f"process that takes the runs: {with_range(result['worker_own_cpu_seconds'], 2)} s of a worker against "
+        f"{with_range(result['sweep_own_cpu_seconds'], 2)} s, of {with_range(result['sweep_cpu_seconds'], 1)} s in all. "
+        f"With that difference the whole is {with_range(ratio, 4)} times the sweep; target at most {target:g}; "
+        f"{met(ratio['median'] <= target)}. The ratio of all processes, in which the noise of training is much larger, is "
+        f"{with_range(whole, 3)}."
+    )
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -684,6 +699,7 @@ SECTIONS = {
         before_after,
         audit_cost,
         store_scale,
+        worker_cost,
         cluster_simulation,
     )
 }

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,52 +25,7 @@ hold = take(Path(sys.argv[1]))
 print(hold is not None, flush=True)
 time.sleep(60)
 """
-# Four hosts that share a network disk whose locks end at the host: the lock of each host is a file of its own. All hosts ask for
-# each run at the same moment. Prints, for each run, how many hosts held it.
-RACE = """
-import fcntl, json, multiprocessing, os, sys
-from pathlib import Path
-from palinode.base import fsio
-from palinode.results import holds
-
-RUNS, HOSTS = 300, 4
-root, protocol = Path(sys.argv[1]), sys.argv[2]
-
-def host(number, barrier, counts):
-    name = f"host-{number}"
-    holds.this_host = lambda: {"host": name, "boot": name, "namespace": name}
-
-    def lock(directory):
-        descriptor = os.open(root / f"lock-{name}-{directory.name}", os.O_RDWR | os.O_CREAT)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor, True
-
-    def lease(directory):  # the form before holds: read who holds the run, then write that it is this host
-        if (directory / "lease.json").exists():
-            return False
-        fsio.write_json(directory / "lease.json", {"host": name})
-        return True
-
-    holds._lock = lock
-    for run in range(RUNS):
-        directory = root / f"run-{run}"
-        barrier.wait()
-        got = lease(directory) if protocol == "lease" else holds.take(directory) is not None
-        with counts.get_lock():
-            counts[run] += got
-
-for run in range(RUNS):
-    (root / f"run-{run}").mkdir()
-fork = multiprocessing.get_context("fork")
-barrier, counts = fork.Barrier(HOSTS), fork.Array("i", RUNS)
-hosts = [fork.Process(target=host, args=(number, barrier, counts)) for number in range(HOSTS)]
-for process in hosts:
-    process.start()
-for process in hosts:
-    process.join()
-    assert process.exitcode == 0
-print(json.dumps(list(counts)))
-"""
+RACE = Path(__file__).with_name("hold_race.py")
 OTHER = {"pid": 1, "host": "far-away", "boot": "b", "namespace": "n", "worker": "w", "beat": 7, "released": False}
 
 
@@ -85,9 +41,7 @@ def holding(tmp_path):
 
 def race(root, protocol):
     """By how many of the four hosts each of 300 runs was held."""
-    done = subprocess.run(
-        [sys.executable, "-c", RACE, str(root), protocol], capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, str(RACE), str(root), protocol], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

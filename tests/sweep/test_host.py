@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -67,6 +68,13 @@ def test_hosts_on_one_store_do_every_run_once(store):
     assert "3 of 3 runs open" in lines[0]
     assert work(store, OPTIONS, say=lines.append) == 0
     assert "0 of 3 runs open" in lines[-1]
+
+
+def test_the_process_that_takes_runs_does_not_import_torch():
+    program = (
+        "import sys, palinode.sweep.host; sys.exit('torch' in sys.modules)"  # seconds and memory; the nursery has it
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_hosts_go_through_the_runs_in_orders_of_their_own(store):
@@ -235,14 +243,22 @@ def test_the_time_and_the_cost_that_are_left_are_told_where_they_are_known(store
     assert onlooker.left_words(onlooker.look(names), entry, entry.runs) == "; 1 h left"  # no price of one of them
 
 
-@pytest.mark.nightly
 def test_the_progress_is_read_from_the_store(store):
     experiment(store, a="done", b="raise", c="sleep", d="done")
     onlooker, names = Onlooker(store), ("a", "b", "c", "d")
     assert onlooker.look(names).words == "0 done, 4 open"
     held = {"host": "node7", "pid": 1, "beat": 0, "released": False}
     fsio.write_table(store.run_directory("c") / "hold-1.json", held)
-    work(store, replace(OPTIONS, seconds=8.0))  # the time of three processes on a busy machine
+    store.workers_directory()
+    probe, finished = store.probe_path("0123"), []
+    fsio.write_text(probe, "")
+
+    def end_after_three(event):
+        finished.extend([event["run_id"]] if event["event"] == "finished" else [])
+        if len(finished) == 3:
+            probe.unlink()
+
+    work(store, replace(OPTIONS, probe="0123"), end_after_three)
     seen = onlooker.look(names)
     assert seen.words == "2 done, 1 failed, 1 running on 1 host, 0 open"
     assert not seen.is_over

@@ -9,10 +9,12 @@ import pytest
 
 from palinode.base import user_settings
 from palinode.base.errors import BadInput, EnvironmentProblem
+from palinode.results.holds import take
 from palinode.results.record import ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.sweep import executors, host, remote
 from palinode.sweep.executors import executor_named, parse_options
+from palinode.sweep.executors.command import Command
 from palinode.sweep.executors.local import LocalExecutor
 from palinode.sweep.host import HostOptions, work
 from palinode.sweep.process import Job
@@ -122,6 +124,22 @@ def test_workers_that_end_at_once_are_a_problem_with_their_last_line(store):
     assert len(engine.started) == remote.MOST_ENDED_AT_ONCE
 
 
+def test_workers_that_are_preempted_after_they_took_a_run_are_replaced(store):
+    jobs = jobs_of(store, a="done")
+
+    class Preempted(Ended):
+        """A handle of a worker that takes the run, and ends before it has ended the run."""
+
+        def __init__(self):
+            take(jobs[0].directory).release()
+
+    engine = Engine(lambda command: Preempted() if len(engine.started) < 6 else Thread(store, command))
+    lines = []
+    end = Fleet("ray", engine, 1, lines.append).sweep(jobs, store, NAME, lambda event: None)
+    assert end.outcomes == {"a": "done"}
+    assert len(engine.started) == 6
+
+
 def test_detached_runs_are_left_to_workers_until_all_have_ended(store):
     jobs = jobs_of(store, a="done", b="done")
     end = detach(jobs, store, NAME, lambda event: None)
@@ -137,6 +155,11 @@ def test_a_process_of_this_machine_says_why_it_ended(tmp_path):
     while handle.state() != "ended":
         time.sleep(0.02)
     assert handle.why() == "the reason"
+
+
+def test_a_command_of_a_ray_task_runs_in_the_folder_of_the_driver(tmp_path):
+    child = Command([sys.executable, "-c", "import os, sys; print(os.getcwd(), file=sys.stderr)"], str(tmp_path))
+    assert (child.wait(), child.last_line) == (0, str(tmp_path))
 
 
 def test_set_up_commands_run_before_the_worker(tmp_path, monkeypatch):

@@ -48,6 +48,7 @@ class Line:
             self.state = RUNNING if event["event"] == "started" else WAITING
         elif event["event"] in ENDED:
             self.state = "done before" if event["event"] == "reused" else str(event["outcome"])
+            self.seconds = float(event.get("train_seconds") or self.seconds)  # of a run that another host has trained
 
 
 @contextlib.contextmanager

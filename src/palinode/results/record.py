@@ -42,6 +42,9 @@ ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
 }  # rows of every other event have the shape ScoresRow
 SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
 TRIALS_SUFFIX = "-tuning"  # of the name of an experiment of trials (`spec.tuning`)
+CODE_RECORD_FILE = (
+    "code.json"  # next to spec.json: the path and the hash of the user's code, and the names that each part needs
+)
 NOT_COMPARED = ("memory_kept", "started_by")  # items of a fingerprint that say how a worker ran, and change no bit
 
 

@@ -24,10 +24,10 @@ from pydantic import ValidationError
 from palinode.base import fsio
 from palinode.base.config import USER_PREFIX, Config, Part, bad_input, code_of, source_sha256
 from palinode.base.errors import BadInput, Damaged, PalinodeError
+from palinode.results.record import CODE_RECORD_FILE
 from palinode.spec.text import read_text
 
 USER_MODULE = "palinode_user_"  # the beginning of the name of each module that is made from a user's file
-RECORD_FILE = "code.json"  # next to spec.json: the path and the hash of the code, and the names that each part needs
 COPY_FILE = "code.py"  # next to spec.json: a copy of the code
 # The errors that a mistake in the user's file can raise.
 MISTAKES = (
@@ -101,7 +101,7 @@ def keep_code(directory: Path, code: Code | None) -> None:
         depends = code_of(cls)
         parts[kind] = {"sha256": depends.sha256, "names": dict(depends.names), "doubts": list(depends.doubts)}
     record = {"file": str(code.path), "sha256": _sha256(code.content), "parts": parts}
-    path, copy = directory / RECORD_FILE, directory / COPY_FILE
+    path, copy = directory / CODE_RECORD_FILE, directory / COPY_FILE
     with contextlib.suppress(Damaged):  # a damaged or missing record is written again
         if fsio.read_table(path) == record and copy.is_file() and copy.read_bytes() == code.content:
             return
@@ -128,12 +128,12 @@ def code_for_spec(spec_file: Path, *, named: Path | None, allow_code: bool) -> C
     if named is not None:
         return run_file(named)
     directory, file = spec_file.parent, str(spec_file)
-    if not (directory / RECORD_FILE).is_file():
+    if not (directory / CODE_RECORD_FILE).is_file():
         return None
-    record = fsio.read_table(directory / RECORD_FILE)
+    record = fsio.read_table(directory / CODE_RECORD_FILE)
     recorded = record.get("file")
     if not isinstance(recorded, str) or not recorded.isprintable():
-        raise BadInput("names no code file", file=str(directory / RECORD_FILE), field="file")
+        raise BadInput("names no code file", file=str(directory / CODE_RECORD_FILE), field="file")
     if not allow_code:
         hint = "name your own file with --code FILE, or permit the code that the spec names with --allow-code"
         raise BadInput(f"would run code: {Path(recorded).name}", file=file, hint=hint)
@@ -150,9 +150,11 @@ def _recorded_code(directory: Path, record: Mapping[str, Any], original: Path) -
             if unchanged or (_parts(record) and not changed_parts(directory, code)):
                 return code
     if not copy.is_file():
-        raise BadInput(f"needs the code of {original}, which is gone or has changed", file=str(directory / RECORD_FILE))
+        raise BadInput(
+            f"needs the code of {original}, which is gone or has changed", file=str(directory / CODE_RECORD_FILE)
+        )
     if _sha256(read_text(copy).encode()) != record.get("sha256"):
-        raise Damaged(f"is not the code that {RECORD_FILE} recorded", file=str(copy))
+        raise Damaged(f"is not the code that {CODE_RECORD_FILE} recorded", file=str(copy))
     return run_file(copy, neighbours=original.parent)
 
 
@@ -163,9 +165,9 @@ def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
         kind -> the names that changed, are new or are gone, then the reasons why a whole module counts. Unchanged parts are not
         in the table.
     """
-    if not (directory / RECORD_FILE).is_file():
+    if not (directory / CODE_RECORD_FILE).is_file():
         return {}
-    if not (recorded := _parts(fsio.read_table(directory / RECORD_FILE))):
+    if not (recorded := _parts(fsio.read_table(directory / CODE_RECORD_FILE))):
         return dict.fromkeys(code.user_parts, ["an earlier version of palinode counted the whole file"])
     changed = {}
     for kind, before in recorded.items():

@@ -27,9 +27,8 @@ from palinode.base.event import Event
 from palinode.base.measures import FAILED_OUTCOMES, FINAL_OUTCOMES
 from palinode.base.numerics import NUMERICS_VERSION
 from palinode.results.holds import Watch, failures, holder, take, this_host
-from palinode.results.record import RESULT_FILE, SPEC_FILE, ExperimentEntry, decided_with
+from palinode.results.record import CODE_RECORD_FILE, RESULT_FILE, SPEC_FILE, ExperimentEntry, decided_with
 from palinode.results.store import Store
-from palinode.spec.code import RECORD_FILE
 from palinode.sweep.local import Sharing, SweepEnd, default_workers, sweep_shared
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import WORKER, Job, about_price
@@ -252,7 +251,7 @@ class _Host:
             spec = fsio.read_table(directory / SPEC_FILE)
         except PalinodeError:
             return None
-        has_code = (directory / RECORD_FILE).exists()
+        has_code = (directory / CODE_RECORD_FILE).exists()
         may_load = self.options.allow_code or not has_code
         key = _stack_key(directory) if self.options.stack > 1 and may_load else None
         threads, steps = int(spec.get("threads", 1)), dict(spec.get("recipe", {})).get("steps", 0)
@@ -332,7 +331,7 @@ class _Host:
             or self.store.stop_path(name).exists()
         ):
             return False
-        if (self.store.plan_path(name).parent / RECORD_FILE).exists() and not self.options.allow_code:
+        if (self.store.plan_path(name).parent / CODE_RECORD_FILE).exists() and not self.options.allow_code:
             self._say_once(
                 f"{name} needs code that the store carries: --allow-code runs it, else nothing is decided here"
             )

@@ -26,7 +26,7 @@ from palinode.sweep.process import PYTHON_MODULE, Job
 from palinode.sweep.watching import Onlooker, Progress
 
 LOOK_SECONDS = 1.0
-AT_ONCE_SECONDS = 60.0  # a worker that ends in this time, while no run has ended, has ended at once
+AT_ONCE_SECONDS = 60.0  # a worker that ends in this time, while no run was taken or has ended, has ended at once
 MOST_ENDED_AT_ONCE = 3
 NOTICE_SECONDS = 10.0  # how long a worker may take to notice that its driver needs it no more
 KILL_SECONDS = 120.0  # how long a worker may take to stop
@@ -54,11 +54,11 @@ def _left(seen: Progress) -> SweepEnd:
 
 @dataclass
 class _Member:
-    """A worker that was started: when, and the number of runs that had ended before."""
+    """A worker that was started: when, and what workers had done before (`Onlooker.signs_of_work`)."""
 
     handle: Handle
     began: float
-    ended_before: int
+    signs_before: int
 
 
 @dataclass
@@ -119,19 +119,25 @@ class Fleet:
             for run_id in sorted(seen.outcomes.keys() - told):
                 told.add(run_id)
                 result = store.record(run_id).result
-                reason = result.reason if result is not None else None
-                on_event({"event": "finished", "run_id": run_id, "outcome": seen.outcomes[run_id], "reason": reason})
+                reason, seconds = (result.reason, result.seconds.get("train")) if result is not None else (None, None)
+                end = {
+                    "event": "finished",
+                    "outcome": seen.outcomes[run_id],
+                    "reason": reason,
+                    "train_seconds": seconds,
+                }
+                on_event({**end, "run_id": run_id})
             if seen.words != words:
                 words = seen.words
                 entry = store.entry(full_name)
                 runs = store.runs_of_workers(entry)
                 self.say(f"{words}{onlooker.left_words(seen, entry, runs)}")
-            self._forget_ended(len(seen.outcomes))
+            self._forget_ended(onlooker.signs_of_work)
             if self._is_over(seen, store):
                 return seen.outcomes
             while len(self.members) < min(self.workers, len(seen.open) + len(seen.hosts)):
                 handle = self.executor.start(command)
-                self.members.append(_Member(handle, time.monotonic(), len(seen.outcomes)))
+                self.members.append(_Member(handle, time.monotonic(), onlooker.signs_of_work))
             time.sleep(LOOK_SECONDS)
 
     def _is_over(self, seen: Progress, store: Store) -> bool:
@@ -142,7 +148,7 @@ class Fleet:
         settled = all(len(failures(store.run_directory(run_id))) >= MOST_FAILURES for run_id in failed)
         return settled or all(member.handle.state() == "queued" for member in self.members)
 
-    def _forget_ended(self, ended: int) -> None:
+    def _forget_ended(self, signs_of_work: int) -> None:
         """Forget the workers that have ended.
 
         Raises:
@@ -150,7 +156,7 @@ class Fleet:
         """
         for member in [one for one in self.members if one.handle.state() == "ended"]:
             self.members.remove(member)
-            at_once = time.monotonic() - member.began < AT_ONCE_SECONDS and ended == member.ended_before
+            at_once = time.monotonic() - member.began < AT_ONCE_SECONDS and signs_of_work == member.signs_before
             self.ended_at_once = self.ended_at_once + 1 if at_once else 0
             if self.ended_at_once == MOST_ENDED_AT_ONCE:
                 why = member.handle.why() or "it printed nothing"

@@ -54,12 +54,19 @@ class Onlooker:
 
     Attributes:
         seconds: run id -> the seconds that the run took, for the runs that are done.
+        attempts: run id -> the number of its newest hold that was seen.
     """
 
     store: Store
     watch: Watch = field(default_factory=Watch)
     outcomes: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def signs_of_work(self) -> int:
+        """The number of results and attempts that were seen. It grows when a worker takes or ends a run."""
+        return len(self.outcomes) + sum(self.attempts.values())
 
     def look(self, run_ids: Iterable[str]) -> Progress:
         """The progress of these runs at this moment."""
@@ -122,6 +129,9 @@ class Onlooker:
             newest = newest_hold(directory)
         except EnvironmentProblem:
             return None
-        if newest is None or not newest.content or newest.content.get("released"):
+        if newest is None:
+            return None
+        self.attempts[directory.name] = newest.number
+        if not newest.content or newest.content.get("released"):
             return None
         return None if self.watch.is_stale(directory, newest) else newest

@@ -20,11 +20,14 @@ PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that the system sends when the p
 class Command:
     """A command that runs as a child of this process.
 
+    Args:
+        folder: the folder in which it runs; None: that of this process.
+
     Attributes:
         last_line: the last line that the command has printed on standard error.
     """
 
-    def __init__(self, command: Sequence[str]):
+    def __init__(self, command: Sequence[str], folder: str | None = None):
         libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
         def end_with_the_parent() -> None:
@@ -33,7 +36,7 @@ class Command:
 
         self.last_line = ""
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=end_with_the_parent
+            command, cwd=folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=end_with_the_parent
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -67,7 +70,8 @@ class Command:
 
     def _read(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            text = line.decode(errors="replace")
-            sys.stderr.write(text)
-            self.last_line = text.strip() or self.last_line
+        with self._process.stderr as stream:
+            for line in stream:
+                text = line.decode(errors="replace")
+                sys.stderr.write(text)
+                self.last_line = text.strip() or self.last_line

@@ -61,7 +61,7 @@ class RayExecutor:
 
     def start(self, command: Sequence[str]) -> RayHandle:
         """Give Ray a task."""
-        return RayHandle(self._task.remote(list(command)))
+        return RayHandle(self._task.remote(list(command), os.getcwd()))
 
 
 class RayHandle:
@@ -91,9 +91,9 @@ class RayHandle:
         ray.cancel(self._reference, force=True)
 
 
-def run(command: list[str]) -> str:
-    """The task: run a command, and return the last line that it printed."""
-    child = Command(command)
+def run(command: list[str], folder: str) -> str:
+    """The task: run a command in the folder of the driver, and return the last line that it printed."""
+    child = Command(command, folder if os.path.isdir(folder) else None)  # Ray starts a task in a folder of its own
     try:
         child.wait()
     except KeyboardInterrupt:  # Ray's way to cancel
