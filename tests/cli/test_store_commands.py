@@ -179,14 +179,15 @@ def test_a_run_of_no_experiment_is_shown(palinode, store):
 def test_report_hands_over_and_prints_the_path(palinode, store, monkeypatch):
     requests = []
     monkeypatch.setattr(
-        "palinode.report.build.build_report", lambda *given: requests.append(given) or Path("page/report.html")
+        "palinode.report.build.build_report",
+        lambda *given, one_kind: requests.append((*given, one_kind)) or Path("page/report.html"),
     )
     output = palinode("report", "demo", "--out", "page")
     assert (output.code, output.out) == (0, "page/report.html\n")
-    ((given, name, out, window),) = requests
-    assert (given.root, name, out, window) == (store.root, "demo", Path("page"), (0.5, 1.0))
-    palinode("report", "demo", "--window", "0.8..1")
-    assert requests[-1][-1] == (0.8, 1.0)
+    ((given, name, out, window, one_kind),) = requests
+    assert (given.root, name, out, window, one_kind) == (store.root, "demo", Path("page"), (0.5, 1.0), False)
+    palinode("report", "demo", "--window", "0.8..1", "--one-kind")
+    assert requests[-1][-2:] == ((0.8, 1.0), True)
     assert json.loads(palinode("report", "demo", "--json").out) == {"report": "page/report.html"}
 
 
