@@ -42,6 +42,7 @@ ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
 }  # rows of every other event have the shape ScoresRow
 SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
 TRIALS_SUFFIX = "-tuning"  # of the name of an experiment of trials (`spec.tuning`)
+TOKENIZER_FILE = "tokenizer.json"  # the tokenizer of a run on text; runs of older versions have none
 NOT_COMPARED = ("memory_kept", "started_by")  # items of a fingerprint that say how a worker ran, and change no bit
 
 

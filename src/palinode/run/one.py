@@ -28,6 +28,7 @@ from palinode.base.measures import RunOutcome
 from palinode.base.user_settings import Keep, kept_of_done_runs
 from palinode.data.config import VALIDATION, Split
 from palinode.data.source import Source
+from palinode.data.task_store import TaskData
 from palinode.evaluate.embeddings import check_has_embeddings
 from palinode.evaluate.layer_cut import check_can_be_cut
 from palinode.evaluate.losses import Evaluation
@@ -335,6 +336,8 @@ class Attempt:
         data = prepare_shared(spec.data, store)
         training = new_training(spec, data)
         directory = store.write_spec(spec.run_id, encode(spec))
+        if not isinstance(spec.data, TaskData):  # a task makes its own tokens
+            store.write_tokenizer(spec.run_id, data.tokenizer.to_json())
         trained = Trained(spec, training.model, training.specials, data)
         return cls(trained, training, store, emit, hold or _take(directory), runs_together, process)
 
