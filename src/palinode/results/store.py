@@ -254,7 +254,7 @@ class Store:
         return path.parent
 
     def write_tokenizer(self, run_id: str, text: str) -> None:
-        """Write the tokenizer of a run beside its spec, unless the same text is there, so that the run can be used without its corpus."""
+        """Write the tokenizer of a run beside its spec, unless it is there: the run can then be used without its corpus."""
         path, content = self._own(self.run_directory(run_id) / TOKENIZER_FILE), text.encode()
         if not is_regular(path) or path.read_bytes() != content:
             fsio.write_bytes(path, content)
