@@ -35,7 +35,8 @@ def pairs(
 ) -> None:
     """Count the minimal pairs that a run's model wins.
 
-    A pair is won if the good sentence has fewer nats; a tie counts half. By field and paradigm with Wilson's interval; over all pairs with a bootstrap of paradigms, then pairs.
+    A pair is won if the good sentence has fewer nats; a tie counts half. Fields and paradigms have Wilson's interval. The interval
+    of all pairs is from a bootstrap of paradigms, then of pairs.
     """
     from palinode.analysis.pairs import pair_shares
     from palinode.data.pairs import read_pairs
@@ -46,7 +47,7 @@ def pairs(
             read = read_pairs(path)
         except BadInput as refusal:
             raise BadInput(refusal.message, file=refusal.file, hint=refusal.hint) from None
-        shares = pair_shares([(pair.field, pair.paradigm) for pair in read], model.won(read, way))
+        shares = pair_shares([(pair.field, pair.paradigm) for pair in read], model.won(read, way).tolist())
     if json:
         rows = [_described(share) for share in shares]
         typer.echo(as_json({"run": model.spec.run_id, "direction": way, "all": rows[0], "parts": rows[1:]}))

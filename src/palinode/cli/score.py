@@ -53,8 +53,9 @@ def score(
 ) -> None:
     """Score your texts with the model of a run.
 
-    The table has the tokens, nats per token and bits per byte of each text. Long texts are read in overlapping windows. The last row divides the sum over all texts by the sum of their tokens or bytes.
-    A model that fills masks is scored in order, each token given those before it.
+    The table has the tokens, nats per token and bits per byte of each text. Long texts are read in overlapping windows. The last
+    row divides the sum over all texts by the sum of their tokens or bytes. A model that fills masks is scored in order, each token
+    given those before it.
     """
     if tokens is not None and tokens.suffix != ".parquet":
         raise BadInput("must end in .parquet", file=str(tokens), field="--tokens")

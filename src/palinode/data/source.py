@@ -38,8 +38,14 @@ class Source(Protocol):
 
     vocab_size: int
     tokenizer: Tokenizer
-    bytes_per_token: NDArray[np.int64]
-    sha256: str
+
+    @property
+    def bytes_per_token(self) -> NDArray[np.int64]:
+        """See the attributes."""
+
+    @property
+    def sha256(self) -> str:
+        """See the attributes."""
 
     def training(self, window_tokens: int, seed: int) -> Stream:
         """The stream of training windows."""
@@ -100,12 +106,12 @@ class WithTokenizer:
 
     @property
     def bytes_per_token(self) -> NDArray[np.int64]:
-        return (
-            self._prepared.bytes_per_token
-        )  # they are 0 where the ids do not spell the text, which the text must show
+        """See `Source`. They are 0 where the ids do not spell the text, which only the text can show."""
+        return self._prepared.bytes_per_token
 
     @property
     def sha256(self) -> str:
+        """See `Source`."""
         return self._prepared.sha256
 
     def training(self, window_tokens: int, seed: int) -> Stream:
