@@ -54,7 +54,7 @@ def pairs(
         return
     cells = [
         [
-            share.field or "all",
+            share.field or ("" if share.paradigm else "all"),
             share.paradigm,
             f"{share.won:g}",
             str(share.count),
