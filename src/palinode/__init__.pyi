@@ -60,5 +60,7 @@ from palinode.train.optim import MuonAdamW as MuonAdamW
 from palinode.train.recipe import Gpt2AdamW as Gpt2AdamW
 from palinode.train.recipe import Recipe as Recipe
 from palinode.train.recipe import Speedrun as Speedrun
+from palinode.use.model import Model as Model
+from palinode.use.model import load as load
 
 __version__: str

@@ -173,6 +173,7 @@ def test_trained_weights_that_peek_are_caught(demo, store, monkeypatch):
     rows = store.record(spec.run_id).metrics
     report = audit_trained(trained, rows)
     assert any(f.check == "C1.perturbation" for f in report.leaks)
+    assert any(f.check.startswith("C8") for f in report.findings), "the text of a loaded run is prepared for the audit"
 
 
 def test_the_floor_of_a_text_is_counted_once_for_all_runs_on_it(demo, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
-"""The documentation site builds without a warning, its reference is complete, and its walks and its notebook work.
+"""The documentation site builds without a warning, its reference is complete, and its walks and its notebooks work.
 
-By day the cells of the notebook run in this process, with an audit that takes no time: the audit has tests of its own, and takes
-most of the minute of the notebook. By night they run in a kernel, with the audit.
+By day the cells of the notebooks run in this process, with audits that take no time: the audit has tests of its own, and takes
+most of the minute of a notebook. By night they run in a kernel, with the audit.
 """
 
 import ast
@@ -18,8 +18,9 @@ from nbclient import NotebookClient
 import palinode
 from palinode.audit import AuditedArm
 from palinode.base.config import content_hash, encode
-from palinode.base.finding import AuditReport
+from palinode.base.finding import AuditReport, Finding
 from palinode.experiment import audits
+from palinode.run import one
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "palinode"
@@ -63,9 +64,16 @@ def audited_at_once(settings, *, name, store=None) -> AuditedArm:
     return audited
 
 
+def trained_audited_at_once(trained, rows, store=None) -> AuditReport:
+    """An audit of a trained run that passed."""
+    passed = Finding(check="C1.perturbation", outcome="pass", law="", message="")
+    return AuditReport(subject=trained.spec.run_id, findings=(passed,))
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_cells_of_a_notebook_run_in_order(path, tmp_path, monkeypatch):
     monkeypatch.setattr(audits, "audit_arm", audited_at_once)
+    monkeypatch.setattr(one, "audit_trained", trained_audited_at_once)
     monkeypatch.setattr(audits, "audit_ahead", lambda *arguments, **options: None)
     monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

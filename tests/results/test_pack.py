@@ -85,6 +85,16 @@ def test_the_page_the_tables_and_the_verdicts_from_a_pack_are_those_of_the_store
     assert not list(store.root.rglob("*.safetensors"))
 
 
+def test_a_tokenizer_stays_in_its_store(source, packed, tmp_path):
+    """It may hold words of the user's text, and is of no use without weights."""
+    store = Store(tmp_path / "to")
+    unpack(store, packed)
+    run_id = store.entry("demo").runs[0].run_id
+    store.write_tokenizer(run_id, '{"kind": "char", "characters": "secret"}')
+    pack(store, "demo--laptop", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == packed.read_bytes()
+
+
 def test_the_same_store_gives_the_same_bytes_and_a_pack_of_the_unpacked_one_too(source, packed, tmp_path):
     again, round_trip, store = tmp_path / "again", tmp_path / "round", Store(tmp_path / "to")
     pack(source, "demo--laptop", again)

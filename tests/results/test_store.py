@@ -519,6 +519,19 @@ def test_runs_are_found_by_the_beginning_of_their_id(store):
         store.find("zzzz")
 
 
+def test_a_run_is_found_by_its_arm_and_seed_where_only_one_has_them(tmp_path):
+    store = make_store(tmp_path, Synthetic(scales=("small",)))
+    run = store.entry("demo").runs[0]
+    assert store.find(f"{run.arm}:{run.seed}") == run.run_id
+    make_store(tmp_path, Synthetic(name="demo", scales=("small",)))
+    assert store.find(f"{run.arm}:{run.seed}") == run.run_id, "two experiments may share a run"
+    with pytest.raises(BadInput, match=rf"no run '{run.arm}:99' .*did you mean"):
+        store.find(f"{run.arm}:99")
+    make_store(tmp_path, Synthetic(name="other", scales=("small",)))
+    with pytest.raises(BadInput, match=rf"2 runs are '{run.arm}:{run.seed}' \(name one by its id: {run.run_id}"):
+        store.find(f"{run.arm}:{run.seed}")
+
+
 def test_options_that_came_later_are_no_other_spec(tmp_path):
     store = Store(tmp_path)
     stored = {"seed": 1, "recipe": {"steps": 3, "rows": [1, 2]}}

@@ -69,8 +69,8 @@ def t_interval(values: Sequence[float], confidence: float) -> Interval | None:
     return Interval(mean(values) - half, mean(values) + half)
 
 
-def share_interval(hits: int, count: int, confidence: float) -> Interval | None:
-    """Wilson's interval of a share, computed from `hits` hits in `count` independent draws; None if `count` is 0."""
+def share_interval(hits: float, count: int, confidence: float) -> Interval | None:
+    """Wilson's interval of a share, from `hits` hits (a tie is half a hit) in `count` independent draws; None if `count` is 0."""
     if count < 1:
         return None
     z = float(special.ndtri((1 + confidence) / 2))

@@ -25,6 +25,7 @@ from palinode.checks.laws import finding
 from palinode.checks.loss_floor import check_directions, check_falls, check_text_floor
 from palinode.checks.stepwise import StepwiseSettings, check_stepwise
 from palinode.data.config import VALIDATION
+from palinode.data.source import WithTokenizer
 from palinode.data.store import TokenStore
 from palinode.objectives import Progress
 from palinode.results.record import Record
@@ -107,7 +108,7 @@ def _loss_findings(trained: Trained, rows: Sequence[Mapping[str, Any]], store: S
     has a sudden fall of the loss.
     """
     spec, data = trained.spec, trained.data
-    if not isinstance(data, TokenStore):
+    if not isinstance(data, TokenStore | WithTokenizer):
         return []
     evaluations = [row for row in rows if row["event"] == "eval" and row["split"] == VALIDATION]
     if not evaluations:

@@ -11,6 +11,7 @@ from palinode.base.finding import Finding
 from palinode.checks.laws import finding
 from palinode.checks.loss_floor import NgramScores, witten_bell
 from palinode.data.config import VALIDATION
+from palinode.data.source import WithTokenizer
 from palinode.data.store import TokenStore
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
@@ -19,7 +20,7 @@ CHECK = "C8.reference"
 ORDER = "nats_per_token_order_"
 
 
-def floor_of(settings: RunSettings, data: TokenStore, store: Store | None) -> NgramScores:
+def floor_of(settings: RunSettings, data: TokenStore | WithTokenizer, store: Store | None) -> NgramScores:
     """The n-gram loss on the tokens that this evaluation reads.
 
     The function takes the loss from the store when the store holds it.
@@ -28,12 +29,12 @@ def floor_of(settings: RunSettings, data: TokenStore, store: Store | None) -> Ng
     return _decoded(report.findings[0].numbers)
 
 
-def _key(settings: RunSettings, data: TokenStore) -> str:
+def _key(settings: RunSettings, data: TokenStore | WithTokenizer) -> str:
     tokens = {split: len(data.tokens(split)) for split in ("train", VALIDATION)}
     return part_key("text_floor", encode(settings.data), data.sha256, tokens, settings.evaluation.max_tokens)
 
 
-def _measured(settings: RunSettings, data: TokenStore) -> Finding:
+def _measured(settings: RunSettings, data: TokenStore | WithTokenizer) -> Finding:
     held_out = data.tokens(VALIDATION)[: settings.evaluation.max_tokens]
     ngrams = witten_bell(data.tokens("train"), held_out, data.vocab_size)
     return finding(

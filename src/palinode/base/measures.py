@@ -76,11 +76,17 @@ class Metric(NamedTuple):
         return ".".join(self)
 
 
-METRICS = tuple(
-    Metric(split, direction, measure)
-    for split in METRIC_SPLITS
-    for direction in (*DIRECTIONS, OWN)
-    for measure in MEASURES
+PAIRS, LAST_WORD = "pairs", "last_word"  # in the place of a direction: scores of files of sentences
+METRICS = (
+    *(
+        Metric(split, direction, measure)
+        for split in METRIC_SPLITS
+        for direction in (*DIRECTIONS, OWN)
+        for measure in MEASURES
+    ),
+    Metric("validation", PAIRS, "accuracy"),
+    Metric("validation", LAST_WORD, "accuracy"),
+    Metric("validation", LAST_WORD, "nats_per_token"),
 )
 
 # If the loss on shuffled pairs is smaller than this, both losses have vanished, and their ratio is a rounding error.

@@ -19,7 +19,24 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import audit, compare, data, doctor, import_, ls, new, packs, pages, plan, run, sample, worker
+from palinode.cli import (
+    audit,
+    compare,
+    data,
+    doctor,
+    import_,
+    infill,
+    ls,
+    new,
+    packs,
+    pages,
+    pairs,
+    plan,
+    run,
+    sample,
+    score,
+    worker,
+)
 from palinode.cli.options import examples
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
@@ -73,6 +90,9 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
         'sample 3f2a --text "Return the "',
         'sample 3f2a --direction rtl --text " and they lived happily ever after."',
     ),
+    infill.infill: ('infill 3f2a --before "The list is " --after " by default." --tokens 6 --rows 3',),
+    pairs.pairs: ("pairs 3f2a blimp.zip", "pairs both:1 my_pairs.jsonl --direction rtl --json"),
+    score.score: ("score 3f2a my_text.txt", "score both:1 a.txt b.jsonl --by line --tokens nats.parquet"),
 }
 for command, lines in EXAMPLES.items():
     app.command(epilog=examples(*lines))(command)

@@ -13,15 +13,17 @@ import typer
 from palinode.base.errors import BadInput, nearest
 
 if TYPE_CHECKING:
+    from palinode.base.measures import Direction
     from palinode.spec.experiment import ResolvedExperiment
     from palinode.spec.load import Source
+    from palinode.use.model import Model
 
 RUNS_LIMIT = 1000  # a command with more runs than this needs --yes
 WAYS_TO_SHARE: tuple[Literal["ddp"], Literal["fsdp2"]] = ("ddp", "fsdp2")
 DEFAULT_STORE = Path("runs")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id, or ARM:SEED.")]
 ExperimentName = Annotated[
     str, typer.Argument(metavar="NAME", help="An experiment: <name>--<size>, or <name> if run at one size.")
 ]
@@ -103,6 +105,20 @@ Code = Annotated[
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code that a stored spec names. Only for a store that you trust.")
 ]
+ReadIn = Annotated[
+    str | None,
+    typer.Option(
+        "--direction", metavar="ltr | rtl", help="The direction of reading. Default: ltr, if the run was trained on it."
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "--stride",
+        metavar="TOKENS",
+        help="Tokens from window to window; fewer give more context. Default: half a window.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -130,6 +146,32 @@ def sharing(parallel: str | None) -> Literal["ddp", "fsdp2"] | None:
         return None
     hint = nearest(parallel, WAYS_TO_SHARE)
     raise BadInput(f"{parallel!r} is none of {', '.join(WAYS_TO_SHARE)}", field="--parallel", hint=hint)
+
+
+@contextmanager
+def named_as_options(*fields: str) -> Iterator[None]:
+    """Add the dashes of an option to the field of an error that is one of these options."""
+    try:
+        yield
+    except BadInput as refusal:
+        refusal.field = f"--{refusal.field}" if refusal.field in fields else refusal.field
+        raise
+
+
+def reading_direction(model: Model, direction: str | None) -> Direction:
+    """The value of `--direction`; by default ltr, or rtl for a run that was trained on rtl alone.
+
+    Raises:
+        BadInput: the value is neither ltr nor rtl.
+    """
+    from palinode.base.measures import DIRECTIONS
+
+    if direction is None:
+        return "rtl" if model.directions == ("rtl",) else "ltr"
+    for name in DIRECTIONS:
+        if direction == name:
+            return name
+    raise BadInput(f"{direction!r} is neither ltr nor rtl", field="--direction")
 
 
 def examples(*commands: str) -> str:

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem
 
 if TYPE_CHECKING:
     from palinode.results.record import ExperimentEntry
     from palinode.results.store import Store
+    from palinode.use.model import Model
 
 EXPERIMENT_FILES = (".py", ".toml", ".json")
 
@@ -74,6 +80,25 @@ def run_named(store: Store, name: str, argument: str = "RUN") -> str:
             hint = f"its runs: `palinode show {shlex.quote(name)}`"
             raise BadInput(f"{name!r} is an experiment", field=argument, hint=hint) from None
         raise refusal.at(field=argument) from None
+
+
+@contextmanager
+def loaded_model(name: str, directory: Path, *, allow_code: bool) -> Iterator[Model]:
+    """The trained model of a run. Warnings inside the block are one line each on standard error.
+
+    Raises:
+        BadInput: see `open_store`, `run_named` and `palinode.load`.
+    """
+    store = open_store(directory)
+    run_id = run_named(store, name)
+    from palinode.base.memory import keep_memory
+    from palinode.use.model import load
+
+    keep_memory()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
+        yield load(run_id, store, allow_code=allow_code)
 
 
 def experiment_named(store: Store, name: str, command: str) -> ExperimentEntry:

@@ -6,6 +6,7 @@ A `data` table that has the key `task` is a task; any other `data` table is text
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,8 +38,14 @@ class Source(Protocol):
 
     vocab_size: int
     tokenizer: Tokenizer
-    bytes_per_token: NDArray[np.int64]
-    sha256: str
+
+    @property
+    def bytes_per_token(self) -> NDArray[np.int64]:
+        """See the attributes."""
+
+    @property
+    def sha256(self) -> str:
+        """See the attributes."""
 
     def training(self, window_tokens: int, seed: int) -> Stream:
         """The stream of training windows."""
@@ -78,6 +85,60 @@ def _text_or_task(value: Any, info: ValidationInfo) -> Any:
 
 
 DATA = BeforeValidator(_text_or_task)  # for a field that holds text data or a task: `Annotated[Data, DATA]`
+
+
+class WithTokenizer:
+    """Text data whose tokenizer is there already. The text is prepared when something first asks for more than the tokenizer, so
+    that a trained model can be used where its corpus is gone. See `Source`.
+
+    Raises:
+        BadInput, EnvironmentProblem: on that first use, see `data.store.prepare`.
+    """
+
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer):
+        self.config = config
+        self.tokenizer = tokenizer
+        self.vocab_size = tokenizer.vocab_size
+
+    @cached_property
+    def _prepared(self) -> store.TokenStore:
+        return store.prepare(self.config)
+
+    @property
+    def bytes_per_token(self) -> NDArray[np.int64]:
+        """See `Source`. They are 0 where the ids do not spell the text, which only the text can show."""
+        return self._prepared.bytes_per_token
+
+    @property
+    def sha256(self) -> str:
+        """See `Source`."""
+        return self._prepared.sha256
+
+    def training(self, window_tokens: int, seed: int) -> Stream:
+        return self._prepared.training(window_tokens, seed)
+
+    def evaluation(
+        self,
+        split: Split,
+        window_tokens: int,
+        *,
+        batch_windows: int,
+        max_tokens: int | None,
+        windows: WindowChoice = "first",
+    ) -> Iterator[Windows]:
+        return self._prepared.evaluation(
+            split, window_tokens, batch_windows=batch_windows, max_tokens=max_tokens, windows=windows
+        )
+
+    def tokens(self, split: Split) -> NDArray[np.integer]:
+        """The ids of a split, see `TokenStore.tokens`."""
+        return self._prepared.tokens(split)
+
+    def units(self, split: Split) -> Units:
+        return self._prepared.units(split)
+
+    def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
+        return self._prepared.scored_tokens(split, max_tokens)
 
 
 def prepare(config: Data, cache: Path | None = None) -> Source:

@@ -263,7 +263,7 @@ def scored_slots(
 ) -> ScoredSlots:
     """The scores of (B, T, D) states against the example's targets. The arguments are those of `Sums.add`."""
     scored = is_scored(example)
-    nats, hit = _nats_and_hits(logits_of, states, example.targets, slots_at_once)
+    nats, hit = nats_and_hits(logits_of, states, example.targets, slots_at_once)
     return ScoredSlots(scored, torch.where(scored, nats * example.loss_weight, 0.0), hit & scored)
 
 
@@ -371,14 +371,14 @@ def _bytes_of_tokens(example: Example, scored: Tensor, bytes_of: Tensor) -> int:
     return int(bytes_of[example.targets.cpu()[row, slot]][first].sum())
 
 
-def _nats_and_hits(
+def nats_and_hits(
     logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor, slots_at_once: int | None
 ) -> tuple[Tensor, Tensor]:
     """(B, T) float64 nats of the targets, and whether each target is the most probable id (the lowest id among equals)."""
     if slots_at_once is not None and slots_at_once < targets.numel():
         states, flat = states.flatten(0, 1), targets.flatten()
         pieces = zip(torch.split(states, slots_at_once), torch.split(flat, slots_at_once), strict=True)
-        scored = [_nats_and_hits(logits_of, some, wanted, None) for some, wanted in pieces]
+        scored = [nats_and_hits(logits_of, some, wanted, None) for some, wanted in pieces]
         nats, hit = (torch.cat(parts).view(targets.shape) for parts in zip(*scored, strict=True))
         return nats, hit
     log_probabilities = torch.log_softmax(logits_of(states).float(), dim=-1)

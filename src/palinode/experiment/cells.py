@@ -23,6 +23,7 @@ from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Visibility
 from palinode.data.absent import AbsentText, known_vocabulary
 from palinode.data.config import DataConfig, Split
+from palinode.data.pairs import lines_sha256
 from palinode.data.source import Data, Source, prepare, resolve
 from palinode.data.task_store import TaskData
 from palinode.models.cost import Cost
@@ -33,7 +34,7 @@ from palinode.results.record import ArmEntry
 from palinode.results.store import Store
 from palinode.run.one import refuse_evaluation
 from palinode.spec.experiment import ResolvedExperiment
-from palinode.spec.run_spec import RunSettings, RunSpec
+from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
 from palinode.train.device import resolve_device
 from palinode.train.optim import OptimizerConfig, check_optimizers
 
@@ -190,8 +191,16 @@ def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
             if error.field in DataConfig.model_fields:
                 error.inside("data")
             raise
-        runs.append(run.with_(spec=run.spec.with_(data=by_config[data])))
+        evaluation = run.spec.evaluation
+        hashes = {f"{field}_sha256": _sentences_sha256(field, evaluation) for field in evaluation.of_sentences}
+        runs.append(run.with_(spec=run.spec.with_(data=by_config[data], evaluation=evaluation.with_(**hashes))))
     return resolved.with_(runs=tuple(runs))
+
+
+def _sentences_sha256(field: str, evaluation: EvaluationConfig) -> str:
+    """The hash of a file of sentences; the hash in the settings stays, and `check_sentences` compares it with the file."""
+    stored: str | None = getattr(evaluation, f"{field}_sha256")
+    return lines_sha256(evaluation.of_sentences[field], f"evaluation.{field}") if stored is None else stored
 
 
 def guessed_seconds(cell: Cell) -> float:

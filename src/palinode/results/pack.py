@@ -8,7 +8,8 @@ and its SHA-256. The same store gives the same bytes. The members are the files 
     <run_id>/{spec.json, code.json, code.py, metrics-N.jsonl, audit.json, result.json, documents.safetensors}
 
 A pack may come from a stranger. `unpack` reads and checks every member before it writes one. It writes only the names above, the
-entry of the experiment last. Weights, checkpoints, holds and the user's own text are not packed.
+entry of the experiment last. Weights, checkpoints, holds and the user's own text are not packed, nor tokenizer.json: it is of no
+use without weights, and one that was trained on the user's text holds words of it.
 """
 
 from __future__ import annotations

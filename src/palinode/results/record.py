@@ -20,7 +20,7 @@ from palinode.base.config import Config, canonical_json, content_hash, decode
 from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport, Finding
-from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
+from palinode.base.measures import DIRECTIONS, LAST_WORD, OWN, PAIRS, CostAxis, RecordOutcome, RunOutcome
 from palinode.results.documents import DocumentNats, read_documents
 from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
@@ -33,6 +33,7 @@ Number = float | int | None
 CONTEXT_LENGTHS_EVENT = "context_lengths"
 EMBEDDINGS_EVENT = "embeddings"
 TASK_EVENT = "task"
+SENTENCES_EVENT = "sentences"
 TASK_PARTS = ("levels", "by_pass", "lengths")
 ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
     LAYER_CUT_EVENT: LayerCutRow,
@@ -42,9 +43,9 @@ ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
 }  # rows of every other event have the shape ScoresRow
 SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
 TRIALS_SUFFIX = "-tuning"  # of the name of an experiment of trials (`spec.tuning`)
-CODE_RECORD_FILE = (
-    "code.json"  # next to spec.json: the path and the hash of the user's code, and the names that each part needs
-)
+# Next to spec.json: the path and the hash of the user's code, and the names that each part needs.
+CODE_RECORD_FILE = "code.json"
+TOKENIZER_FILE = "tokenizer.json"  # the tokenizer of a run on text; runs of older versions have none
 NOT_COMPARED = ("memory_kept", "started_by")  # items of a fingerprint that say how a worker ran, and change no bit
 
 
@@ -67,6 +68,7 @@ class Result(Config):
         rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results of versions without holds.
         scored: split -> pass -> what the sum of nats of the final scores is about; empty in imported results and in results of
             older versions.
+        sentences: `pairs`, `last_word` -> score name -> number: the scores of files of sentences, which belong to no pass.
         documents: the size (`bytes`) and the `sha256` of documents.safetensors; empty for a run that has no such file.
         provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
         source: the file, sha256, line and format of an imported run.
@@ -86,6 +88,7 @@ class Result(Config):
     rows: Mapping[str, int | str] = Field(default_factory=dict)
     scored: Mapping[str, Mapping[str, ScoredText]] = Field(default_factory=dict)
     documents: Mapping[str, int | str] = Field(default_factory=dict)
+    sentences: Mapping[str, Mapping[str, Number]] = Field(default_factory=dict)
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
@@ -133,7 +136,8 @@ class Result(Config):
         split, _, rest = metric.partition(".")
         direction, _, name = rest.partition(".")
         direction = self.own_pass(split) if direction == OWN else direction
-        value = self.scores.get(split, {}).get(direction, {}).get(name)
+        table = self.sentences if direction in (PAIRS, LAST_WORD) else self.scores.get(split, {})
+        value = table.get(direction, {}).get(name)
         return None if value is None else float(value)
 
     def cost(self, axis: CostAxis) -> float | None:
@@ -270,6 +274,15 @@ class Record:
         """Numbers that describe the trained embedding tables of tokens and positions; empty if they were not measured."""
         rows = self.rows_of(EMBEDDINGS_EVENT)
         return dict(rows[-1]["geometry"]) if rows else {}
+
+    @cached_property
+    def pairs(self) -> list[dict[str, Any]]:
+        """The accuracies on minimal pairs: a row for all pairs, for each field and for each paradigm; empty if not measured.
+
+        A row has `field` and `paradigm` ("" for all of them), `won`, `count`, and the ends `low` and `high` of its interval.
+        """
+        rows = self.rows_of(SENTENCES_EVENT)
+        return list(rows[-1].get("pairs", [])) if rows else []
 
     def _rows_by_split(self, event: str) -> dict[str, dict[str, Any]]:
         """Split -> the last metrics row of this event."""

@@ -1,6 +1,7 @@
 """The results store has a directory for each run, and files for experiments, audits and reports.
 
-    <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, documents.safetensors, result.json}
+    <root>/<run_id>/{spec.json, tokenizer.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json,
+                     documents.safetensors, result.json}
     <root>/experiments/<name>--<size>.json      resolved experiments; beside each: its seals and its looks (seals.py)
     <root>/experiments/<name>--<size>.runs-1.parquet   a cache of the runs of a large experiment (run_cache.py); it may be deleted
     <root>/experiments/<name>--<size>.stop      asks workers to stop; .queue beside it: the runs that they shall train
@@ -38,6 +39,7 @@ from palinode.results.files import (
     RUN_ID,
     WORKERS,
     decode_stored,
+    is_regular,
     is_run_id,
     read_table,
 )
@@ -46,6 +48,7 @@ from palinode.results.record import (
     AUDIT_FILE,
     RESULT_FILE,
     SPEC_FILE,
+    TOKENIZER_FILE,
     ExperimentEntry,
     ExperimentRecord,
     ExperimentRun,
@@ -118,11 +121,13 @@ class Store:
         return record.result if record.result is not None and record.result.outcome in FINAL_OUTCOMES else None
 
     def find(self, prefix: str) -> str:
-        """The one run id that begins with `prefix`.
+        """The one run id that begins with `prefix`. `ARM:SEED` means the run of this arm and seed of an experiment.
 
         Raises:
-            BadInput: no run id begins with `prefix`, or several do.
+            BadInput: no run id begins with `prefix`, or no run has this arm and seed, or several do.
         """
+        if ":" in prefix:
+            return self._of_arm(prefix)
         found = [run_id for run_id in self.run_ids() if run_id.startswith(prefix)]
         if prefix in found or len(found) == 1:
             return prefix if prefix in found else found[0]
@@ -247,6 +252,12 @@ class Store:
         elif not _agree(stored, dict(spec)):
             raise Damaged(f"holds another spec than the one of run {run_id}", file=str(path))
         return path.parent
+
+    def write_tokenizer(self, run_id: str, text: str) -> None:
+        """Write the tokenizer of a run beside its spec, unless it is there: the run can then be used without its corpus."""
+        path, content = self._own(self.run_directory(run_id) / TOKENIZER_FILE), text.encode()
+        if not is_regular(path) or path.read_bytes() != content:
+            fsio.write_bytes(path, content)
 
     def append_metrics(self, run_id: str, row: dict[str, Any], attempt: int = 0) -> None:
         """Append one row to the metrics of an attempt. Attempt 0 is the attempt of an imported run."""
@@ -400,6 +411,21 @@ class Store:
             if (place := self.root.joinpath(*inside[:count])).is_symlink():
                 raise Damaged("is a link; nothing is written through it", file=str(place))
         return path
+
+    def _of_arm(self, name: str) -> str:
+        """The id of the one run that `ARM:SEED` means."""
+        runs: dict[str, list[str]] = {}
+        for entry in self.experiments():
+            for run in entry.runs:
+                same = runs.setdefault(f"{run.arm}:{run.seed}", [])
+                same += [run.run_id] if run.run_id not in same else []  # two experiments may share a run
+        if name not in runs:
+            raise BadInput(f"no run {name!r} in {self.root}", hint=nearest(name, runs) or LISTED)
+        if len(runs[name]) > 1:
+            raise BadInput(
+                f"{len(runs[name])} runs are {name!r}", hint=f"name one by its id: {', '.join(runs[name][:4])}"
+            )
+        return runs[name][0]
 
     def _record(self, run_id: str) -> Record | None:
         directory = self.run_directory(run_id)

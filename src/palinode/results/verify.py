@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from palinode.base import fsio
 from palinode.base.errors import Damaged, PalinodeError
 from palinode.results.documents import DOCUMENTS_FILE
 from palinode.results.files import is_regular, read_table
-from palinode.results.record import AUDIT_FILE, RESULT_FILE, SPEC_FILE
+from palinode.results.record import AUDIT_FILE, RESULT_FILE, SPEC_FILE, TOKENIZER_FILE, Record
 from palinode.results.store import Store
 
 CHECKPOINTS, MANIFEST_FILE = "ckpt", "manifest.json"
@@ -36,7 +37,7 @@ def verify(store: Store) -> Verified:
     tables: list[Path] = []
     tensors: list[Path] = []
     problems: list[Damaged] = []
-    documents = 0
+    documents = tokenizers = 0
     for entry in store.experiments():
         problems += store.experiment(entry.full_name).damaged.values()
         for read in (store.seals, store.looks):
@@ -49,6 +50,9 @@ def verify(store: Store) -> Verified:
         tables += [*(record.directory / name for name in (SPEC_FILE, RESULT_FILE, AUDIT_FILE)), *manifests]
         problems += filter(None, (record.damage, record.audit_damage, record.documents_damage))
         documents += is_regular(record.directory / DOCUMENTS_FILE)
+        if is_regular(record.directory / TOKENIZER_FILE):
+            tokenizers += 1
+            problems += filter(None, [_problem_of_tokenizer(record)])
         own_tensors = [path for manifest in manifests for path in _tensor_files(manifest)]
         problems += [problem for path in own_tensors if (problem := _problem_of_tensors(path))]
         tensors += own_tensors
@@ -63,7 +67,7 @@ def verify(store: Store) -> Verified:
         except PalinodeError as error:
             problems.append(error if isinstance(error, Damaged) else Damaged(error.message, file=str(path)))
     once = {str(problem): problem for problem in problems}
-    return Verified(len(tables) + len(tensors) + documents, tuple(unprotected), tuple(once.values()))
+    return Verified(len(tables) + len(tensors) + documents + tokenizers, tuple(unprotected), tuple(once.values()))
 
 
 def _manifests(directory: Path) -> list[Path]:
@@ -90,3 +94,14 @@ def _problem_of_tensors(path: Path) -> Damaged | None:
     except (OSError, KeyError, TypeError):
         return Damaged("cannot be read, or its manifest does not name its hash", file=str(path))
     return None if same else Damaged("is not what was written: its hash is not that of its manifest", file=str(path))
+
+
+def _problem_of_tokenizer(record: Record) -> Damaged | None:
+    """The error for a tokenizer whose hash is not that of the run's spec; None if it is, or if the spec names no hash."""
+    path, data = record.directory / TOKENIZER_FILE, record.spec.get("data")
+    wanted = data.get("tokenizer_sha256") if isinstance(data, Mapping) else None
+    try:
+        same = wanted in (None, hashlib.sha256(path.read_bytes()).hexdigest())
+    except OSError:
+        return Damaged("cannot be read", file=str(path))
+    return None if same else Damaged("is not this run's", file=str(path))

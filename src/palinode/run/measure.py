@@ -10,17 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from palinode.analysis.pairs import pair_shares
 from palinode.base.config import encode
+from palinode.base.errors import BadInput
+from palinode.base.measures import LAST_WORD, PAIRS, Direction
 from palinode.data.config import VALIDATION, Split
+from palinode.data.pairs import lines_sha256, read_last_words, read_pairs
 from palinode.data.source import prepare
 from palinode.data.task_store import TaskData, TaskStore
+from palinode.data.tokenizer import Tokenizer
 from palinode.evaluate.details import Details
 from palinode.evaluate.embeddings import embedding_geometry
 from palinode.evaluate.losses import Evaluation, ScoreBatches
+from palinode.evaluate.pairs import last_words, won_pairs
+from palinode.evaluate.sliding import SlidingContext
 from palinode.evaluate.tasks import by_slice, levels, own_reading
 from palinode.results.documents import DocumentNats
 from palinode.results.layer_cut import LAYER_CUT_EVENT
-from palinode.results.record import CONTEXT_LENGTHS_EVENT, EMBEDDINGS_EVENT, TASK_EVENT
+from palinode.results.record import CONTEXT_LENGTHS_EVENT, EMBEDDINGS_EVENT, SENTENCES_EVENT, TASK_EVENT
 from palinode.run.scoring import cut_split, evaluate_in_detail, evaluate_split, refit_for_cuts
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
@@ -175,9 +182,69 @@ def embeddings(snapshot: Snapshot) -> Rows:
     yield "", {"geometry": embedding_geometry(snapshot.trained.model)}
 
 
+def sentences(snapshot: Snapshot) -> Rows:
+    """The scores of minimal pairs and of last words."""
+    trained, config = snapshot.trained, snapshot.trained.spec.evaluation
+    context, tokenizer = _whole_sentences(trained), trained.data.tokenizer
+    scores: dict[str, dict[str, float]] = {}
+    parts: dict[str, Any] = {}
+    if config.pairs is not None:
+        pairs = read_pairs(config.pairs, "evaluation.pairs")
+        with snapshot.finite("the loss of a sentence"):
+            won = won_pairs(context, tokenizer, pairs)
+        shares = pair_shares([(pair.field, pair.paradigm) for pair in pairs], won.tolist())
+        scores[PAIRS] = {"accuracy": shares[0].accuracy, "won": shares[0].won, "count": shares[0].count}
+        parts["pairs"] = [share.as_row() for share in shares]
+    if config.last_word is not None:
+        texts = read_last_words(config.last_word, "evaluation.last_word")
+        with snapshot.finite("the loss of a last word"):
+            words = last_words(context, tokenizer, texts)
+        scores[LAST_WORD] = {
+            "accuracy": words.won / words.texts,
+            "won": words.won,
+            "count": words.texts,
+            "nats_per_token": words.nats_sum / words.tokens,
+            "nats_sum": words.nats_sum,
+            "tokens_scored": words.tokens,
+        }
+    yield VALIDATION, {"scores": scores, **parts}
+
+
+def check_sentences(spec: RunSpec, tokenizer: Tokenizer) -> None:
+    """Refuse, before training, files of sentences that cannot be scored, or others than those that the spec was resolved with.
+
+    Raises:
+        BadInput: a file cannot be read or written in the vocabulary, or has another hash. The error names the setting.
+    """
+    for kind, name in spec.evaluation.of_sentences.items():
+        setting = f"evaluation.{kind}"
+        expected, found = getattr(spec.evaluation, f"{kind}_sha256"), lines_sha256(name, setting)
+        if expected not in (None, found):
+            message = f"{name!r} is {found[:12]}... here, the spec was resolved with {expected[:12]}..."
+            raise BadInput(message, field=f"{setting}_sha256", hint="another file needs a new resolved spec")
+        texts = [pair.good + pair.bad for pair in read_pairs(name, setting)] if kind == PAIRS else []
+        texts = texts or read_last_words(name, setting)
+        if tokenizer.kind in ("char", "ids"):  # the other kinds write any text
+            try:
+                tokenizer.encode("".join(texts))
+            except BadInput as refusal:
+                raise BadInput(refusal.message, file=name, field=setting) from None
+
+
+def _whole_sentences(trained: Trained) -> SlidingContext:
+    """The model as it reads sentences: ltr, or rtl for an objective that is rtl alone."""
+    spec = trained.spec
+    direction: Direction = "rtl" if spec.objective.groups() == ("rtl",) else "ltr"
+    return SlidingContext.of(trained.model, trained.specials, spec.objective, direction, spec.data.window_tokens)
+
+
 def _is_task_run(spec: RunSpec) -> bool:
     """Whether this is a run on a task and no trial. A trial on the tuning split is not used for any claim."""
     return isinstance(spec.data, TaskData) and spec.evaluation.split == VALIDATION
+
+
+def _scores_sentences(spec: RunSpec) -> bool:
+    return bool(spec.evaluation.of_sentences) and spec.evaluation.split == VALIDATION
 
 
 MEASUREMENTS = (
@@ -185,5 +252,6 @@ MEASUREMENTS = (
     Measurement(TASK_EVENT, _is_task_run, task_placement),
     Measurement(CONTEXT_LENGTHS_EVENT, lambda spec: bool(spec.evaluation.context_lengths), context_lengths),
     Measurement(LAYER_CUT_EVENT, lambda spec: spec.evaluation.layer_cut, layer_cut, reads_weights=True),
+    Measurement(SENTENCES_EVENT, _scores_sentences, sentences, reads_weights=True),
     Measurement(EMBEDDINGS_EVENT, lambda spec: spec.evaluation.embeddings, embeddings, reads_weights=True),
 )

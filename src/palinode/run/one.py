@@ -28,6 +28,7 @@ from palinode.base.measures import RunOutcome
 from palinode.base.user_settings import Keep, kept_of_done_runs
 from palinode.data.config import VALIDATION, Split
 from palinode.data.source import Source
+from palinode.data.task_store import TaskData
 from palinode.evaluate.embeddings import check_has_embeddings
 from palinode.evaluate.layer_cut import check_can_be_cut
 from palinode.evaluate.losses import Evaluation
@@ -35,7 +36,7 @@ from palinode.models.base import LanguageModel
 from palinode.models.described import described
 from palinode.objectives.probability import Probability
 from palinode.results.holds import Hold, Watch, holder, take
-from palinode.results.record import RESULT_FILE, Result
+from palinode.results.record import RESULT_FILE, SENTENCES_EVENT, Result
 from palinode.results.rows import (
     ATTEMPT_EVENT,
     FROM_THE_START,
@@ -48,7 +49,14 @@ from palinode.results.rows import (
 from palinode.results.scored import ScoredText
 from palinode.results.store import Store
 from palinode.run.environment import environment
-from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Measurement, Rows, Snapshot
+from palinode.run.measure import (
+    EVALUATION_EVENT,
+    MEASUREMENTS,
+    Measurement,
+    Rows,
+    Snapshot,
+    check_sentences,
+)
 from palinode.run.shared_data import prepare_shared
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
@@ -255,6 +263,7 @@ class Measured:
     scores: Scores = field(default_factory=dict)
     scored: Mapping[str, Mapping[str, ScoredText]] = field(default_factory=dict)
     documents: Mapping[str, int | str] = field(default_factory=dict)
+    sentences: Mapping[str, Mapping[str, float | int | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -333,8 +342,11 @@ class Attempt:
         spec.check_numerics()
         use_threads(spec.threads)
         data = prepare_shared(spec.data, store)
+        check_sentences(spec, data.tokenizer)
         training = new_training(spec, data)
         directory = store.write_spec(spec.run_id, encode(spec))
+        if not isinstance(spec.data, TaskData):  # a task makes its own tokens
+            store.write_tokenizer(spec.run_id, data.tokenizer.to_json())
         trained = Trained(spec, training.model, training.specials, data)
         return cls(trained, training, store, emit, hold or _take(directory), runs_together, process)
 
@@ -437,16 +449,20 @@ class Attempt:
             DivergedError: a loss is not finite.
         """
         snapshot = self.snapshot()
+        sentences: dict[str, Mapping[str, float | int | None]] = {}
         for measurement in MEASUREMENTS:
             if measurement.applies(self.spec):
                 with self._timed("evaluate"):
                     for split, columns in self.rows_of(measurement, snapshot):
                         self._write({"event": measurement.event, "split": split, "final": True, **columns})
+                        if measurement.event == SENTENCES_EVENT:
+                            sentences |= columns["scores"]
         self.hold.check()
         return Measured(
             scores={split: evaluation.as_rows() for split, evaluation in snapshot.evaluations.items()},
             scored={split: details.scored for split, details in snapshot.details.items()},
             documents=self.store.write_documents(self.spec.run_id, snapshot.documents()),
+            sentences=sentences,
         )
 
     def audit(self) -> None:
@@ -501,6 +517,7 @@ class Attempt:
             scores=measured.scores,
             scored=measured.scored,
             documents=measured.documents,
+            sentences=measured.sentences,
             counters={**asdict(training.counters), "evaluations": self.evaluations},
             parameters={**by_role, "total": total, "non_embedding": total - outside},
             seconds={**self.seconds, "total": sum(self.seconds.values())},

@@ -10,7 +10,7 @@ from typing import Any
 from palinode.base.config import Config, content_hash, diff
 from palinode.base.decision import FIXED, UNTIL_DECIDED, Decision
 from palinode.base.errors import BadInput, check_known
-from palinode.base.measures import OWN
+from palinode.base.measures import LAST_WORD, OWN, PAIRS
 from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
 from palinode.spec.experiment import DEFAULT_SIZE, Arm, Experiment, ResolvedExperiment, ResolvedRun, Scale, Size
@@ -287,7 +287,10 @@ def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> 
     split, direction, measure = decision.score
     evaluation, data = settings.evaluation, settings.data
     why, hint = None, None
-    if direction != OWN and direction not in evaluation.directions:
+    if direction in (PAIRS, LAST_WORD):
+        missing = direction not in evaluation.of_sentences
+        why, hint = ("is not measured", f"name a file in evaluation.{direction}") if missing else (None, None)
+    elif direction != OWN and direction not in evaluation.directions:
         why = f"is not measured: evaluation.directions lacks {direction!r}"
     elif direction != OWN and not settings.objective.reads_in_a_direction:
         why, hint = f"is not measured: arm {name!r} reads in no direction", f"use {split}.{OWN}.{measure}"

@@ -17,7 +17,7 @@ from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.measures import Direction
 from palinode.base.numerics import NUMERICS_VERSION
 from palinode.base.seeds import generator
-from palinode.data.config import WindowChoice
+from palinode.data.config import HEX_SHA256, WindowChoice
 from palinode.data.source import DATA, Data
 from palinode.data.task_store import TaskData
 from palinode.data.tasks.base import check_sample
@@ -84,6 +84,11 @@ class EvaluationConfig(Config):
             window length of the data.
         length_factors: the factors by which a task's sequences are made longer for further scores at the end.
         embeddings: whether the angles in and between the tables of tokens and positions are also measured at the end.
+        pairs: the file or folder of minimal pairs, or a .zip of them such as BLiMP, that are also scored at the end
+            (`validation.pairs.accuracy`), ltr, or rtl for an objective that is rtl alone; see `data.pairs`.
+        last_word: the .jsonl file whose texts' last words are also scored at the end (`validation.last_word.accuracy`).
+        pairs_sha256, last_word_sha256: the hashes of these files, which the resolution of a spec fills in; a run with these hashes
+            refuses other files under the same names.
         layer_cut_refit_steps: the number of steps that train a new final norm and head for each cut, for further scores at the end;
             0: no further scores.
     """
@@ -101,6 +106,16 @@ class EvaluationConfig(Config):
     length_factors: Annotated[tuple[Annotated[int, Field(ge=2, le=1024)], ...], LATER] = ()
     embeddings: Annotated[bool, LATER] = False
     layer_cut_refit_steps: int = Field(default=0, ge=0, le=10**6)
+    pairs: Annotated[str | None, LATER] = Field(default=None, min_length=1)
+    pairs_sha256: Annotated[str | None, LATER] = Field(default=None, pattern=HEX_SHA256)
+    last_word: Annotated[str | None, LATER] = Field(default=None, min_length=1)
+    last_word_sha256: Annotated[str | None, LATER] = Field(default=None, pattern=HEX_SHA256)
+
+    @property
+    def of_sentences(self) -> dict[str, str]:
+        """The files of sentences that are scored: `pairs`, `last_word` -> the name of the file."""
+        names = {"pairs": self.pairs, "last_word": self.last_word}
+        return {field: name for field, name in names.items() if name is not None}
 
     @field_validator("directions")
     @classmethod
@@ -180,6 +195,13 @@ class RunSettings(Config):
                 "only the sequences of a task can be made longer",
             ),
             (not text and longest, "evaluation.context_lengths", whole),
+            (not text and evaluation.pairs, "evaluation.pairs", "the tokens of a task write no sentences"),
+            (not text and evaluation.last_word, "evaluation.last_word", "the tokens of a task write no sentences"),
+            (
+                evaluation.last_word and self.objective.groups() == ("rtl",),
+                "evaluation.last_word",
+                "an objective that is rtl alone reads no text before the last word",
+            ),
             (
                 not text and evaluation.windows == "spread",
                 "evaluation.windows",

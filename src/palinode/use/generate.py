@@ -94,10 +94,10 @@ def generate(
         reader = Reader(model, row, len(start))
         for index in range(new_tokens):
             if index % DRAWN_AT_ONCE == 0:
-                uniform = _uniform(seed, rows, range(index, min(index + DRAWN_AT_ONCE, new_tokens)))
+                uniform = uniform_numbers(seed, rows, range(index, min(index + DRAWN_AT_ONCE, new_tokens)))
             logits = reader.next_logits(len(first_ids) + index)[:, : specials.first_id]
             chances = probabilities(logits.double().cpu(), how)
-            row[:, len(first_ids) + index] = _drawn(chances, uniform[index % DRAWN_AT_ONCE])
+            row[:, len(first_ids) + index] = drawn_tokens(chances, uniform[index % DRAWN_AT_ONCE])
     read = row[:, len(start) :].cpu()
     return read.flip(1) if direction == "rtl" else read
 
@@ -161,7 +161,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     return torch.zeros_like(chances).scatter(1, order, chances)
 
 
-def _uniform(seed: int, rows: int, indices: range) -> Tensor:
+def uniform_numbers(seed: int, rows: int, indices: range) -> Tensor:
     """(tokens, B, 1) uniform numbers, each from its own random stream."""
     drawn = [
         torch.rand(1, generator=generator(seed, "sample", row, index), dtype=torch.float64)
@@ -171,7 +171,7 @@ def _uniform(seed: int, rows: int, indices: range) -> Tensor:
     return torch.cat(drawn).view(len(indices), rows, 1)
 
 
-def _drawn(chances: Tensor, uniform: Tensor) -> Tensor:
+def drawn_tokens(chances: Tensor, uniform: Tensor) -> Tensor:
     """(B,) one token for each row, by the inverse of the cumulative distribution at (B, 1) uniform numbers."""
     cumulative = chances.cumsum(dim=-1)
     # A float64 number below 1 is at most 1 - 2^-53, so its product with the total rounds to a number below the total. Therefore the
