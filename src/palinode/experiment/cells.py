@@ -35,7 +35,7 @@ from palinode.run.one import refuse_evaluation
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.device import resolve_device
-from palinode.train.optim import OptimizerConfig, check_optimizers
+from palinode.train.optim import OptimizerConfig, check_optimizers, trainable
 
 WINDOWS_COUNTED = 64  # the number of windows whose labels are counted: windows of a task have different answers
 GROUP_DRAWS = 50  # the number of batches of decisions that are drawn to find every pass of an objective
@@ -162,7 +162,7 @@ class Cell:
             scored_ltr += times * one.scored if name == "ltr" else 0.0
             flops += self.model.cost(one.slots, one.sees).train_flops(times * one.slots, times * one.scored)
         optimizer = self.spec.recipe.optimizer
-        of_step = self.model.answer(lambda model: optimizer.flops_per_step(model.parameter_groups()))
+        of_step = self.model.answer(lambda model: optimizer.flops_per_step(trainable(model.parameter_groups())))
         return {
             "window_tokens": float(windows * self.spec.data.window_tokens),
             "tokens_read": read,

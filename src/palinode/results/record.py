@@ -52,7 +52,8 @@ class Result(Config):
         scores: split -> direction -> score name -> number, such as scores["validation"]["ltr"]["nats_per_token"].
         counters: the totals window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
             optimizer_flops, optimizer_steps, evaluations.
-        parameters: the number of parameters in each group, in the model (`total`), and without embeddings (`non_embedding`).
+        parameters: the number of parameters in each group, in the model (`total`), and without embeddings (`non_embedding`); of a
+            model with frozen parameters also of those that training may change (`trainable`).
         seconds: the time for train, evaluate, audit, checkpoint, and total.
         rates: `product_flops_per_second` is the machine's own rate on the matrix products of the model, and `product_share` is the
             share of it that training reached (`train/product_rate.py`). Empty for short runs and in results of older versions.

@@ -141,6 +141,13 @@ def run_together(
     return [results[spec.run_id] for spec in specs]
 
 
+def trainable_count(model: LanguageModel) -> dict[str, int]:
+    """The number of `trainable` parameters, where some are frozen; empty where the run trains all of them."""
+    parameters = list(model.parameters())
+    moved = sum(one.numel() for one in parameters if one.requires_grad)
+    return {} if all(one.requires_grad for one in parameters) else {"trainable": moved}
+
+
 def _with_run_id(on_event: Callable[[Event], None], run_id: str) -> Callable[[Event], None]:
     return lambda event: on_event({**event, "run_id": run_id})
 
@@ -500,7 +507,7 @@ class Attempt:
             scored=measured.scored,
             documents=measured.documents,
             counters={**asdict(training.counters), "evaluations": self.evaluations},
-            parameters={**by_role, "total": total, "non_embedding": total - outside},
+            parameters={**by_role, "total": total, "non_embedding": total - outside, **trainable_count(training.model)},
             seconds={**self.seconds, "total": sum(self.seconds.values())},
             rates=self.rates,
             fingerprint={
