@@ -34,6 +34,7 @@ from palinode.results.store import Store
 from palinode.run.one import refuse_evaluation
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSettings, RunSpec
+from palinode.spec.start import with_sources
 from palinode.train.device import resolve_device
 from palinode.train.optim import OptimizerConfig, check_optimizers, trainable
 
@@ -173,7 +174,8 @@ class Cell:
 
 
 def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
-    """The same experiment with the hashes of its data. This call tokenises data that was not tokenised before.
+    """The same experiment with the hashes of its data, and with ids of runs in place of the arms that `start_from` names. This call
+    tokenises data that was not tokenised before.
 
     Raises:
         BadInput: a corpus is missing, too small, or differs from the corpus whose hash is in the spec.
@@ -191,7 +193,7 @@ def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
                 error.inside("data")
             raise
         runs.append(run.with_(spec=run.spec.with_(data=by_config[data])))
-    return resolved.with_(runs=tuple(runs))
+    return with_sources(resolved.with_(runs=tuple(runs)))
 
 
 def guessed_seconds(cell: Cell) -> float:

@@ -40,6 +40,7 @@ from palinode.experiment.cells import (
 from palinode.experiment.fan_out import nursery_for
 from palinode.experiment.plan import NO_SMALLEST_EFFECT, Plan, expected_seconds, plan
 from palinode.experiment.seal import record_look, record_look_of_older_version, seal_plan, undecided
+from palinode.experiment.sources import refuse_sources
 from palinode.experiment.stacks import begun_stacks, fixed_stack_of, kept_stacks, stacks_with_choices
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.seals import looks_at_other_seeds
@@ -143,6 +144,7 @@ def _run(written: ResolvedExperiment, work: _Work) -> SweepEnd:
     resolved = written = pinned(written)
     cells = cells_of(resolved)
     refuse_what_cannot_be(cells)
+    refuse_sources(cells, store)
     if how.processes > 1:
         work = replace(work, worker=shared_worker(how.processes, shared_by(cells, how)))
     audits = audit_cells(cells, store, how.on_event, code=how.code, workers=work.at_a_time, nursery=work.nursery)
@@ -394,7 +396,8 @@ def _sweep(
             stack if key is not None else 1
         )  # a stack takes at most as long as its runs alone
         expected = in_process * _seconds_left(spec, seconds.get((run.arm, run.scale), 0.0), work)
-        jobs.append(Job(spec.run_id, directory, spec.threads, key, together, expected))
+        source = spec.start_from.run if spec.start_from is not None else None
+        jobs.append(Job(spec.run_id, directory, spec.threads, key, together, expected, source))
         labels[spec.run_id] = {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": spec.recipe.steps}
 
     def on_event(event: Event) -> None:

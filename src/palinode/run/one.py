@@ -47,9 +47,11 @@ from palinode.results.scored import ScoredText
 from palinode.results.store import Store
 from palinode.run.environment import environment
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
+from palinode.run.start import Start, take_weights
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
 from palinode.train.checkpoint import (
+    CHECKPOINTS,
     Saved,
     delete_checkpoints,
     is_whole,
@@ -65,10 +67,9 @@ from palinode.train.optim import build_optimizers
 from palinode.train.product_rate import rates_of_run
 from palinode.train.stacked import Places, train_together
 
-CHECKPOINTS = "ckpt"
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 OUTSIDE_ROLES = ("embedding", "position", "head")  # roles whose parameters `non_embedding` leaves out
-FREE = ("seed", "labels")  # runs that differ only in these make the same calls on tensors of the same shapes
+FREE = ("seed", "labels", "start_from")  # runs that differ only in these make the same calls on tensors of the same shapes
 FREE_OF_RECIPE = ("optimizer", "schedule")
 Process = Mapping[str, str | bool]
 IN_THE_CALLER: Process = {}  # the process of the caller is no worker: nothing is recorded of how it runs
@@ -308,6 +309,7 @@ class Attempt:
     rates: dict[str, float] = field(default_factory=dict)
     keep: Keep = field(default_factory=kept_of_done_runs)
     worked_on: WorkedOn = WorkedOn()
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         self.spec = self.trained.spec
@@ -332,7 +334,8 @@ class Attempt:
             process: how the worker runs, as in `run_together`.
 
         Raises:
-            BadInput: the run was begun with another numerics version, or its evaluation needs something that the model cannot do.
+            BadInput: the run was begun with another numerics version, its evaluation needs something that the model cannot do, or
+                the weights that it starts from are missing or do not fit.
         """
         spec.check_numerics()
         use_threads(spec.threads)
@@ -340,7 +343,8 @@ class Attempt:
         training = new_training(spec, data)
         directory = store.write_spec(spec.run_id, encode(spec))
         trained = Trained(spec, training.model, training.specials, data)
-        return cls(trained, training, store, emit, hold or _take(directory), runs_together, process)
+        start = take_weights(spec, store, training.model)
+        return cls(trained, training, store, emit, hold or _take(directory), runs_together, process, start=start)
 
     def resume(self) -> int:
         """Go on from the newest undamaged checkpoint that has all its rows of metrics, or train from the start.
@@ -506,7 +510,11 @@ class Attempt:
             scores=measured.scores,
             scored=measured.scored,
             documents=measured.documents,
-            counters={**asdict(training.counters), "evaluations": self.evaluations},
+            counters={
+                **asdict(training.counters),
+                "evaluations": self.evaluations,
+                **(self.start.counters() if self.start is not None else {}),
+            },
             parameters={**by_role, "total": total, "non_embedding": total - outside, **trainable_count(training.model)},
             seconds={**self.seconds, "total": sum(self.seconds.values())},
             rates=self.rates,
@@ -520,6 +528,7 @@ class Attempt:
             weights_sha256=weights_sha256(self.whole_weights()),
             attempts=self.number,
             rows=self.rows.stored(),
+            start=self.start.stored() if self.start is not None else {},
         )
 
     @cached_property

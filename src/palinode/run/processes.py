@@ -24,6 +24,7 @@ from palinode.results.record import Result
 from palinode.results.rows import FROM_THE_START
 from palinode.results.store import Store
 from palinode.run.one import CHECKPOINTS, Attempt, Process, goes_on_from, new_training
+from palinode.run.start import take_weights
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSpec
 from palinode.train.checkpoint import load_checkpoint, tensors_of
@@ -189,7 +190,9 @@ def _prepared(directory: Path, step: int, group: Group, parallel: Parallel) -> S
     spec = load_run(directory, allow_code=True)  # the driver has decided which user code may run
     use_threads(spec.threads)
     training = new_training(spec, prepare(spec.data))
-    if step != FROM_THE_START:
+    if step == FROM_THE_START:
+        take_weights(spec, Store(directory.parent), training.model)
+    else:
         place = directory / CHECKPOINTS / f"step-{step}"
         goes_on_from(load_checkpoint(place, spec.run_id, training.model, training.optimizers), training)
     shared = SharedTraining.of(training, group, parallel)
