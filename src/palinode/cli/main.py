@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import audit, compare, data, doctor, import_, ls, new, packs, pages, plan, run, sample, worker
+from palinode.cli import audit, compare, data, doctor, export, import_, ls, new, packs, pages, plan, run, sample, worker
 from palinode.cli.options import examples
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
@@ -73,6 +73,7 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
         'sample 3f2a --text "Return the "',
         'sample 3f2a --direction rtl --text " and they lived happily ever after."',
     ),
+    export.export: ("export 3f2a models/my_idea",),
 }
 for command, lines in EXAMPLES.items():
     app.command(epilog=examples(*lines))(command)
