@@ -25,6 +25,7 @@ from palinode.data.absent import AbsentText, known_vocabulary
 from palinode.data.config import DataConfig, Split
 from palinode.data.source import Data, Source, prepare, resolve
 from palinode.data.task_store import TaskData
+from palinode.models.base import ModelConfig
 from palinode.models.cost import Cost
 from palinode.models.described import Description, described
 from palinode.objectives import Progress
@@ -182,6 +183,7 @@ def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
         EnvironmentProblem: the disk cannot be written, or a data set cannot be fetched.
     """
     by_config: dict[Data, Data] = {}
+    models: dict[ModelConfig, ModelConfig] = {}
     runs = []
     for run in resolved.runs:
         data = run.spec.data
@@ -192,8 +194,17 @@ def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
             if error.field in DataConfig.model_fields:
                 error.inside("data")
             raise
-        runs.append(run.with_(spec=run.spec.with_(data=by_config[data])))
+        if (model := run.spec.model) not in models:
+            models[model] = _pinned_model(model)
+        runs.append(run.with_(spec=run.spec.with_(data=by_config[data], model=models[model])))
     return with_sources(resolved.with_(runs=tuple(runs)))
+
+
+def _pinned_model(model: ModelConfig) -> ModelConfig:
+    try:
+        return model.pinned()
+    except PalinodeError as error:
+        raise error.inside("model") from None
 
 
 def guessed_seconds(cell: Cell) -> float:

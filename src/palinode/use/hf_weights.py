@@ -4,6 +4,7 @@
 |---|---|
 | attention, learned positions, LayerNorm, `gelu` | GPT2LMHeadModel |
 | attention, full rotary positions, RMSNorm, `swiglu` | LlamaForCausalLM |
+| `HfModel` | its own, with low-rank maps merged |
 | any other model | `modeling_palinode.py`, which builds the model from its config |
 
 Our rotary positions turn the halves of a head in the other order than Llama's, so the halves of the rows of q and k change places.
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from palinode.base.config import encode
 from palinode.models.base import LanguageModel
 from palinode.models.decoder import Decoder, DecoderConfig
+from palinode.models.hugging_face import HfLanguageModel, merged
 from palinode.models.mixers.attention import Attention, AttentionConfig
 from palinode.models.parts.linear import LAYER_NORM_EPSILON, Linear, Norm
 from palinode.spec.run_spec import RunSpec
@@ -59,6 +61,10 @@ def exported(model: LanguageModel, spec: RunSpec, first_special: int) -> Exporte
             if fits(model.config):
                 config, tensors = made(model)
                 return Exported({**common, **config}, tensors)
+    if isinstance(model, HfLanguageModel):
+        own = {name: value for name, value in model.lm.config.to_dict().items() if name != "quantization_config"}
+        architecture = {"architectures": [type(model.lm).__name__]}
+        return Exported({**own, **architecture, **common}, dict(merged(model)))
     config = {
         "architectures": ["PalinodeForCausalLM"],
         "model_type": "palinode",
