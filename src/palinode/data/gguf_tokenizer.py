@@ -46,7 +46,9 @@ def _metadata(path: Path) -> dict[str, Any]:
     except ImportError:
         raise EnvironmentProblem("gguf is not installed", field=FIELD, hint="`pip install 'palinode[hf]'`") from None
     fields = GGUFReader(path).fields
-    return {name.removeprefix("tokenizer.ggml."): field.contents() for name, field in fields.items() if ".ggml." in name}
+    return {
+        name.removeprefix("tokenizer.ggml."): field.contents() for name, field in fields.items() if ".ggml." in name
+    }
 
 
 def _fields(metadata: Mapping[str, Any], file: str) -> dict[str, Any]:

@@ -42,4 +42,3 @@ def _fields(tokenizer: Tokenizer) -> dict[str, Any]:
         return tokenizer.library_fields()
     fields: dict[str, Any] = json.loads(tokenizer.to_json())
     return fields
-

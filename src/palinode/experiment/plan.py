@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
 from palinode.base.memory import why_not_kept
 from palinode.experiment.calibrate import Predicted, calibrate
-from palinode.experiment.sources import tokens_before
 from palinode.experiment.cells import Cell, expected_steps, guessed_seconds
+from palinode.experiment.sources import tokens_before
 from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment

@@ -51,7 +51,7 @@ def _refuse_source(cell: Cell, start: StartFrom, planned: Planned, store: Store)
 
 
 def tokens_before(cells: Sequence[Cell], store: Store) -> dict[tuple[str, str], float]:
-    """(arm, scale) -> the tokens that the first weights of a run were trained on, in all runs before; only of runs with a source."""
+    """(arm, scale) -> the tokens that the first weights of a run were trained on, in all runs before; of runs with a source."""
     planned: Planned = {spec.run_id: cell for cell in cells for spec in cell.specs}
 
     def before(start: StartFrom | None) -> float:

@@ -19,4 +19,6 @@ from palinode.models.latent import LatentConfig as LatentConfig
 from palinode.models.latent import hlb as hlb
 from palinode.models.parts.embedding_loss import EmbeddingLoss as EmbeddingLoss
 
-MODELS: Mapping[str, type[ModelConfig]] = {cls.kind: cls for cls in (DecoderConfig, LatentConfig, EncoderDecoderConfig, HfModel)}
+MODELS: Mapping[str, type[ModelConfig]] = {
+    cls.kind: cls for cls in (DecoderConfig, LatentConfig, EncoderDecoderConfig, HfModel)
+}

@@ -167,7 +167,11 @@ def _config_of(folder: Path) -> Any:
     fields = fsio.read_json(folder / CONFIG)
     known = _transformers().CONFIG_MAPPING
     if not isinstance(fields, dict) or fields.get("model_type") not in known:
-        why = "needs code of its own" if isinstance(fields, dict) and "auto_map" in fields else "is no model of transformers"
+        why = (
+            "needs code of its own"
+            if isinstance(fields, dict) and "auto_map" in fields
+            else "is no model of transformers"
+        )
         raise BadInput(why, file=str(folder), field=SOURCE)
     return _transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
 

@@ -69,7 +69,11 @@ from palinode.train.stacked import Places, train_together
 
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 OUTSIDE_ROLES = ("embedding", "position", "head")  # roles whose parameters `non_embedding` leaves out
-FREE = ("seed", "labels", "start_from")  # runs that differ only in these make the same calls on tensors of the same shapes
+FREE = (
+    "seed",
+    "labels",
+    "start_from",
+)  # runs that differ only in these make the same calls on tensors of the same shapes
 FREE_OF_RECIPE = ("optimizer", "schedule")
 Process = Mapping[str, str | bool]
 IN_THE_CALLER: Process = {}  # the process of the caller is no worker: nothing is recorded of how it runs

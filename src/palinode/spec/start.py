@@ -27,7 +27,9 @@ def _a_run_or_an_arm(run: str) -> str:
     if not RUN_ID.fullmatch(run) and not run.removeprefix(ARM):
         raise ValueError(f"{run!r} names no arm: write {ARM}NAME")
     if not RUN_ID.fullmatch(run) and not run.startswith(ARM):
-        raise ValueError(f"{run[:40]!r} is neither a run id of 16 characters nor {ARM}NAME; `palinode ls --runs` lists ids")
+        raise ValueError(
+            f"{run[:40]!r} is neither a run id of 16 characters nor {ARM}NAME; `palinode ls --runs` lists ids"
+        )
     return run
 
 

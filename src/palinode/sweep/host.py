@@ -224,7 +224,7 @@ class _Host:
         return _Open(job, entries, {**label, "steps": steps}, numerics, device, has_code)
 
     def _may_follow(self, source: str | None) -> bool:
-        """Whether a run may be taken that starts from the weights of another run: that run has ended, or failed as often as it may."""
+        """Whether a run may be taken that starts from the weights of another run: it has ended, or failed as often as it may."""
         if source is None or self.store.ended(source) is not None:
             return True
         return len(failures(self.store.run_directory(source))) >= MOST_FAILURES

@@ -6,7 +6,6 @@ own answer is exported only with `even_if_leaking`, and its card begins with LEA
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,9 @@ def export(
         Damaged: the weights are damaged.
     """
     if directory.is_file() or (directory.exists() and any(directory.iterdir())):
-        raise BadInput("is not empty" if directory.is_dir() else "is a file", file=str(directory), hint="name a new folder")
+        raise BadInput(
+            "is not empty" if directory.is_dir() else "is a file", file=str(directory), hint="name a new folder"
+        )
     record = store.record(run_id)
     if record.outcome != "done":
         raise BadInput(f"run {run_id} is {record.outcome}, so it has no final weights", field="RUN")
@@ -78,10 +79,12 @@ def _write(directory: Path, trained: Trained, model: Exported, store: Store) -> 
     fields = library_json(trained.data.tokenizer)
     if fields is not None:
         fsio.write_json(directory / "tokenizer.json", fields)
-        options = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS, "clean_up_tokenization_spaces": False}
-        fsio.write_json(
-            directory / "tokenizer_config.json", {**options, "model_max_length": trained.model.max_length}
-        )
+        options = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BOS,
+            "clean_up_tokenization_spaces": False,
+        }
+        fsio.write_json(directory / "tokenizer_config.json", {**options, "model_max_length": trained.model.max_length})
     if model.needs_palinode:
         fsio.write_text(directory / CODE_FILE, CODE.read_text(encoding="utf-8"))
         if user_kinds(encode(trained.spec)):
@@ -150,7 +153,7 @@ def _facts(trained: Trained, record: Record) -> Iterator[tuple[str, str]]:
     for split, by_pass in result.scores.items():
         for name, scores in by_pass.items():
             yield f"{split}, {name}", f"{number(scores.get('nats_per_token'))} nats per token"
-    yield "data", f"{data.get('corpus', data['kind'] if 'kind' in data else 'a task')}, licence: {_licence(trained)}"
+    yield "data", f"{data.get('corpus', data.get('kind', 'a task'))}, licence: {_licence(trained)}"
     yield from ((name, str(data[name])) for name in ("corpus_sha256", "tokenizer_sha256") if data.get(name))
     yield "weights", f"sha256 {result.weights_sha256}"
 
@@ -168,7 +171,7 @@ def _how_to_read(trained: Trained, model: Exported) -> Iterator[str]:
     yield f"`AutoModelForCausalLM.from_pretrained(FOLDER{trust})` and `AutoTokenizer.from_pretrained(FOLDER)`."
     yield ""
     if model.needs_palinode:
-        yield "No class of transformers computes this model, so its code imports `palinode`. It keeps no cache and reads no padding."
+        yield "No class of transformers computes this model, so its code imports `palinode`. It keeps no cache."
         yield ""
     groups = spec.objective.groups()
     if not spec.objective.reads_in_a_direction:

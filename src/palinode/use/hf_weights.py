@@ -95,9 +95,7 @@ def _is_plain(config: DecoderConfig) -> bool:
 
 
 def _is_gpt2(config: DecoderConfig) -> bool:
-    return (
-        _is_plain(config) and (config.position, config.norm, config.mlp) == ("learned", "layer", "gelu")
-    )
+    return _is_plain(config) and (config.position, config.norm, config.mlp) == ("learned", "layer", "gelu")
 
 
 def _is_llama(config: DecoderConfig) -> bool:
@@ -130,7 +128,11 @@ def _gpt2(model: Decoder) -> tuple[dict[str, Any], Tensors]:
         tensors |= _gpt2_norm(f"{at}.ln_1", block.mixer_norm) | _gpt2_norm(f"{at}.ln_2", block.mlp_norm)
         weights, biases = zip(*(_weight_and_bias(one) for one in _scaled_maps(block.mixer)), strict=True)
         tensors |= {f"{at}.attn.c_attn.weight": torch.cat(weights).T, f"{at}.attn.c_attn.bias": torch.cat(biases)}
-        for name, linear in (("attn.c_proj", block.mixer.out), ("mlp.c_fc", block.mlp.up), ("mlp.c_proj", block.mlp.down)):
+        for name, linear in (
+            ("attn.c_proj", block.mixer.out),
+            ("mlp.c_fc", block.mlp.up),
+            ("mlp.c_proj", block.mlp.down),
+        ):
             weight, bias = _weight_and_bias(linear)
             tensors |= {f"{at}.{name}.weight": weight.T, f"{at}.{name}.bias": bias}
     tensors |= _gpt2_norm("transformer.ln_f", model.final_norm)
@@ -167,7 +169,10 @@ def _llama(model: Decoder) -> tuple[dict[str, Any], Tensors]:
         "attention_dropout": own.dropout,
         "tie_word_embeddings": own.tied_head,
     }
-    tensors: Tensors = {"model.embed_tokens.weight": model.embedding.weight, **_llama_norm("model.norm", model.final_norm)}
+    tensors: Tensors = {
+        "model.embed_tokens.weight": model.embedding.weight,
+        **_llama_norm("model.norm", model.final_norm),
+    }
     for index, block in enumerate(model.blocks):
         at, mlp = f"model.layers.{index}", block.mlp
         tensors |= _llama_norm(f"{at}.input_layernorm", block.mixer_norm)
