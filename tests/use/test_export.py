@@ -18,6 +18,7 @@ from palinode.data.tokenizer import ByteTokenizer, CharTokenizer, IdsTokenizer
 from palinode.data.tokenizer_json import library_json
 from palinode.models import DecoderConfig, LatentConfig
 from palinode.results.record import Result
+from palinode.spec.code import keep_code, run_file
 from palinode.train.checkpoint import Saved, save_checkpoint, weights_sha256
 from palinode.use.export import export
 
@@ -147,3 +148,32 @@ def test_bad_input_is_one_line_and_writes_nothing(store, tmp_path):
     store.write_result(Result(run_id=spec.run_id, outcome="diverged", reason="x"))
     with pytest.raises(BadInput, match="is diverged"):
         export(spec.run_id, store, tmp_path / "out")
+
+
+MINE = """
+from palinode import ModelConfig, gpt2
+
+
+class Mine(ModelConfig):
+    def build(self, vocab_size, max_length, seed):
+        model = gpt2(layers=1, width=16, heads=2).build(vocab_size, max_length, seed)
+        model.blocks[0].mlp.kind = "relu2"
+        return model
+"""
+
+
+def test_a_class_of_the_user_needs_leave_and_takes_its_file_along(store, tmp_path):
+    path = tmp_path / "idea.py"
+    path.write_text(MINE)
+    code = run_file(path)
+    spec, model = finished_run(store, code.user_parts["user:Mine"](), tmp_path)
+    keep_code(store.run_directory(spec.run_id), code)
+    with pytest.raises(BadInput, match="--allow-code"):
+        export(spec.run_id, store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    kept = export(spec.run_id, store, tmp_path / "out", allow_code=True)
+    assert kept.architecture == "PalinodeForCausalLM"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    ids = torch.arange(SLOTS)[None]
+    with torch.no_grad():
+        assert (theirs.eval()(ids).logits - model.logits(model.hidden(ids, Ltr()))).abs().max() <= BOUND

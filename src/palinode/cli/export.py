@@ -30,7 +30,7 @@ def export(
     allow_code: options.AllowCode = False,
     json: options.Json = False,
 ) -> None:
-    """Write the model of a run for Hugging Face: weights, tokenizer, and a card that says what it is.
+    """Write a run's model for transformers, with a card.
 
     Models that transformers has no class for come with code that imports palinode. A class of your own is copied into the folder
     with --allow-code.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from palinode.base.config import encode
 from palinode.models.base import LanguageModel
 from palinode.models.decoder import Decoder, DecoderConfig
-from palinode.models.hugging_face import HfLanguageModel, merged
+from palinode.models.hugging_face import HfLanguageModel, HfModel, merged
 from palinode.models.mixers.attention import Attention, AttentionConfig
 from palinode.models.parts.linear import LAYER_NORM_EPSILON, Linear, Norm
 from palinode.spec.run_spec import RunSpec
@@ -56,12 +56,12 @@ def exported(model: LanguageModel, spec: RunSpec, first_special: int) -> Exporte
         first_special: the id of `[L]`, which becomes the bos token.
     """
     common = {"vocab_size": model.vocab_size, "bos_token_id": first_special, "eos_token_id": None, "dtype": "float32"}
-    if isinstance(model, Decoder):
+    if type(spec.model) is DecoderConfig and isinstance(model, Decoder):  # a user's class may compute something else
         for fits, made in ((_is_gpt2, _gpt2), (_is_llama, _llama)):
             if fits(model.config):
                 config, tensors = made(model)
                 return Exported({**common, **config}, tensors)
-    if isinstance(model, HfLanguageModel):
+    if type(spec.model) is HfModel and isinstance(model, HfLanguageModel):
         own = {name: value for name, value in model.lm.config.to_dict().items() if name != "quantization_config"}
         architecture = {"architectures": [type(model.lm).__name__]}
         return Exported({**own, **architecture, **common}, dict(merged(model)))
