@@ -18,11 +18,8 @@ class PalinodeConfig(PretrainedConfig):
     """The spec of the run, the number of ids, and the longest row."""
 
     model_type = "palinode"
-
-    def __init__(self, palinode_spec: dict[str, Any] | None = None, palinode_slots: int = 1, **more: Any):
-        super().__init__(**more)
-        self.palinode_spec = palinode_spec or {}
-        self.palinode_slots = palinode_slots
+    palinode_spec: Any = None
+    palinode_slots: int = 1
 
     def spec(self) -> RunSpec:
         """The spec of the run. The folder holds the code that a user wrote; `trust_remote_code` has allowed it."""
