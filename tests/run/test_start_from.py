@@ -16,7 +16,7 @@ from palinode.experiment.sources import refuse_sources
 from palinode.run.one import Attempt, build_model, run_one
 from palinode.run.start import refuse_shapes
 from palinode.run.trained import load_trained
-from palinode.spec.start import StartFrom
+from palinode.spec.start import StartFrom, with_seed
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,13 @@ def test_an_arm_stands_for_its_run_at_the_same_scale_with_the_same_seed(corpus):
     ids = {(run.arm, run.seed): run.spec.run_id for run in resolved.runs}
     starts = {run.seed: run.spec.start_from.run for run in resolved.runs if run.arm == "on"}
     assert starts == {1: ids["ltr", 1], 2: ids["ltr", 2]}
+
+
+def test_a_later_seed_starts_from_the_run_of_its_own_seed(corpus):
+    first = pinned(experiment(corpus, seeds=(1,)).resolve()).runs
+    later = experiment(corpus, seeds=(2,)).resolve()
+    again = pinned(later.with_(runs=tuple(with_seed(run, 2, first) for run in first)))
+    assert [run.spec for run in again.runs] == [run.spec for run in pinned(later).runs]
 
 
 def test_the_plan_counts_the_tokens_before(corpus, store):

@@ -175,6 +175,8 @@ def plan(
     if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
         batches = f"batches of {', '.join(growing)} grow with the noise of their gradients"
         warnings.append(f"{batches}: what is counted here is the least")
+    if cut := sorted({cell.arm.name for cell in cells if getattr(cell.spec.model, "keep_layers", None) is not None}):
+        warnings.append(f"{', '.join(cut)} leave out blocks of an open model, which destroys it as a model of text")
     warnings += _slower_ways(unfinished)
     return Plan(
         cells=planned,

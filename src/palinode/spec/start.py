@@ -7,7 +7,7 @@ the same run in every experiment.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
@@ -86,6 +86,14 @@ def with_sources(resolved: ResolvedExperiment) -> ResolvedExperiment:
         return resolved
     places = {(run.arm, run.scale, run.seed): run for run in resolved.runs}
     return resolved.with_(runs=tuple(_with_source(run, places) for run in resolved.runs))
+
+
+def with_seed(run: ResolvedRun, seed: int, alike: Sequence[ResolvedRun]) -> ResolvedRun:
+    """The run with another seed. If it starts from one of the runs `alike`, it starts from that arm's run with its seed."""
+    start, arms = run.spec.start_from, {one.spec.run_id: one.arm for one in alike}
+    if start is not None and start.run in arms:
+        start = start.with_(run=f"{ARM}{arms[start.run]}")
+    return run.with_(spec=run.spec.with_(seed=seed, start_from=start))
 
 
 def _with_source(run: ResolvedRun, places: Mapping[tuple[str, str, int], ResolvedRun]) -> ResolvedRun:
