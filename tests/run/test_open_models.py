@@ -117,34 +117,38 @@ def test_the_tokenizer_of_a_gguf_file_splits_digits_first(wikitext):
 
 
 @pytest.mark.nightly
-def test_smollm2_is_scored_continued_both_ways_audited_and_exported(wikitext, corpus, tmp_path):
-    model = HfModel(source=SMOLLM2).pinned()
+def test_smollm2_is_scored_continued_both_ways_audited_and_exported(wikitext, tmp_path):
     optimizer = AdamW(learning_rate=3e-4, weight_decay=0.0)
-    recipe = Gpt2AdamW(steps=12, batch_windows=4, optimizer=optimizer, schedule=Cosine(warmup_steps=2))
     spec = tiny_spec(
-        corpus,
+        Path(wikitext.corpus),
         data=wikitext,
-        model=model,
+        model=HfModel(source=SMOLLM2).pinned(),
         objective=ChooseObjective(p=Constant(p=0.5)),
-        recipe=recipe,
-        evaluation=EvaluationConfig(max_tokens=1280, batch_windows=2),
+        recipe=Gpt2AdamW(steps=8, batch_windows=4, optimizer=optimizer, schedule=Cosine(warmup_steps=2)),
+        evaluation=EvaluationConfig(max_tokens=640, batch_windows=2),
+        threads=2,
     )
     data = prepare(wikitext)
     as_is, specials = build_model(spec, data, 1)
     before = evaluate_split(Trained(spec, as_is.eval(), specials, data), "validation").scores
+    print("as it is:", {name: one.nats_per_token for name, one in before.items()}, flush=True)
     del as_is
     assert before["ltr"].nats_per_token < 5.0  # at random: ln 49163 = 10.8
     assert before["rtl"].nats_per_token > before["ltr"].nats_per_token + 1
     store = Store(tmp_path / "runs")
-    result = run_one(spec, store)
+    result = run_one(spec, store, on_event=lambda event: print(event.get("event"), event.get("scores"), flush=True))
     assert result.outcome == "done"
-    assert store.record(spec.run_id).audit_report().outcome != "fail"
-    after = result.scores["validation"]
-    print(before, after, result.seconds)
-    assert after["rtl"]["nats_per_token"] < before["rtl"].nats_per_token - 0.3
+    audit = store.record(spec.run_id).audit_report()
+    print("audited:", audit.outcome, {name: round(seconds) for name, seconds in result.seconds.items()}, flush=True)
+    assert audit.outcome != "fail"
+    assert result.scores["validation"]["rtl"]["nats_per_token"] < before["rtl"].nats_per_token - 0.2
     trained = load_trained(spec, store)
-    assert generate_text(trained, "The game was", 12, 1)[0].startswith("The game was")
-    assert generate_text(trained, "in the end .", 12, 1, direction="rtl")[0].endswith("in the end .")
+    for direction, text in (("ltr", "The game was"), ("rtl", "in the end .")):
+        (written,) = generate_text(trained, text, 12, 1, direction=direction)
+        print(direction, repr(written), flush=True)
+        assert written.startswith(text) if direction == "ltr" else written.endswith(text)
+    del trained
     architecture, difference = difference_after_export(spec, store, tmp_path / "out")
+    print("export:", architecture, difference, flush=True)
     assert architecture == "LlamaForCausalLM"
     assert difference <= 1e-4  # logits of up to 30
