@@ -333,6 +333,34 @@ def generation(result: Row) -> Iterator[str]:
     )
 
 
+def open_model(result: Row) -> Iterator[str]:
+    emulated = " This CPU emulates bfloat16." if result["bfloat16_is_emulated"] else ""
+    yield "## Open models"
+    yield ""
+    yield from paragraph(
+        f"SmolLM2-135M (30 blocks, 49,163 ids, float32 weights from a GGUF file) on batches of {result['batch_rows']} windows of "
+        f"{result['window_tokens']} tokens: reading with logits, and steps of AdamW. Tokens for one second of CPU time, and for "
+        f"one second of the clock.{emulated} Other programs ran on the machine, so these are lower bounds: two threads that wait "
+        "for a busy core spend CPU time waiting. A process held at most "
+        f"{max(row['peak_gib'] for row in result['rows']):.1f} GiB."
+    )
+    yield ""
+    yield from table(
+        ("what", "trained", "threads", "precision", "tokens a CPU second", "tokens a second"),
+        [
+            [
+                row["way"],
+                row["trains"] if row["way"] == "train" else "",
+                str(row["threads"]),
+                row["precision"],
+                f"{row['tokens_per_cpu_second']:.0f}",
+                f"{row['tokens_per_second']:.0f}",
+            ]
+            for row in result["rows"]
+        ],
+    )
+
+
 def missed_by(names: Sequence[str]) -> str:
     return f" by {', '.join(names)}" if names else ""
 
@@ -690,6 +718,7 @@ SECTIONS = {
         layer_cut,
         task_generation,
         generation,
+        open_model,
         long_context,
         stacked_runs,
         startup,

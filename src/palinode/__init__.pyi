@@ -22,6 +22,7 @@ from palinode.models.decoder import DecoderConfig as DecoderConfig
 from palinode.models.decoder import gpt2 as gpt2
 from palinode.models.decoder import modern as modern
 from palinode.models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
+from palinode.models.hugging_face import HfModel as HfModel
 from palinode.models.latent import LatentConfig as LatentConfig
 from palinode.models.latent import hlb as hlb
 from palinode.models.mixers.base import Mixer as Mixer
@@ -53,6 +54,7 @@ from palinode.spec.run_spec import RunSettings as RunSettings
 from palinode.spec.run_spec import RunSpec as RunSpec
 from palinode.spec.shorthand import arms_of as arms_of
 from palinode.spec.shorthand import grid as grid
+from palinode.spec.start import StartFrom as StartFrom
 from palinode.spec.tuning import Tuning as Tuning
 from palinode.train import rate as rate
 from palinode.train.optim import AdamW as AdamW

@@ -264,3 +264,13 @@ def test_the_progress_is_read_from_the_store(store):
     assert not seen.is_over
     fsio.write_table(store.run_directory("c") / "hold-1.json", {**held, "released": True})
     assert onlooker.look(names).open == ("c",)
+
+
+@pytest.mark.parametrize(("how", "then"), [("done", "done"), ("diverged", "failed")])
+def test_a_host_leaves_a_run_closed_until_its_source_has_ended(store, how, then):
+    experiment(store, first=how, second="done")
+    spec = store.run_directory("second") / "spec.json"
+    fsio.write_table(spec, {**fsio.read_table(spec), "start_from": {"run": "first"}})
+    assert list(host._Host(store, OPTIONS, print, lambda text: None).open) == ["first"]
+    assert work(store, OPTIONS) == int(then == "failed")
+    assert store.record("second").outcome == then

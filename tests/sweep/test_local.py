@@ -346,3 +346,33 @@ def test_the_death_of_a_worker_does_not_replace_the_result_of_the_process_that_t
     end, _ = run(store, job(store, "one", "kill"))
     assert end.outcomes == {"one": "done"}
     assert store.record("one").result.outcome == "done"
+
+
+def follower(store: Store, name: str, after: str, do: str = "done") -> Job:
+    return replace(job(store, name, do), after=after)
+
+
+def test_a_run_waits_for_the_run_that_it_starts_from(store):
+    jobs = follower(store, "third", "second"), follower(store, "second", "first"), job(store, "first", "done")
+    end, events = run(store, *jobs)
+    assert set(end.outcomes.values()) == {"done"}
+    order = [(one["run_id"], one["event"]) for one in events if one["event"] in ("started", "finished")]
+    assert order == [(name, event) for name in ("first", "second", "third") for event in ("started", "finished")]
+
+
+@pytest.mark.parametrize("how", ["diverged", "raise", "missing"])
+def test_a_run_fails_with_the_run_that_it_starts_from(store, how):
+    source = [] if how == "missing" else [job(store, "source", how)]
+    end, _ = run(store, follower(store, "second", "source"), follower(store, "third", "second"), *source)
+    assert (end.outcomes["second"], end.outcomes["third"]) == ("failed", "failed")
+    reason = store.record("second").result.reason
+    assert reason.startswith("start_from: run source is ")
+    assert "\n" not in reason
+    assert attempts(store, "second") == 0
+
+
+def test_a_run_left_for_lack_of_time_leaves_its_followers(store):
+    jobs = follower(store, "second", "first"), replace(job(store, "first", "done"), seconds=1e9)
+    end = sweep(jobs, store, workers=2, worker=WORKER, deadline=time.monotonic() + 60)
+    assert end.late == {"first", "second"}
+    assert not end.outcomes

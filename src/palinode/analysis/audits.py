@@ -16,6 +16,7 @@ from typing import Literal
 from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
 from palinode.results.record import ArmEntry, ExperimentRecord
+from palinode.results.store import Store
 
 Leak = Literal["none", "expected", "unexpected"]
 INFLUENCE, ALLOWED = " influence", " allowed"
@@ -194,3 +195,19 @@ def pictures_of(item: ArmFinding, arm: str) -> list[Picture]:
 
 def _is_square(matrix: Matrix) -> bool:
     return len(matrix) > 0 and all(len(row) == len(matrix) for row in matrix)
+
+
+def failed_about_run(store: Store, run_id: str) -> tuple[Finding, ...]:
+    """The failed findings about one run: those of its own audit, and those of the arms that it is a run of.
+
+    Raises:
+        BadInput: the store has no such run.
+        Damaged: a stored audit is damaged.
+    """
+    reports = [store.record(run_id).audit_report()]
+    for entry in store.experiments():
+        places = {(run.arm, run.scale) for run in entry.runs if run.run_id == run_id}
+        hashes = {entry.audits.get(arm, {}).get(scale) for arm, scale in places}
+        reports += [store.audit(one) for one in sorted(filter(None, hashes))]
+    failed = [one for report in reports if report is not None for one in report.findings if one.outcome == "fail"]
+    return tuple({(one.check, one.message): one for one in failed}.values())

@@ -160,7 +160,8 @@ def _term_findings(settings: RunSettings) -> Iterator[Finding]:
 
 
 def _evaluation_key(settings: RunSettings, data: Source) -> str:
-    small = settings.with_(threads=1, model=bench_model(settings.model))  # the bench builds this model at every scale
+    model = bench_model(settings.model)  # the bench builds this model at every scale
+    small = settings.with_(threads=1, model=model, start_from=None)
     return part_key("evaluation", encode(small), data.sha256, data.vocab_size)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from palinode.audit.targets import small_fields
+from palinode.base.config import canonical_json
 from palinode.base.errors import BadInput
 from palinode.base.example import Example, Group, SpecialTokens
 from palinode.base.objective import Objective
@@ -20,6 +22,7 @@ from palinode.checks.collapse import PairScore
 from palinode.checks.subject import Subject, plain_forward
 from palinode.models.base import LanguageModel, ModelConfig, PairTerm, begin, extend
 from palinode.models.direction import logits_for
+from palinode.models.hugging_face import HfModel, SmallHfModel
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.state import ModelState
 
@@ -104,6 +107,8 @@ def small_config(config: ModelConfig, most_layers: int, most_width: int) -> Mode
     `decoder_layers`). Where layers differ (`mixers`), one layer of each kind is kept. A config that refuses the small values is
     returned as it is.
     """
+    if isinstance(config, HfModel):
+        return _small_open_model(config)
     counts: dict[str, int] = {name: value for name, value in config if isinstance(value, int)}
     stacks = [name for name in counts if name == "layers" or name.endswith("_layers")]
     changes: dict[str, Any] = {
@@ -120,6 +125,15 @@ def small_config(config: ModelConfig, most_layers: int, most_width: int) -> Mode
         return config.with_(**changes)
     except (ValidationError, BadInput):
         return config
+
+
+def _small_open_model(config: HfModel) -> SmallHfModel:
+    """A model of the same class as an open model, at the size at which any model of transformers is audited."""
+    standard = config.transformers_config()
+    fields = {**standard.to_dict(), **small_fields(standard), "tie_word_embeddings": standard.tie_word_embeddings}
+    kept = {name: value for name, value in fields.items() if value is not None and not name.startswith(("_", "dtype"))}
+    kept |= {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": None}
+    return SmallHfModel(fields=canonical_json(kept))
 
 
 def pair_score(term: PairTerm) -> PairScore:

@@ -138,7 +138,7 @@ def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
         scale=scale,
         seed=spec.seed,
         outcome=record.outcome,
-        counters=counters,
+        counters={"tokens_read_before": 0.0, **counters},
         parameters=dict(result.parameters) if result else {},
         expected=_expected(spec) if record.outcome == "done" else {},
         seconds=float(result.seconds.get("train") or 0) if result else None,

@@ -146,6 +146,7 @@ COST_AXES: Mapping[str, CostAxis] = {
         CostAxis("non_embedding", "without embeddings", table="parameters"),
         CostAxis("window_tokens", "window tokens", compared=True),
         CostAxis("tokens_read", "tokens read", "tokens read", compared=True),
+        CostAxis("tokens_read_before", "tokens read before, by the runs whose weights it starts from", compared=True),
         CostAxis("tokens_scored", "tokens scored", compared=True),
         CostAxis("tokens_scored_ltr", "tokens scored, ltr", "ltr tokens", compared=True),
         CostAxis("tokens_scored_rtl", "tokens scored, rtl"),

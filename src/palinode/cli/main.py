@@ -24,6 +24,7 @@ from palinode.cli import (
     compare,
     data,
     doctor,
+    export,
     import_,
     infill,
     ls,
@@ -93,6 +94,7 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
     infill.infill: ('infill 3f2a --before "The list is " --after " by default." --tokens 6 --rows 3',),
     pairs.pairs: ("pairs 3f2a blimp.zip", "pairs both:1 my_pairs.jsonl --direction rtl --json"),
     score.score: ("score 3f2a my_text.txt", "score both:1 a.txt b.jsonl --by line --tokens nats.parquet"),
+    export.export: ("export 3f2a models/my_idea",),
 }
 for command, lines in EXAMPLES.items():
     app.command(epilog=examples(*lines))(command)

@@ -182,6 +182,7 @@ class _Planner:
         from palinode.experiment.plan import plan as make_plan
         from palinode.experiment.power import planned_power
         from palinode.experiment.run import default_at_a_time, tuned
+        from palinode.experiment.sources import refuse_sources
 
         store = self.store
         refuse_other_numerics(resolved, store)
@@ -189,6 +190,7 @@ class _Planner:
         if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
             resolved, cells, _ = _cells(chosen[0])
         refuse_what_cannot_be(cells)
+        refuse_sources(cells, store)
         measure: Measure = "always" if self.measure and missing is None else "never"
         workers, code = self.workers or default_at_a_time(resolved), self.source.code
         planned = make_plan(
@@ -248,9 +250,21 @@ def plan_text(planned: Plan, equal: str, price: Price | None = None) -> str:
             else []
         ),
         *_product_shares(planned),
+        *_starts(planned),
         *(f"warning: {warning}" for warning in planned.warnings),
     ]
     return "\n".join(lines if planned.warnings else [*lines, f"every arm gets the same {equal}"])
+
+
+def _starts(planned: Plan) -> list[str]:
+    """A line for each arm at a scale that starts from the weights of other runs."""
+    from palinode.report.words import number
+
+    return [
+        f"{cell.arm} at {cell.scale} starts from weights that {number(cell.tokens_read_before)} tokens have trained"
+        for cell in planned.cells
+        if cell.tokens_read_before
+    ]
 
 
 def _product_shares(planned: Plan) -> list[str]:

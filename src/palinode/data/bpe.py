@@ -90,6 +90,17 @@ class BpeTokenizer(Tokenizer):
     def to_json(self) -> str:
         return self._json_text
 
+    def library_fields(self) -> dict[str, Any]:
+        """The fields of a tokenizer.json in which no option is left to a default of the library, special tokens included."""
+        fields: dict[str, Any] = json.loads(self._inner.to_str())
+        return {**fields, "added_tokens": [added_token(number, name) for number, name in self._specials.items()]}
+
+
+def added_token(number: int, name: str) -> dict[str, Any]:
+    """The entry of a special token in a tokenizer.json."""
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": name, **off, "special": True}
+
 
 def train(texts: Callable[[], Iterator[str]], vocab_size: int) -> BpeTokenizer:
     """Train a tokenizer on a text. The same text gives the same tokenizer; a small text gives fewer than `vocab_size` ids.

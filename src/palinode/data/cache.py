@@ -13,29 +13,20 @@ from typing import Any
 
 from palinode.base import fsio
 from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
+from palinode.base.folders import CACHE_VARIABLE as CACHE_VARIABLE
+from palinode.base.folders import cache_directory as cache_directory
+from palinode.base.folders import given_folder
 
 MANIFEST = "manifest.json"
-CACHE_VARIABLE = "PALINODE_CACHE"
 DATA_VARIABLE = "PALINODE_DATA"
 DATA_PREFIX = "data:"
-
-
-def cache_directory(cache: Path | None = None) -> Path:
-    """The folder of token stores: `cache` if it is given, else $PALINODE_CACHE if it is set, else the user's XDG cache folder.
-
-    Token stores can be deleted at any time, because they can be built again. The whole folder may be deleted only if it is the XDG
-    cache folder: any other folder also contains `corpora_directory`, which cannot be built again.
-    """
-    import platformdirs
-
-    return _from_user(cache) or Path(platformdirs.user_cache_dir("palinode"))
 
 
 def corpora_directory(cache: Path | None = None) -> Path:
     """The folder of corpora that users add or fetch by name: `corpora` in `cache`, in $PALINODE_CACHE or in the XDG data folder."""
     import platformdirs
 
-    return (_from_user(cache) or Path(platformdirs.user_data_dir("palinode"))) / "corpora"
+    return (given_folder(cache) or Path(platformdirs.user_data_dir("palinode"))) / "corpora"
 
 
 def data_path(name: str, field: str) -> Path | None:
@@ -60,13 +51,6 @@ def data_path(name: str, field: str) -> Path | None:
     path = Path(name).expanduser()
     looks_like_a_path = os.sep in name or name.startswith((".", "~")) or bool(path.suffix)
     return path if looks_like_a_path or path.exists() else None
-
-
-def _from_user(cache: Path | None) -> Path | None:
-    if cache is not None:
-        return cache
-    variable = os.environ.get(CACHE_VARIABLE)
-    return Path(variable) if variable else None
 
 
 def read_manifest(directory: Path, store: str, version: int, keys: Iterable[str] = ()) -> dict[str, Any]:

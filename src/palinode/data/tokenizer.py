@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palinode.base.errors import BadInput, nearest
+from palinode.base.folders import PACKAGE
 from palinode.data.cache import data_path
 from palinode.data.config import BYTE_VALUES
 
@@ -190,7 +191,7 @@ def tokenizer_identity(name: str) -> str:
 
 
 def tokenizer_file(name: str) -> Path:
-    """The tokenizer file that a name means. The name is `gpt2`, a path, or a folder.
+    """The tokenizer file that a name means. The name is `gpt2`, a path, a folder, or `package:NAME/FILE` of an open model.
 
     Raises:
         BadInput: there is no such file.
@@ -200,6 +201,10 @@ def tokenizer_file(name: str) -> Path:
 
     if name == "gpt2":
         return bpe.gpt2_file()
+    if name.startswith(PACKAGE):
+        from palinode.data.gguf_tokenizer import tokenizer_of_package
+
+        return tokenizer_of_package(name)
     path = data_path(name, TOKENIZER_FIELD)
     if path is None:
         hint = nearest(name, ("byte", "char", "gpt2")) or f"valid: {', '.join(KINDS)}"

@@ -346,7 +346,7 @@ def measure(spec: RunSpec, store: Store, importing_seconds: float) -> tuple[Cali
     The share is None for a model without linear maps.
     """
     began = time.perf_counter()
-    attempt = Attempt.begin(spec, store, lambda event: None)
+    attempt = Attempt.begin(spec.with_(start_from=None), store, lambda event: None)  # the time depends on no weight
     building_seconds = time.perf_counter() - began
     per_slot, flops_per_second = _speed(attempt.training)
     products = products_of(attempt.training)

@@ -26,6 +26,7 @@ from palinode.data.config import DataConfig, Split
 from palinode.data.pairs import lines_sha256
 from palinode.data.source import Data, Source, prepare, resolve
 from palinode.data.task_store import TaskData
+from palinode.models.base import ModelConfig
 from palinode.models.cost import Cost
 from palinode.models.described import Description, described
 from palinode.objectives import Progress
@@ -35,8 +36,9 @@ from palinode.results.store import Store
 from palinode.run.one import refuse_evaluation
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
+from palinode.spec.start import with_sources
 from palinode.train.device import resolve_device
-from palinode.train.optim import OptimizerConfig, check_optimizers
+from palinode.train.optim import OptimizerConfig, check_optimizers, trainable
 
 WINDOWS_COUNTED = 64  # the number of windows whose labels are counted: windows of a task have different answers
 GROUP_DRAWS = 50  # the number of batches of decisions that are drawn to find every pass of an objective
@@ -163,7 +165,7 @@ class Cell:
             scored_ltr += times * one.scored if name == "ltr" else 0.0
             flops += self.model.cost(one.slots, one.sees).train_flops(times * one.slots, times * one.scored)
         optimizer = self.spec.recipe.optimizer
-        of_step = self.model.answer(lambda model: optimizer.flops_per_step(model.parameter_groups()))
+        of_step = self.model.answer(lambda model: optimizer.flops_per_step(trainable(model.parameter_groups())))
         return {
             "window_tokens": float(windows * self.spec.data.window_tokens),
             "tokens_read": read,
@@ -174,13 +176,15 @@ class Cell:
 
 
 def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
-    """The same experiment with the hashes of its data. This call tokenises data that was not tokenised before.
+    """The same experiment with the hashes of its data, and with ids of runs in place of the arms that `start_from` names. This call
+    tokenises data that was not tokenised before.
 
     Raises:
         BadInput: a corpus is missing, too small, or differs from the corpus whose hash is in the spec.
         EnvironmentProblem: the disk cannot be written, or a data set cannot be fetched.
     """
     by_config: dict[Data, Data] = {}
+    models: dict[ModelConfig, ModelConfig] = {}
     runs = []
     for run in resolved.runs:
         data = run.spec.data
@@ -191,10 +195,20 @@ def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
             if error.field in DataConfig.model_fields:
                 error.inside("data")
             raise
+        if (model := run.spec.model) not in models:
+            models[model] = _pinned_model(model)
         evaluation = run.spec.evaluation
         hashes = {f"{field}_sha256": _sentences_sha256(field, evaluation) for field in evaluation.of_sentences}
-        runs.append(run.with_(spec=run.spec.with_(data=by_config[data], evaluation=evaluation.with_(**hashes))))
-    return resolved.with_(runs=tuple(runs))
+        found = {"data": by_config[data], "model": models[model], "evaluation": evaluation.with_(**hashes)}
+        runs.append(run.with_(spec=run.spec.with_(**found)))
+    return with_sources(resolved.with_(runs=tuple(runs)))
+
+
+def _pinned_model(model: ModelConfig) -> ModelConfig:
+    try:
+        return model.pinned()
+    except PalinodeError as error:
+        raise error.inside("model") from None
 
 
 def _sentences_sha256(field: str, evaluation: EvaluationConfig) -> str:

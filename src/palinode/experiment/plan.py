@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -17,6 +17,7 @@ from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
 from palinode.base.memory import why_not_kept
 from palinode.experiment.calibrate import Predicted, calibrate
 from palinode.experiment.cells import Cell, expected_steps, guessed_seconds
+from palinode.experiment.sources import tokens_before
 from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
@@ -44,6 +45,7 @@ class PlannedCell:
         product_share: the share of the machine's rate on the matrix products of the model that a step reaches; None for a cell
             that was not measured.
         split_tokens: split -> the number of its tokens; for a task with fresh training sequences, `train` is 0.
+        tokens_read_before: the tokens that the weights were trained on that a run starts from; 0 for new weights.
     """
 
     arm: str
@@ -62,6 +64,7 @@ class PlannedCell:
     seconds: float | None = None
     product_share: float | None = None
     split_tokens: dict[str, int] = field(default_factory=dict)
+    tokens_read_before: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,14 @@ def plan(
     is_measured = measure != "never" and not is_short
     if is_measured:
         predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure, nursery=nursery)
-    planned = tuple(_planned(cell, left, predicted.seconds, predicted.product_shares) for cell in cells)
+    before = tokens_before(cells, store)
+    planned = tuple(
+        replace(
+            _planned(cell, left, predicted.seconds, predicted.product_shares),
+            tokens_read_before=before.get((cell.arm.name, cell.scale), 0.0),
+        )
+        for cell in cells
+    )
     trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
     trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]
     seconds = [predicted.seconds[place] for place in left if place in predicted.seconds]
@@ -165,6 +175,8 @@ def plan(
     if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
         batches = f"batches of {', '.join(growing)} grow with the noise of their gradients"
         warnings.append(f"{batches}: what is counted here is the least")
+    if cut := sorted({cell.arm.name for cell in cells if getattr(cell.spec.model, "keep_layers", None) is not None}):
+        warnings.append(f"{', '.join(cut)} leave out blocks of an open model, which destroys it as a model of text")
     warnings += _slower_ways(unfinished)
     return Plan(
         cells=planned,

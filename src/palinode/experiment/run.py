@@ -42,11 +42,12 @@ from palinode.experiment.decisions import hold_on_decisions, read_plan, write_pl
 from palinode.experiment.fan_out import nursery_for
 from palinode.experiment.plan import NO_SMALLEST_EFFECT, Measure, Plan, expected_seconds, plan
 from palinode.experiment.seal import record_look, record_look_of_older_version, seal_plan, undecided
+from palinode.experiment.sources import refuse_sources
 from palinode.experiment.stacks import begun_stacks, fixed_stack_of, kept_stacks, stacks_with_choices
 from palinode.results.record import TRIALS_SUFFIX, ChoiceEntry, ExperimentEntry, Result, RunEntry, trials_name
 from palinode.results.seals import looks_at_other_seeds
 from palinode.results.store import Store
-from palinode.run.one import CHECKPOINTS, stack_key
+from palinode.run.one import stack_key
 from palinode.run.shared_data import prepare_shared
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
@@ -56,7 +57,7 @@ from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import WORKER, Job, about_price, shared_worker
 from palinode.sweep.remote import Elsewhere, leave
-from palinode.train.checkpoint import newest_saved
+from palinode.train.checkpoint import CHECKPOINTS, newest_saved
 from palinode.train.device import free_memory_bytes, has_devices, resolve_device
 from palinode.train.recipe import AUDIT_BYTES, Parallel, chosen_parallel, refuse_sharing
 
@@ -155,6 +156,7 @@ def _run(written: ResolvedExperiment, work: _Work) -> SweepEnd:
     written = pinned(written)
     cells = cells_of(written)
     refuse_what_cannot_be(cells, trains_here=how.elsewhere is None)
+    refuse_sources(cells, store)
     if how.processes > 1:
         work = replace(work, worker=shared_worker(how.processes, shared_by(cells, how)))
     audits = audit_cells(cells, store, how.on_event, code=how.code, workers=work.at_a_time, nursery=work.nursery)
@@ -491,7 +493,8 @@ def _sweep(
             stack if key is not None else 1
         )  # a stack takes at most as long as its runs alone
         expected = in_process * _seconds_left(spec, seconds.get((run.arm, run.scale), 0.0), work)
-        jobs.append(Job(spec.run_id, directory, spec.threads, key, together, expected))
+        source = spec.start_from.run if spec.start_from is not None else None
+        jobs.append(Job(spec.run_id, directory, spec.threads, key, together, expected, source))
         labels[spec.run_id] = {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": spec.recipe.steps}
 
     def on_event(event: Event) -> None:

@@ -14,8 +14,11 @@ from palinode.models.decoder import modern as modern
 from palinode.models.direction import logits_for as logits_for
 from palinode.models.direction import read as read
 from palinode.models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
+from palinode.models.hugging_face import HfModel as HfModel
 from palinode.models.latent import LatentConfig as LatentConfig
 from palinode.models.latent import hlb as hlb
 from palinode.models.parts.embedding_loss import EmbeddingLoss as EmbeddingLoss
 
-MODELS: Mapping[str, type[ModelConfig]] = {cls.kind: cls for cls in (DecoderConfig, LatentConfig, EncoderDecoderConfig)}
+MODELS: Mapping[str, type[ModelConfig]] = {
+    cls.kind: cls for cls in (DecoderConfig, LatentConfig, EncoderDecoderConfig, HfModel)
+}

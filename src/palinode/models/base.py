@@ -120,6 +120,14 @@ class ModelConfig(Part):
         """
         raise Unfinished(self, "must define build(vocab_size, max_length, seed)")
 
+    def pinned(self) -> ModelConfig:
+        """The config with the hashes of the files that it reads; this config if it reads none.
+
+        Raises:
+            BadInput: a file is missing, or is not the one whose hash the config has.
+        """
+        return self
+
     def with_terms_times(self, factor: float) -> ModelConfig:
         """A config with the coefficients of all auxiliary terms multiplied by `factor`; this config if the model has no terms."""
         return self
@@ -214,7 +222,7 @@ class LanguageModel(nn.Module):
         Each parameter is in exactly one group; a parameter that two modules share is in the group of the first module. Groups
         `embedding` and `head`: the tables of tokens. Group `position`: learned positions. Group `matrix`: every other 2-D weight
         of a linear map (Muon may train these weights). Group `vector`: gains, biases, scalars and all other parameters. A mixer
-        may add groups, such as `kernel` or `filter`.
+        may add groups, such as `kernel` or `filter`; the low-rank maps beside frozen ones are the group `adapter`.
         """
         groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
         special = self._special_groups()
@@ -243,7 +251,7 @@ def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
     if parameter.ndim != 2:
         return "vector"
     role = getattr(module, "role", "embedding" if isinstance(module, nn.Embedding) else None)
-    if role in ("embedding", "position", "head"):
+    if role in ("embedding", "position", "head", "adapter"):
         return str(role)
     return "matrix" if name.endswith("weight") else "vector"
 

@@ -59,6 +59,8 @@ class Cost:
         head_flops_per_slot: the forward FLOPs of the head for one slot that goes through the head.
         state_elements: the number of state elements that all layers keep to emit one more token after a row of this length.
         terms_flops_per_slot: the forward FLOPs of the auxiliary terms for one slot; they are spent in training only.
+        frozen_flops_per_slot: the FLOPs of the layers' backward pass that frozen parameters save, for one slot.
+        frozen_head_flops_per_slot: the same for the head, for one slot that goes through the head.
     """
 
     parameters: Mapping[str, int]
@@ -67,6 +69,8 @@ class Cost:
     head_flops_per_slot: float
     state_elements: int
     terms_flops_per_slot: float = 0.0
+    frozen_flops_per_slot: float = 0.0
+    frozen_head_flops_per_slot: float = 0.0
 
     @property
     def total_parameters(self) -> int:
@@ -85,8 +89,13 @@ class Cost:
         return self.executed_flops_per_slot * slots + self.head_flops_per_slot * scored
 
     def train_flops(self, slots: float, head_slots: float | None = None) -> float:
-        """The executed FLOPs of forward and backward pass: three times those of the forward pass; recomputation is not counted."""
-        return TRAINING_FACTOR * (self.forward_flops(slots, head_slots) + self.terms_flops_per_slot * slots)
+        """The executed FLOPs of forward and backward pass: three times those of the forward pass; recomputation is not counted.
+
+        A frozen matrix needs no gradient of its own, and a frozen part below all trainable parameters no backward pass at all.
+        """
+        everything = TRAINING_FACTOR * (self.forward_flops(slots, head_slots) + self.terms_flops_per_slot * slots)
+        scored = slots if head_slots is None else head_slots
+        return everything - self.frozen_flops_per_slot * slots - self.frozen_head_flops_per_slot * scored
 
 
 def sides_read(pairs: int, slots: int) -> int:

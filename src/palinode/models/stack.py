@@ -135,7 +135,13 @@ class Stack(LanguageModel):
             raise BadInput(message, field=field)
 
     def _cost(self, stack: LayerCost, terms_flops_per_slot: float = 0.0) -> Cost:
-        """The cost of the model, computed from the cost of its layers and of its auxiliary terms."""
+        """The cost of the model, computed from the cost of its layers and of its auxiliary terms.
+
+        A frozen matrix saves the product that computes the gradient of its weights, which takes as much as its forward product.
+        """
+        head = self.linear_head()
+        frozen = sum(one.numel() for _, one in self.parameter_groups()["matrix"] if not one.requires_grad)
+        is_head_frozen = head is not None and not head.weight.requires_grad
         return Cost(
             parameters=self.parameter_counts(),
             executed_flops_per_slot=stack.executed,
@@ -143,6 +149,8 @@ class Stack(LanguageModel):
             head_flops_per_slot=2.0 * self.embedding.weight.numel(),
             state_elements=stack.state_elements,
             terms_flops_per_slot=terms_flops_per_slot,
+            frozen_flops_per_slot=2.0 * frozen,
+            frozen_head_flops_per_slot=2.0 * self.embedding.weight.numel() if is_head_frozen else 0.0,
         )
 
 

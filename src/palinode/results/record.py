@@ -56,8 +56,10 @@ class Result(Config):
         outcome: done, diverged, failed, stopped or oom. A result with an outcome other than `done` has a `reason`.
         scores: split -> direction -> score name -> number, such as scores["validation"]["ltr"]["nats_per_token"].
         counters: the totals window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
-            optimizer_flops, optimizer_steps, evaluations.
-        parameters: the number of parameters in each group, in the model (`total`), and without embeddings (`non_embedding`).
+            optimizer_flops, optimizer_steps, evaluations; of a run with `start_from` also tokens_read_before, the tokens that
+            its first weights were trained on.
+        parameters: the number of parameters in each group, in the model (`total`), and without embeddings (`non_embedding`); of a
+            model with frozen parameters also of those that training may change (`trainable`).
         seconds: the time for train, evaluate, audit, checkpoint, and total.
         rates: `product_flops_per_second` is the machine's own rate on the matrix products of the model, and `product_share` is the
             share of it that training reached (`train/product_rate.py`). Empty for short runs and in results of older versions.
@@ -70,6 +72,7 @@ class Result(Config):
             older versions.
         sentences: `pairs`, `last_word` -> score name -> number: the scores of files of sentences, which belong to no pass.
         documents: the size (`bytes`) and the `sha256` of documents.safetensors; empty for a run that has no such file.
+        start: the `run` and the `step` that the first weights came from, and their hash `weights_sha256`; empty for new weights.
         provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
         source: the file, sha256, line and format of an imported run.
     """
@@ -89,6 +92,7 @@ class Result(Config):
     scored: Mapping[str, Mapping[str, ScoredText]] = Field(default_factory=dict)
     documents: Mapping[str, int | str] = Field(default_factory=dict)
     sentences: Mapping[str, Mapping[str, Number]] = Field(default_factory=dict)
+    start: Mapping[str, int | str] = Field(default_factory=dict)
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
 

@@ -58,9 +58,11 @@ from palinode.run.measure import (
     check_sentences,
 )
 from palinode.run.shared_data import prepare_shared
+from palinode.run.start import Start, take_weights
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
 from palinode.train.checkpoint import (
+    CHECKPOINTS,
     Saved,
     delete_checkpoints,
     is_whole,
@@ -76,10 +78,13 @@ from palinode.train.optim import build_optimizers
 from palinode.train.product_rate import rates_of_run
 from palinode.train.stacked import Places, train_together
 
-CHECKPOINTS = "ckpt"
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 OUTSIDE_ROLES = ("embedding", "position", "head")  # roles whose parameters `non_embedding` leaves out
-FREE = ("seed", "labels")  # runs that differ only in these make the same calls on tensors of the same shapes
+FREE = (
+    "seed",
+    "labels",
+    "start_from",
+)  # runs that differ only in these make the same calls on tensors of the same shapes
 FREE_OF_RECIPE = ("optimizer", "schedule")
 Process = Mapping[str, str | bool]
 IN_THE_CALLER: Process = {}  # the process of the caller is no worker: nothing is recorded of how it runs
@@ -150,6 +155,13 @@ def run_together(
             if attempt.spec.run_id not in holds:
                 attempt.hold.release()
     return [results[spec.run_id] for spec in specs]
+
+
+def trainable_count(model: LanguageModel) -> dict[str, int]:
+    """The number of `trainable` parameters, where some are frozen; empty where the run trains all of them."""
+    parameters = list(model.parameters())
+    moved = sum(one.numel() for one in parameters if one.requires_grad)
+    return {} if all(one.requires_grad for one in parameters) else {"trainable": moved}
 
 
 def _with_run_id(on_event: Callable[[Event], None], run_id: str) -> Callable[[Event], None]:
@@ -313,6 +325,7 @@ class Attempt:
     rates: dict[str, float] = field(default_factory=dict)
     keep: Keep = field(default_factory=kept_of_done_runs)
     worked_on: WorkedOn = WorkedOn()
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         self.spec = self.trained.spec
@@ -337,7 +350,8 @@ class Attempt:
             process: how the worker runs, as in `run_together`.
 
         Raises:
-            BadInput: the run was begun with another numerics version, or its evaluation needs something that the model cannot do.
+            BadInput: the run was begun with another numerics version, its evaluation needs something that the model cannot do, or
+                the weights that it starts from are missing or do not fit.
         """
         spec.check_numerics()
         use_threads(spec.threads)
@@ -348,7 +362,8 @@ class Attempt:
         if not isinstance(spec.data, TaskData):  # a task makes its own tokens
             store.write_tokenizer(spec.run_id, data.tokenizer.to_json())
         trained = Trained(spec, training.model, training.specials, data)
-        return cls(trained, training, store, emit, hold or _take(directory), runs_together, process)
+        start = take_weights(spec, store, training.model)
+        return cls(trained, training, store, emit, hold or _take(directory), runs_together, process, start=start)
 
     def resume(self) -> int:
         """Go on from the newest undamaged checkpoint that has all its rows of metrics, or train from the start.
@@ -518,8 +533,12 @@ class Attempt:
             scored=measured.scored,
             documents=measured.documents,
             sentences=measured.sentences,
-            counters={**asdict(training.counters), "evaluations": self.evaluations},
-            parameters={**by_role, "total": total, "non_embedding": total - outside},
+            counters={
+                **asdict(training.counters),
+                "evaluations": self.evaluations,
+                **(self.start.counters() if self.start is not None else {}),
+            },
+            parameters={**by_role, "total": total, "non_embedding": total - outside, **trainable_count(training.model)},
             seconds={**self.seconds, "total": sum(self.seconds.values())},
             rates=self.rates,
             fingerprint={
@@ -532,6 +551,7 @@ class Attempt:
             weights_sha256=self.weights_sha256(),
             attempts=self.number,
             rows=self.rows.stored(),
+            start=self.start.stored() if self.start is not None else {},
         )
 
     @cached_property

@@ -32,13 +32,14 @@ from palinode.results.record import Result
 from palinode.results.rows import FROM_THE_START
 from palinode.results.store import Store
 from palinode.run.measure import MEASUREMENTS, Measurement, Rows, Snapshot
-from palinode.run.one import CHECKPOINTS, Attempt, Process, build_model, goes_on_from, new_training
+from palinode.run.one import Attempt, Process, build_model, goes_on_from, new_training
 from palinode.run.shared_data import prepare_shared
 from palinode.run.shared_scoring import scored_by
+from palinode.run.start import take_weights
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
-from palinode.train.checkpoint import Saved, give_parts, load_checkpoint, weights_sha256
+from palinode.train.checkpoint import CHECKPOINTS, Saved, give_parts, load_checkpoint, weights_sha256
 from palinode.train.device import free_memory_bytes, use_threads
 from palinode.train.loop import DivergedError, StepReport, Training
 from palinode.train.processes import Group, SharedTraining, joined
@@ -314,9 +315,12 @@ def _prepared(directory: Path, step: int, group: Group, parallel: Parallel) -> _
     """A follower with the training from the same spec and the same checkpoint as the leader's."""
     spec = load_run(directory, allow_code=True)  # the driver has decided which user code may run
     use_threads(spec.threads)
-    data = prepare_shared(spec.data, Store(directory.parent))
+    store = Store(directory.parent)
+    data = prepare_shared(spec.data, store)
     training = new_training(spec, data)
-    if step != FROM_THE_START:
+    if step == FROM_THE_START:
+        take_weights(spec, store, training.model)
+    else:
         place = directory / CHECKPOINTS / f"step-{step}"
         goes_on_from(load_checkpoint(place, spec.run_id, training.model, training.optimizers), training)
     shared = SharedTraining.of(training, group, parallel)

@@ -12,10 +12,10 @@ from palinode.data.tokenizer import from_json
 from palinode.results.files import is_regular
 from palinode.results.record import TOKENIZER_FILE
 from palinode.results.store import Store
-from palinode.run.one import CHECKPOINTS, build_model
+from palinode.run.one import build_model
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
-from palinode.train.checkpoint import load_weights, newest_first, weights_sha256
+from palinode.train.checkpoint import CHECKPOINTS, load_weights, newest_first, weights_sha256
 
 
 def load_trained(spec: RunSpec, store: Store) -> Trained:

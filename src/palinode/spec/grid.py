@@ -16,6 +16,7 @@ from palinode.spec.change import changed
 from palinode.spec.experiment import DEFAULT_SIZE, Arm, Experiment, ResolvedExperiment, ResolvedRun, Scale, Size
 from palinode.spec.names import checked, good_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
+from palinode.spec.start import refuse_arms
 from palinode.spec.tuning import Tuning, trials
 
 Cell = tuple[str, str]  # arm, scale
@@ -93,6 +94,7 @@ def expand(
         claims=claims,
         seeds_planned=UNTIL_DECIDED if planned == UNTIL_DECIDED else FIXED,
     )
+    refuse_arms(resolved)
     if resolved.tuning is not None:
         trials(resolved)  # check now that every trial is possible: an impossible trial raises an error
         _refuse_tuned_alike(resolved.tuning, scales, settings)

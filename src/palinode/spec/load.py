@@ -25,6 +25,7 @@ from palinode.spec.experiment import Arm, Experiment, ResolvedExperiment, Resolv
 from palinode.spec.grid import seeds_until_decided
 from palinode.spec.names import checked, good_seeds
 from palinode.spec.run_spec import RunSpec
+from palinode.spec.start import with_seed
 from palinode.spec.text import parse_json, parse_toml, read_text
 
 SPEC_FILE = "spec.json"
@@ -244,7 +245,7 @@ def _from_entry(data: dict[str, Any], path: Path, code_file: Path | None, *, all
         seeds = seeds_until_decided(decision)
         first = [run for run in runs if run.seed == seeds[0]]
         later = [seed for seed in seeds if seed not in entry.seeds]
-        runs += [run.with_(spec=run.spec.with_(seed=seed)) for seed in later for run in first]
+        runs += [with_seed(run, seed, first) for seed in later for run in first]
     fixed = ResolvedExperiment(
         name=entry.name,
         size=entry.size,

@@ -26,6 +26,7 @@ from palinode.models import MODELS
 from palinode.models.base import ModelConfig
 from palinode.objectives import OBJECTIVES, Objective, Progress
 from palinode.objectives.label_mask import Labels, check_scores_some
+from palinode.spec.start import StartFrom
 from palinode.train.recipe import RECIPES, Recipe
 
 SPEC_VERSION = 1
@@ -147,6 +148,7 @@ class RunSettings(Config):
         labels: the targets that the loss is summed over: `all` targets, the `answer` tokens of a task, or the `last` answer token.
         threads: the number of CPU threads of this run. It is part of the spec, because rounding depends on the number of threads.
         device: the device of the run; `auto` means CUDA if CUDA is available, else the CPU.
+        start_from: the run whose weights this run starts from; None: new weights.
     """
 
     data: Annotated[Data, DATA]
@@ -157,6 +159,7 @@ class RunSettings(Config):
     labels: Annotated[Labels, LATER] = "all"
     threads: int = Field(default=1, ge=1, le=1024)
     device: Literal["cpu", "cuda", "auto"] = "cpu"
+    start_from: Annotated[StartFrom | None, LATER] = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunSettings:

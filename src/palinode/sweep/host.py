@@ -231,7 +231,7 @@ class _Host:
             found.experiments = of_run
             if found.has_code and not self.options.allow_code:
                 self._say_once("some runs need code that the store carries: --allow-code runs it, and they stay open")
-            elif found.numerics == NUMERICS_VERSION or not self.slots:
+            elif (found.numerics == NUMERICS_VERSION or not self.slots) and self._may_follow(found.job.after):
                 self.open[run_id] = found
         self.undecided = [name for name, run_ids in of_decision.items() if self._is_undecided(name, run_ids)]
         return len(runs)
@@ -255,9 +255,16 @@ class _Host:
         may_load = self.options.allow_code or not has_code
         key = _stack_key(directory) if self.options.stack > 1 and may_load else None
         threads, steps = int(spec.get("threads", 1)), dict(spec.get("recipe", {})).get("steps", 0)
-        job = Job(run_id, directory, threads, key)
+        after = dict(spec.get("start_from") or {}).get("run")
+        job = Job(run_id, directory, threads, key, after=after)
         numerics, device = int(spec.get("numerics_version", 1)), str(spec.get("device", "cpu"))
         return _Open(job, entries, {**label, "steps": steps}, numerics, device, has_code)
+
+    def _may_follow(self, source: str | None) -> bool:
+        """Whether a run may be taken that starts from the weights of another run: it has ended, or failed as often as it may."""
+        if source is None or self.store.ended(source) is not None:
+            return True
+        return len(failures(self.store.run_directory(source))) >= MOST_FAILURES
 
     def _has_ended(self, run_id: str) -> bool:
         """Whether this host need not train the run: it has ended, or it failed here, or on two hosts."""

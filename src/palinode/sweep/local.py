@@ -173,6 +173,7 @@ class _Driver:
     """The state of a sweep.
 
     Attributes:
+        closed: the jobs that wait for the run whose weights they start from.
         elsewhere: run id -> job that another process works on. The jobs at the front were not looked at for the longest time.
         next_look, pause_seconds: the time of the next round of looks at these jobs, and the mean pause after it.
         signals: the numbers of the interrupts so far.
@@ -188,6 +189,7 @@ class _Driver:
     waiting: deque[Job]
     deadline: float | None = None
     late: set[str] = field(default_factory=set)
+    closed: list[Job] = field(default_factory=list)
     elsewhere: dict[str, Job] = field(default_factory=dict)
     next_look: float = 0.0
     pause_seconds: float = FIRST_PAUSE_SECONDS
@@ -217,7 +219,7 @@ class _Driver:
 
     def loop(self) -> None:
         """Work until every run has ended."""
-        while self.waiting or self.elsewhere or self.running:
+        while self.waiting or self.elsewhere or self.running or self.closed:
             if self.signals or self.problem or self._is_late(0.0):
                 self._stop()
             self._start_what_fits()
@@ -274,8 +276,9 @@ class _Driver:
 
     def _stop(self) -> None:
         if self._is_late(0.0) and not self.signals:
-            self.late |= {job.run_id for job in self.waiting} | self.elsewhere.keys()
+            self.late |= {job.run_id for job in (*self.waiting, *self.closed)} | self.elsewhere.keys()
         self.waiting.clear()
+        self.closed.clear()
         self.elsewhere.clear()
         if self.stop_requested_at is None:
             self.stop_requested_at = time.monotonic()
@@ -316,11 +319,13 @@ class _Driver:
             if owner is not None:
                 self._wait_for_other(job, owner)
                 continue
+            if not self._has_source(job):
+                continue
             if not self.nursery.is_ready():  # signals are looked at while it imports
                 self.waiting.appendleft(job)
                 return
             if self._is_late(job.seconds):
-                self.late.add(job.run_id)
+                self._leave(job)
                 continue
             stale_holds = {job.run_id: stale_hold} if stale_hold is not None else {}
             if job.together:
@@ -329,12 +334,48 @@ class _Driver:
                 jobs = [job] if stale_holds else [job, *self._companions(job)]
             self._start(jobs, stale_holds)
 
+    def _has_source(self, job: Job) -> bool:
+        """Whether the weights that the job starts from are there. A job whose source is still to come waits, and is closed; a job
+        whose source ended in another way fails with it.
+        """
+        if job.after is None or self._is_open(job):
+            return True
+        source = self.store.ended(job.after)
+        at_work = (one for process in self.running for one in process.jobs.values())
+        coming = {one.run_id for one in (*self.waiting, *self.closed, *at_work)} | self.elsewhere.keys()
+        if source is None and job.after in coming and self.sharing is None:
+            self.closed.append(job)
+            return False
+        outcome = source.outcome if source is not None else self.outcomes.get(job.after, "not done")
+        reason = f"start_from: run {job.after} is {outcome}, so it has no weights to start from"
+        result = Result(run_id=job.run_id, outcome="failed", reason=reason)
+        self.store.write_result(result)
+        self._finish(job, result.outcome, reason)
+        return False
+
+    def _open(self, run_id: str) -> None:
+        """Let the jobs that waited for this run go on."""
+        self.waiting.extend(job for job in self.closed if job.after == run_id)
+        self.closed = [job for job in self.closed if job.after != run_id]
+
+    def _leave(self, job: Job) -> None:
+        """Leave a job, and those that start from it, for another call, because the time is too short."""
+        self.late.add(job.run_id)
+        followers = [one for one in self.closed if one.after == job.run_id]
+        self.closed = [one for one in self.closed if one not in followers]
+        for follower in followers:
+            self._leave(follower)
+
+    def _is_open(self, job: Job) -> bool:
+        source = self.store.ended(job.after) if job.after is not None else None
+        return job.after is None or (source is not None and source.outcome == "done")
+
     def _rest_of_fixed_stack(self, job: Job, stale_holds: dict[str, int]) -> list[Job]:
         """The waiting jobs of the fixed stack of this job; the numbers of their stale holds are added to `stale_holds`."""
         companions: list[Job] = []
         for other in [one for one in self.waiting if one.together == job.together]:
             owner, stale_hold = holder(other.directory, self.watch)
-            if owner is None and self.store.ended(other.run_id) is None:
+            if owner is None and self.store.ended(other.run_id) is None and self._is_open(other):
                 companions.append(other)
                 stale_holds |= {other.run_id: stale_hold} if stale_hold is not None else {}
         for other in companions:
@@ -348,7 +389,7 @@ class _Driver:
         companions: list[Job] = []
         for other in alike:
             is_full = len(companions) >= most
-            if is_full or _result(self.store, other) or not self._may_start(other):
+            if is_full or _result(self.store, other) or not self._may_start(other) or not self._is_open(other):
                 continue
             if holder(other.directory, self.watch) == (None, None):
                 companions.append(other)
@@ -359,6 +400,7 @@ class _Driver:
     def _reuse(self, job: Job, result: Result) -> None:
         self.outcomes[job.run_id] = result.outcome
         self.reused.add(job.run_id)
+        self._open(job.run_id)
         self._emit(job, {"event": "reused", "outcome": result.outcome, "reason": result.reason})
 
     def _wait_for_other(self, job: Job, holder_text: str) -> None:
@@ -513,6 +555,7 @@ class _Driver:
 
     def _finish(self, job: Job, outcome: str, reason: str | None) -> None:
         self.outcomes[job.run_id] = outcome
+        self._open(job.run_id)
         if outcome == "stopped" and self._is_late(0.0) and not self.signals:
             self.late.add(job.run_id)
         self._emit(job, {"event": "finished", "outcome": outcome, "reason": reason})

@@ -66,6 +66,7 @@ class Job:
         together: the run ids of a fixed stack in the order of their places. The jobs of a fixed stack that can start are in one
             process, however many workers are free. Empty: the run has no fixed stack.
         seconds: the seconds that the run is expected to take; read only when the sweep has a deadline.
+        after: the id of the run whose weights this run starts from. The job waits until that run is done; None: it waits for none.
     """
 
     run_id: str
@@ -74,6 +75,7 @@ class Job:
     stack: str | None = None
     together: tuple[str, ...] = ()
     seconds: float = 0.0
+    after: str | None = None
 
 
 class Streams(NamedTuple):

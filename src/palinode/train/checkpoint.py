@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from palinode.results.files import decode_stored
 from palinode.train.optim import Optimizers
 from palinode.train.tensor_stream import pieces
 
+CHECKPOINTS = "ckpt"  # the folder of the checkpoints in the directory of a run
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (2, 3)  # manifests of version 2 have no seal of the rows
@@ -165,6 +166,30 @@ def load_weights(directory: Path, model: nn.Module) -> Saved:
     saved, contents = _verified(directory)
     _load_model(directory, contents[MODEL_FILE], model)
     return saved
+
+
+def read_weights(directory: Path) -> tuple[Saved, dict[str, Tensor], str]:
+    """The numbers, the tensors of the model and their hash (as `weights_sha256` gives it) of one checkpoint directory.
+
+    Raises:
+        Damaged: a hash does not match.
+    """
+    saved, contents = _verified(directory)
+    return saved, load(contents[MODEL_FILE]), _sha256(contents[MODEL_FILE])
+
+
+def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the model's tensors in one checkpoint directory. Only the head of the file is read.
+
+    Raises:
+        Damaged: the file is missing or is no safetensors file.
+    """
+    path = directory / MODEL_FILE
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise Damaged("cannot be read", file=str(path)) from error
 
 
 def is_whole(directory: Path) -> bool:

