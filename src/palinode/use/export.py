@@ -29,7 +29,7 @@ from palinode.spec.load import load_run
 from palinode.spec.trained import Trained
 from palinode.use.hf_weights import CODE_FILE, Exported, exported
 
-CODE = Path(__file__).with_name(CODE_FILE)
+CODE = Path(__file__).parent / "templates" / CODE_FILE
 RUN_FILES = ("spec.json", "code.json")  # what a folder with the code of a user needs besides the code itself
 BOS = "[L]"
 
