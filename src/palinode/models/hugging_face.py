@@ -159,7 +159,8 @@ def _transformers() -> Any:
     except ImportError:
         hint = "`pip install 'palinode[hf]'`"
         raise EnvironmentProblem("transformers is not installed", field=SOURCE, hint=hint) from None
-    transformers.utils.logging.disable_progress_bar()
+    log: Any = transformers.utils.logging
+    log.disable_progress_bar()
     return transformers
 
 
@@ -211,10 +212,11 @@ def _convert(path: Path, folder: Path) -> None:
         from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
     except ImportError:
         raise EnvironmentProblem("gguf is not installed", field=SOURCE, hint="`pip install 'palinode[hf]'`") from None
-    read = load_gguf_checkpoint(str(path))["config"]
+    load: Any = load_gguf_checkpoint
+    read = load(str(path))["config"]
     config = _transformers().AutoConfig.for_model(**{key: value for key, value in read.items() if key[0] != "_"})
     model = _new(config)
-    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    tensors = load(str(path), return_tensors=True, model_to_load=model)["tensors"]
     tensors = {name: torch.as_tensor(value).float().contiguous() for name, value in tensors.items()}
     missing = model.load_state_dict(tensors, strict=False).missing_keys
     if lacking := set(missing) - {"lm_head.weight"}:
@@ -263,8 +265,8 @@ class Lora(nn.Module):
 
 def _plus_adapter(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """The hook of a linear map that has an adapter. The map itself keeps its class and the names of its weights."""
-    added: Tensor = output + module.adapter(*inputs)
-    return added
+    added: Tensor = module.get_submodule("adapter")(*inputs)
+    return output + added
 
 
 class HfLanguageModel(LanguageModel):
@@ -362,9 +364,10 @@ def _prepare(lm: Any, vocab_size: int) -> None:
     for module in lm.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # its random numbers would not be those of the run
-    for module in lm.base_model.modules():
-        if isinstance(module, nn.Embedding) and module is not lm.get_input_embeddings():
-            module.role = "position"
+    tables: list[Any] = [one for one in lm.base_model.modules() if isinstance(one, nn.Embedding)]
+    for table in tables:
+        if table is not lm.get_input_embeddings():
+            table.role = "position"
     lm.get_output_embeddings().role = "head"  # or Muon would take it
 
 
@@ -387,9 +390,9 @@ def _keep_blocks(lm: Any, kept: tuple[int, ...] | None) -> None:
         if hasattr(lm.config, name):
             setattr(lm.config, name, len(left))
     for index, block in enumerate(left):  # the place of a block in the cache
-        for module in block.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = index
+        parts: list[Any] = [part for part in block.modules() if hasattr(part, "layer_idx")]
+        for part in parts:
+            part.layer_idx = index
 
 
 def _with_special_rows(lm: Any, vocab_size: int) -> None:
@@ -441,8 +444,9 @@ def _add_lora(block: nn.Module, config: HfModel, rng: torch.Generator) -> None:
     """Put a low-rank map beside every linear map of a block (also those of GPT-2, which are `Conv1D` with a transposed weight)."""
     for module in list(block.modules()):
         if isinstance(module, nn.Linear) or _is_transposed(module):
-            shape = module.weight.shape[::-1] if _is_transposed(module) else module.weight.shape
-            module.adapter = Lora(shape[1], shape[0], config.lora_rank, config.lora_alpha, rng)
+            weight = module.get_parameter("weight")
+            out_width, in_width = weight.shape[::-1] if _is_transposed(module) else weight.shape
+            module.add_module("adapter", Lora(in_width, out_width, config.lora_rank, config.lora_alpha, rng))
             module.register_forward_hook(_plus_adapter)
 
 

@@ -122,7 +122,10 @@ def _gpt2(model: Decoder) -> tuple[dict[str, Any], Tensors]:
         "tie_word_embeddings": own.tied_head,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), own.dropout),
     }
-    tensors = {"transformer.wte.weight": model.embedding.weight, "transformer.wpe.weight": model.position.weight}
+    tensors: Tensors = {
+        "transformer.wte.weight": model.embedding.weight,
+        "transformer.wpe.weight": model.position.weight,
+    }
     for index, block in enumerate(model.blocks):
         at = f"transformer.h.{index}"
         tensors |= _gpt2_norm(f"{at}.ln_1", block.mixer_norm) | _gpt2_norm(f"{at}.ln_2", block.mlp_norm)
