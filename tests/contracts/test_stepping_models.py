@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from palinode import HfModel
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
@@ -98,7 +99,7 @@ def difference(model, tokens, chunks, room=None) -> float:
 
 
 def test_every_kind_and_every_mixer_is_in_this_suite():
-    assert {type(config) for config in CONFIGS.values()} == set(MODELS.values())
+    assert {type(config) for config in CONFIGS.values()} | {HfModel} == set(MODELS.values())
     assert {type(config.mixer) for config in CONFIGS.values() if isinstance(config, DecoderConfig)} == set(
         MIXERS.values()
     )
@@ -285,3 +286,11 @@ def test_an_old_state_is_not_changed_in_what_it_says():
     with torch.no_grad():
         extend(model, tokens_of(1, 4), state)
     assert (state.read, state.slots) == (0, 6)
+
+
+def test_an_open_model_reads_on_as_in_one_pass(open_model):
+    model = open_model.build(VOCABULARY, LONGEST, 0).double().eval()
+    for chunks in ([1] * LONGEST, [5, 1, 10, 8]):
+        assert (
+            difference(model, tokens_of(3, LONGEST), chunks, LONGEST) < 1e-6
+        )  # the rotary table of transformers is float32
