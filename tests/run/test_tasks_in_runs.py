@@ -196,10 +196,10 @@ def test_a_loss_that_is_not_finite_beyond_the_trained_length_is_a_note_and_no_sc
     rotary = gpt2(layers=1, width=16, heads=2).with_(position="rotary")
     spec, events = RunSpec.of(settings(evaluation=chosen, model=rotary), 1), []
 
-    def overflowing(trained, split):
+    def overflowing(trained, split, score=None):
         if trained.spec.data == spec.data.longer(4):
             raise FloatingPointError("inf")
-        return evaluate_split(trained, split)
+        return evaluate_split(trained, split, score)
 
     monkeypatch.setattr(measure, "evaluate_split", overflowing)
     store = Store(tmp_path)
