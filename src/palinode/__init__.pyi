@@ -1,5 +1,6 @@
 """Every public name of `palinode` and its home. Type checkers read this file, and `__init__.py` imports each name from its home."""
 
+from palinode.analysis.numbers import read as read
 from palinode.base.decision import Claim as Claim
 from palinode.base.decision import Decision as Decision
 from palinode.base.example import Draw as Draw

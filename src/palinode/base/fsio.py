@@ -21,6 +21,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 from palinode.base.errors import Damaged, EnvironmentProblem
 
 TEMPORARY_MARK = ".palinode-tmp-"
+REMOVED_MARK = ".palinode-removed-"
 CRASH_POINT_VARIABLE = "PALINODE_CRASH_POINT"
 ROW_MARK = '{"crc":'
 ROW_START = re.compile(r'\{"crc":[0-9]{1,10},"row":\{')
@@ -310,6 +312,27 @@ def remove(path: Path) -> None:
     """
     try:
         path.unlink(missing_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot be deleted: {error.strerror or error}", file=str(path)) from error
+
+
+def remove_directory(path: Path) -> None:
+    """Delete a directory and what is in it. Links in it are deleted, not followed. After a crash the path is whole or gone.
+
+    A process that is killed leaves a directory whose name begins with REMOVED_MARK.
+
+    Raises:
+        EnvironmentProblem: the directory, or something in it, cannot be deleted.
+    """
+    away = path if path.name.startswith(REMOVED_MARK) else path.with_name(f"{REMOVED_MARK}{path.name}")
+    try:
+        if away != path:
+            shutil.rmtree(away, ignore_errors=True)
+            os.replace(path, away)
+        crash_point(f"{path.name}.moved_away")
+        shutil.rmtree(away)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise EnvironmentProblem(f"cannot be deleted: {error.strerror or error}", file=str(path)) from error
 

@@ -21,10 +21,12 @@ import typer
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
 from palinode.cli import (
     audit,
+    clean,
     compare,
     data,
     doctor,
     export,
+    extend,
     import_,
     infill,
     ls,
@@ -69,6 +71,7 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
         "run my_idea.py --set recipe.steps=100 --seeds 1,2,3",
         "run my_idea.py --store /shared/runs --on slurm --workers 20 --on-option partition=gpu",
     ),
+    extend.extend: ("extend demo--default --steps 800",),
     worker.worker: (
         "worker --store /shared/runs",
         "worker --store /shared/runs --experiment my_idea--laptop --slots 4 --for 4h",
@@ -85,6 +88,8 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
     packs.unpack: ("unpack demo--default.palinode", "unpack my_idea.palinode --store runs-of-a-colleague"),
     ls.ls: ("ls", "ls --runs --json", "ls --verify"),
     ls.show: ("show demo--default", "show 3f2a"),
+    clean.rm: ("rm demo--default", "rm 3f2a --yes"),
+    clean.gc: ("gc", "gc --yes"),
     compare.compare: ("compare demo--default", "compare 3f2a 91bc"),
     sample.cut: ("cut 3f2a", "cut 3f2a --blocks 2"),
     sample.sample: (

@@ -86,10 +86,10 @@ def run(
             end = run_experiment(resolved, place, how)
     if end.left_to_workers:
         return _say_who_goes_on(end, resolved, store)
-    return _ended(end, place, resolved, json=json, report=report)
+    return ended(end, place, resolved, json=json, report=report)
 
 
-def _ended(end: SweepEnd, place: Store, resolved: ResolvedExperiment, *, json: bool, report: bool) -> int:
+def ended(end: SweepEnd, place: Store, resolved: ResolvedExperiment, *, json: bool, report: bool) -> int:
     """Print the verdicts, and the path of the report that was asked for; return the exit code."""
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)

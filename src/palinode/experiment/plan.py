@@ -256,8 +256,8 @@ def _is_short(
 
 
 def _most_checkpoints(recipe: Recipe) -> int:
-    """The largest number of checkpoints of one run in the store: the number to keep, but not more than the run makes."""
-    return min(recipe.keep_checkpoints, -(-recipe.steps // recipe.checkpoint_interval_steps))
+    """The largest number of checkpoints of one run in the store: the stable one, and the number to keep as far as it makes them."""
+    return min(recipe.keep_checkpoints, -(-recipe.steps // recipe.checkpoint_interval_steps)) + 1
 
 
 def _planned(

@@ -224,6 +224,20 @@ class Store:
         """The default directory of this experiment's report."""
         return self._own(self.root / REPORTS / _entry_stem(entry))
 
+    def files_of(self, entry: ExperimentEntry) -> list[Path]:
+        """The files of this experiment that are there: its seals, looks, cache, stop and queue, and its entry as the last one."""
+        suffixes = (
+            SEALS_SUFFIX,
+            LOOKS_SUFFIX,
+            CACHE_SUFFIX,
+            STOP_SUFFIX,
+            QUEUE_SUFFIX,
+            f"{DECIDE_SUFFIX}/{PLAN_FILE}",
+            ".json",
+        )
+        paths = (self._own(self.root / EXPERIMENTS / f"{_entry_stem(entry)}{suffix}") for suffix in suffixes)
+        return [path for path in paths if path.exists()]
+
     def table_paths(self) -> list[Path]:
         """The paths of the files of all experiments and audits, sorted."""
         return [*self._entry_paths(), *sorted((self.root / AUDITS).glob("*.json"))]

@@ -54,7 +54,7 @@ def verify(store: Store) -> Verified:
             tokenizers += 1
             problems += filter(None, [_problem_of_tokenizer(record)])
         own_tensors = [path for manifest in manifests for path in _tensor_files(manifest)]
-        problems += [problem for path in own_tensors if (problem := _problem_of_tensors(path))]
+        problems += [problem for path in own_tensors if (problem := problem_of_tensors(path))]
         tensors += own_tensors
     problems += store.damaged_experiments()
     unprotected = []
@@ -86,7 +86,8 @@ def _tensor_files(manifest: Path) -> list[Path]:
     return [manifest.parent / Path(name).name for name in (files if isinstance(files, dict) else ())]
 
 
-def _problem_of_tensors(path: Path) -> Damaged | None:
+def problem_of_tensors(path: Path) -> Damaged | None:
+    """The error of a tensor file of a checkpoint whose content has not the hash in the manifest beside it; None if it has."""
     try:
         entry = read_table(path.parent / MANIFEST_FILE)["files"][path.name]
         with open(path, "rb") as handle:

@@ -59,6 +59,7 @@ from palinode.run.measure import (
 )
 from palinode.run.shared_data import prepare_shared
 from palinode.run.start import Start, take_weights
+from palinode.spec.longer import stable_step
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
 from palinode.train.checkpoint import (
@@ -331,6 +332,7 @@ class Attempt:
         self.spec = self.trained.spec
         self.directory = self.store.run_directory(self.spec.run_id)
         self.number = self.hold.number
+        self.stable_step = stable_step(self.spec)
 
     @classmethod
     def begin(
@@ -426,7 +428,7 @@ class Attempt:
             self._log_training(report)
         if recipe.evaluate_every_steps and done % recipe.evaluate_every_steps == 0 and not last:
             self.evaluate()
-        if done % recipe.checkpoint_interval_steps == 0 and not last:
+        if (done % recipe.checkpoint_interval_steps == 0 or done == self.stable_step) and not last:
             self.save()
 
     def evaluate(self) -> None:
@@ -505,6 +507,7 @@ class Attempt:
             runs_together=self.runs_together,
             processes=self.worked_on.processes if self.worked_on.is_shared else (),
             parallel=self.worked_on.parallel,
+            stable=training.step == self.stable_step,
         )
         with self._timed("checkpoint"):
             fsio.sync(metrics_path(self.directory, self.hold.number))

@@ -41,6 +41,7 @@ class Saved(Config):
         processes: every number of processes that worked on the run up to this step, in the order of their first use; empty while
             it was always one.
         parallel: how they shared the run: `ddp`, `fsdp2`, in the order of their first use.
+        stable: whether every longer run of the same settings may go on from this checkpoint (`spec/longer.py`).
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class Saved(Config):
     runs_together: int = 1
     processes: tuple[int, ...] = ()
     parallel: tuple[str, ...] = ()
+    stable: bool = False
 
 
 class _Manifest(Saved):
@@ -61,7 +63,7 @@ class _Manifest(Saved):
 
 
 def save_checkpoint(root: Path, saved: Saved, model: nn.Module, optimizers: Optimizers, keep: int) -> Path:
-    """Write `root/step-N` durably, then delete all but the newest `keep` undamaged checkpoints.
+    """Write `root/step-N` durably, then delete all but the stable one and the newest `keep` undamaged checkpoints.
 
     Raises:
         Damaged: the directory of the checkpoints is a link.
@@ -310,9 +312,19 @@ def _keep_newest(root: Path, keep: int) -> None:
     kept = 0
     for directory in newest_first(root):
         if kept == keep:
-            shutil.rmtree(directory, ignore_errors=True)
+            if not _is_stable(directory):
+                shutil.rmtree(directory, ignore_errors=True)
         else:
             kept += is_whole(directory)
+
+
+def _is_stable(directory: Path) -> bool:
+    """Whether the manifest of this checkpoint can be read, and says that longer runs may go on from it."""
+    path = directory / MANIFEST_FILE
+    try:
+        return decode_stored(_Manifest, fsio.read_table(path), path).stable
+    except Damaged:
+        return False
 
 
 def _sha256(content: bytes) -> str:
