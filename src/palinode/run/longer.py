@@ -14,10 +14,9 @@ from palinode.results.holds import Hold, take
 from palinode.results.rows import ATTEMPT_EVENT, FROM_THE_START, Row, RowsSeal, metrics_path, read_rows, up_to_step
 from palinode.results.store import Store
 from palinode.results.verify import problem_of_tensors
-from palinode.run.one import CHECKPOINTS
 from palinode.spec.longer import shared_steps, stable_step
 from palinode.spec.run_spec import RunSpec
-from palinode.train.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, newest_first, newest_saved
+from palinode.train.checkpoint import CHECKPOINTS, MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, newest_first, newest_saved
 
 
 def begin_with(short: RunSpec, longer: RunSpec, store: Store) -> int:
