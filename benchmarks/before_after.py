@@ -31,7 +31,7 @@ SHAPES = {  # layers, width, heads, rows, window tokens
     "2x64, 32 x 20": (2, 64, 2, 32, 20),
 }
 VOCABULARY = 259
-WARM_UP_STEPS, PAIRS, AUDIT_PAIRS = 10, 40, 2
+WARM_UP_STEPS, PAIRS, AUDIT_PAIRS = 10, 40, 1
 
 Row = dict[str, Any]
 
