@@ -13,6 +13,7 @@ from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
 from palinode.data.bpe import train as train_bpe
 from palinode.objectives import LtrObjective, MaskedObjective
+from palinode.use.export import export
 from palinode.use.generate import next_logits
 from palinode.use.model import Model
 
@@ -233,3 +234,15 @@ def test_a_run_that_is_not_there_is_named(run, tmp_path):
         palinode.load("zz", run.store)
     with pytest.raises(BadInput, match="there is no results store here"):
         palinode.load("zz", tmp_path / "nowhere")
+
+
+def test_a_loaded_model_writes_the_folder_that_export_writes(run, tmp_path):
+    model = palinode.load(run.spec.run_id, run.store)
+    assert model.to_hf(tmp_path / "model") == tmp_path / "model"
+    export(run.spec.run_id, run.store, tmp_path / "same")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir() if path.is_file()}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "same").iterdir() if path.is_file()}
+    with pytest.raises(BadInput, match="is not empty"):
+        model.to_hf(tmp_path / "model")
+    with pytest.raises(BadInput, match="was not loaded from a store"):
+        Model(model.trained, model.record).to_hf(tmp_path / "other")

@@ -39,6 +39,7 @@ from palinode.run.trained import load_trained
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
+from palinode.use.export import export
 from palinode.use.generate import START, Sampling, generate_text
 from palinode.use.infill import Gap, Ids, Middles, infill_ids
 
@@ -64,7 +65,7 @@ def load(run: str, store: Path | str | Store = DEFAULT_ROOT, allow_code: bool = 
         raise BadInput("there is no results store here", file=str(place.root), field="store")
     run_id = place.find(run)
     spec = load_run(place.run_directory(run_id), allow_code=allow_code)
-    return Model(load_trained(spec, place), place.record(run_id))
+    return Model(load_trained(spec, place), place.record(run_id), place)
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,13 @@ class Model:
     Attributes:
         trained: the model with its spec, special tokens and data, as every function that scores or uses a model takes it.
         record: the record of the run: its result, metrics and audit.
+        store: the store that has the run; None for a model that was not loaded from one.
     """
 
-    def __init__(self, trained: Trained, record: Record):
+    def __init__(self, trained: Trained, record: Record, store: Store | None = None):
         self.trained = trained
         self.record = record
+        self.store = store
         self._warned: set[str] = set()
 
     def __dir__(self) -> list[str]:
@@ -317,6 +320,21 @@ class Model:
             (tokenizer.decode(one.ids), one.nats / self._units(one.ids), one.share) for one in found.middles
         )
         return Infilled(middles, tuple(middles[index][0] for index in found.drawn), found)
+
+    # --- for other programs ----------------------------------------------------------------------------------------
+
+    def to_hf(self, directory: Path | str, *, allow_code: bool = False, even_if_leaking: bool = False) -> Path:
+        """Write the model into a new folder that transformers and lm-eval read (`palinode export`), and return the folder.
+
+        Raises:
+            BadInput: the folder is not empty, the run is not done, or it needs the user's code and `allow_code` is not set.
+            AuditFailed: the run failed its audit, and `even_if_leaking` is not set.
+        """
+        if self.store is None:
+            raise BadInput("this model was not loaded from a store", field="store", hint="palinode.load(RUN, STORE)")
+        folder = Path(directory)
+        export(self.spec.run_id, self.store, folder, allow_code=allow_code, even_if_leaking=even_if_leaking)
+        return folder
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
