@@ -78,7 +78,7 @@ def test_the_source_is_part_of_the_id_and_its_absence_is_not(first):
 
 
 def test_a_missing_step_names_those_that_are_kept(first, store):
-    with pytest.raises(BadInput, match="no checkpoint of step 5.*kept: 10, 12"):
+    with pytest.raises(BadInput, match="no checkpoint of step 5.*kept: 6, 10, 12"):
         begun(following(first, step=5), store)
 
 

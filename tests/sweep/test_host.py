@@ -115,7 +115,8 @@ def test_code_of_the_store_runs_only_with_leave(store):
 
 def test_a_stopped_experiment_is_stopped_everywhere_and_another_goes_on(store):
     entry = experiment(store, slow="sleep")
-    store.write_spec("slow2", {"do": "sleep", "seconds": 60})
+    ours = {"numerics_version": NUMERICS_VERSION}
+    store.write_spec("slow2", {"do": "sleep", "seconds": 60, **ours})
     long = entry.with_(runs=(*entry.runs, RunEntry(arm="a", scale="base", seed=9, run_id="slow2")))
     store.write_experiment(long)
     experiment(store, "other", fine="done")
@@ -128,7 +129,7 @@ def test_a_stopped_experiment_is_stopped_everywhere_and_another_goes_on(store):
     assert store.record("fine").outcome == "done"
     assert store.record("slow2").outcome == "unfinished"
     store.forget_stop(long)
-    fsio.write_table(store.run_directory("slow2") / "spec.json", {"do": "done"})
+    fsio.write_table(store.run_directory("slow2") / "spec.json", {"do": "done", **ours})
     assert work(store, OPTIONS) == 0
     assert store.record("slow2").outcome == "done"
 
