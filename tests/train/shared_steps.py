@@ -155,7 +155,7 @@ class _OwnDenominator:
     def __init__(self, group, ours):
         self._group, self._ours, self._calls = group, ours, 0
         self.rank, self.count, self.leads = group.rank, group.count, group.leads
-        self.own = group.own
+        self.own, self.tick = group.own, group.tick
 
     def in_order(self, own):
         found = self._group.in_order(own)
