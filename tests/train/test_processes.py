@@ -34,7 +34,7 @@ def measured(cases, folder):
 
 
 def distance(shared, alone):
-    """The largest difference of loss (as a share above 1 nat), of gradient norm (as a share), and of auxiliary terms over the steps."""
+    """The largest difference of loss (as a share above 1 nat), of gradient norm (as a share), and of auxiliary terms."""
     (reference,) = alone
     count = min(len(reference["rows"]), len(shared[0]["rows"]))
     largest = 0.0
