@@ -80,3 +80,16 @@ def test_a_zip_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch, b
     for name in ("blimp.zip", "folder"):
         with pytest.raises(BadInput, match="bytes of text, and at most 100 are read"):
             read_pairs(str(blimp / name))
+
+
+@pytest.mark.parametrize("where", [45, 60, 80])
+def test_a_damaged_zip_is_one_refusal(tmp_path, where):
+    path = tmp_path / "pairs.zip"
+    line = '{"sentence_good": "the cat sits", "sentence_bad": "the cat sit"}\n'
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.jsonl", "".join(line.replace("cat", f"cat{n}") for n in range(200)))
+    content = bytearray(path.read_bytes())
+    content[where : where + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="no zip file that can be read"):
+        read_pairs(str(path))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -94,7 +95,12 @@ def _contents(path: Path, field: str) -> Iterator[tuple[str, bytes]]:
                 for name in sorted(archive.namelist()):
                     if _holds_pairs(PurePosixPath(name)):
                         yield f"{path}: {name}", archive.read(name)
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, RuntimeError, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError: encrypted, or a new format
             raise BadInput(f"is no zip file that can be read: {error}", file=str(path), field=field) from None
         return
     files = (
