@@ -1,15 +1,17 @@
 import random
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from instant_audit import (  # noqa: F401 - fixtures
+    one_nursery,
+    real_audit,
+    shared_nursery,
+    trained_runs_are_audited_at_once,
+)
 from palinode.cli.main import entry
-from palinode.experiment import fan_out, run
-from palinode.experiment.fan_out import JOB_MODULES
-from palinode.sweep.nursery import Nursery
 
 
 @dataclass
@@ -26,25 +28,9 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-class Shared(Nursery):
-    """A nursery that several commands use one after the other: it imports torch once for all of them."""
-
-    def __exit__(self, *_) -> None:
-        """It ends with the tests."""
-
-
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    shared = Shared(JOB_MODULES)
-    yield shared
-    shared.close()
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch, cache, nursery) -> Path:
+def here(tmp_path, monkeypatch, cache, one_nursery) -> Path:  # noqa: F811 - the fixture
     """An empty project directory with a small text in it; caches lie elsewhere. All commands share one nursery."""
-    for module in (fan_out, run):
-        monkeypatch.setattr(module, "nursery_for", lambda resolved, on_problem: nursery)
     monkeypatch.setenv("PALINODE_CACHE", str(cache))
     monkeypatch.delenv("PALINODE_STORE", raising=False)
     monkeypatch.delenv("PALINODE_DATA", raising=False)

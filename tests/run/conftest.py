@@ -1,9 +1,11 @@
-"""A small corpus and a private cache."""
+"""A small corpus and a private cache. Trained runs are audited at once, unless a test asks for the real audit."""
 
 import sys
 from pathlib import Path
 
 import pytest
+
+from instant_audit import real_audit, trained_runs_are_audited_at_once  # noqa: F401 - fixtures
 
 sys.path.insert(0, str(Path(__file__).parent))
 

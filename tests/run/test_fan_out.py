@@ -19,14 +19,20 @@ from palinode.sweep.nursery import Nursery
 CHILD = """
 import pathlib, sys, time
 from palinode.experiment.fan_out import end_with_the_driver, say
-end_with_the_driver()
-for directory in sys.argv[2:]:
-    spec = (pathlib.Path(directory) / "spec.json").read_text()
-    say({"word": sys.argv[1], "seed": __import__("json").loads(spec)["seed"]})
-    if sys.argv[1] == "fail":
-        raise ArithmeticError("as asked")
-    while sys.argv[1] == "stay":
-        time.sleep(0.05)
+
+def main():
+    end_with_the_driver()
+    for directory in sys.argv[2:]:
+        spec = (pathlib.Path(directory) / "spec.json").read_text()
+        say({"word": sys.argv[1], "seed": __import__("json").loads(spec)["seed"]})
+        if sys.argv[1] == "fail":
+            raise ArithmeticError("as asked")
+        while sys.argv[1] == "stay":
+            time.sleep(0.05)
+    return 0
+
+if __name__ == "__main__":
+    sys.exit(main())
 """
 DRIVER = """
 import sys
@@ -38,30 +44,33 @@ fan_out("child", ["stay"], [tiny_spec(Path({corpus!r}))], None, [[0]], print)
 """
 
 
-@pytest.fixture
-def module(tmp_path, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def module(tmp_path_factory):
     """A module `child` that fan_out's processes can import."""
-    (tmp_path / "child.py").write_text(CHILD)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return "child"
+    folder = tmp_path_factory.mktemp("module")
+    (folder / "child.py").write_text(CHILD)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield "child"
 
 
 @pytest.fixture(scope="module")
-def nursery():
+def nursery(module):
     """Forks processes that would each import torch."""
-    with Nursery(JOB_MODULES) as forks:
+    with Nursery((*JOB_MODULES, module)) as forks:
         yield forks
 
 
-def test_every_process_works_on_its_share(module, corpus):
+def test_every_process_works_on_its_share(module, corpus, nursery):
     specs = [tiny_spec(corpus, seed=seed) for seed in (1, 2, 3)]
-    rows = fan_out(module, ["word"], specs, None, [[0, 2], [1]], on_failure=pytest.fail)
+    rows = fan_out(module, ["word"], specs, None, [[0, 2], [1]], on_failure=pytest.fail, nursery=nursery)
     assert sorted((row["word"], row["seed"]) for row in rows) == [("word", 1), ("word", 2), ("word", 3)]
 
 
-def test_a_failure_is_told_and_what_was_said_before_it_counts(module, corpus):
-    messages = []
-    rows = fan_out(module, ["fail"], [tiny_spec(corpus)], None, [[0]], on_failure=messages.append)
+@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.nightly)])
+def test_a_failure_is_told_and_what_was_said_before_it_counts(module, corpus, nursery, forked):
+    messages, forks = [], nursery if forked else None
+    rows = fan_out(module, ["fail"], [tiny_spec(corpus)], None, [[0]], on_failure=messages.append, nursery=forks)
     assert messages == ["ArithmeticError: as asked"]
     assert [row["seed"] for row in rows] == [1]
 
