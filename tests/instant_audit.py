@@ -75,7 +75,8 @@ def shared_nursery() -> Iterator[Nursery]:
 @pytest.fixture
 def one_nursery(shared_nursery, monkeypatch) -> Nursery:
     """All commands of a test use one nursery."""
-    from palinode.experiment import fan_out, run  # not above: polars starts threads, and with them nothing can be forked
+    # not above: polars starts threads, and a process with threads cannot be forked
+    from palinode.experiment import fan_out, run
 
     for module in (fan_out, run):
         monkeypatch.setattr(module, "nursery_for", lambda resolved, on_problem: shared_nursery)
