@@ -19,7 +19,7 @@ from palinode.results.store import Store
 from palinode.sweep import local
 from palinode.sweep.local import default_workers, sweep, usable_cores
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import Job
+from palinode.sweep.process import PYTHON_MODULE, Job
 
 WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 DRIVER = f"""
@@ -29,7 +29,7 @@ from pathlib import Path
 from palinode.results.store import Store
 from palinode.sweep.local import sweep
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import Job
+from palinode.sweep.process import PYTHON_MODULE, Job
 store = Store(Path(sys.argv[1]))
 jobs = [Job(i, store.run_directory(i)) for i in sys.argv[3:]]
 end = sweep(jobs, store, workers=int(sys.argv[2]), worker={WORKER!r}, on_event=lambda e: print(json.dumps(e), flush=True))
@@ -47,10 +47,16 @@ def job(store: Store, name: str, do: str, **more) -> Job:
     return Job(name, store.write_spec(name, {"do": do, **more}))
 
 
-def run(store: Store, *jobs: Job, workers: int = 2):
-    events: list[dict] = []
-    end = sweep(jobs, store, workers=workers, on_event=events.append, worker=WORKER)
-    return end, events
+@pytest.fixture
+def run(forks):
+    """A sweep of these jobs whose workers are forked: how it ended, and its events."""
+
+    def swept(store: Store, *jobs: Job, workers: int = 2):
+        events: list[dict] = []
+        how = {"on_event": events.append, "worker": (*PYTHON_MODULE, "fake_worker"), "nursery": forks}
+        return sweep(jobs, store, workers=workers, **how), events
+
+    return swept
 
 
 def attempts(store: Store, name: str) -> int:
@@ -73,7 +79,7 @@ def eventually(condition, seconds: float = 10.0):
     raise AssertionError("did not happen in time")
 
 
-def test_every_end_is_a_result_and_the_others_go_on(store):
+def test_every_end_is_a_result_and_the_others_go_on(run, store):
     kinds = ["done", "diverged", "raise", "oom", "kill", "segfault", "exit", "print"]
     end, events = run(store, *(job(store, kind, kind) for kind in kinds))
     assert end.outcomes == {
@@ -100,7 +106,7 @@ def test_every_end_is_a_result_and_the_others_go_on(store):
     assert not list(store.root.glob("*/lease.json"))
 
 
-def test_done_is_not_done_again_and_failed_is_tried_again(store):
+def test_done_is_not_done_again_and_failed_is_tried_again(run, store):
     jobs = [job(store, kind, kind) for kind in ("done", "diverged", "raise")]
     run(store, *jobs)
     end, events = run(store, *jobs)
@@ -110,7 +116,7 @@ def test_done_is_not_done_again_and_failed_is_tried_again(store):
     assert [event["run_id"] for event in events if event["event"] == "started"] == ["raise"]
 
 
-def test_a_run_named_twice_is_done_once(store):
+def test_a_run_named_twice_is_done_once(run, store):
     one = job(store, "one", "done")
     end, _ = run(store, one, one)
     assert attempts(store, "one") == 1
@@ -131,14 +137,14 @@ def test_at_most_so_many_at_a_time(store):
     assert set(end.outcomes.values()) == {"done"}
 
 
-def test_a_full_disk_ends_the_sweep_with_the_disks_own_error(store):
+def test_a_full_disk_ends_the_sweep_with_the_disks_own_error(run, store):
     with pytest.raises(EnvironmentProblem, match="cannot write"):
         run(store, job(store, "disk", "disk"), *(job(store, f"s{i}", "sleep", seconds=30) for i in range(3)))
     assert store.record("disk").result is None
     assert attempts(store, "s2") == 0
 
 
-def test_a_damaged_result_is_made_again(store):
+def test_a_damaged_result_is_made_again(run, store):
     one = job(store, "one", "done")
     (one.directory / "result.json").write_text("{")
     end, _ = run(store, one)
@@ -219,7 +225,7 @@ def test_the_second_interrupt_kills_within_a_second(store):
     assert all(store.record(name).outcome == "unfinished" for name in names)
 
 
-def test_runs_end_when_their_driver_is_killed_and_the_next_driver_goes_on(store):
+def test_runs_end_when_their_driver_is_killed_and_the_next_driver_goes_on(run, store):
     names = [job(store, f"s{i}", "sleep", seconds=60).run_id for i in range(2)]
     driver = drive(store, *names)
     pids = until_training(driver, 2)
@@ -335,7 +341,9 @@ def test_runs_of_other_processes_are_looked_at_a_few_at_a_time_and_less_and_less
     assert looks == []
 
 
-def test_the_death_of_a_worker_does_not_replace_the_result_of_the_process_that_took_its_run_over(store, monkeypatch):
+def test_the_death_of_a_worker_does_not_replace_the_result_of_the_process_that_took_its_run_over(
+    run, store, monkeypatch
+):
     write_death = local._Driver._write_death
 
     def after_another_has_finished_it(driver, process, of_run):
@@ -352,7 +360,7 @@ def follower(store: Store, name: str, after: str, do: str = "done") -> Job:
     return replace(job(store, name, do), after=after)
 
 
-def test_a_run_waits_for_the_run_that_it_starts_from(store):
+def test_a_run_waits_for_the_run_that_it_starts_from(run, store):
     jobs = follower(store, "third", "second"), follower(store, "second", "first"), job(store, "first", "done")
     end, events = run(store, *jobs)
     assert set(end.outcomes.values()) == {"done"}
@@ -361,7 +369,7 @@ def test_a_run_waits_for_the_run_that_it_starts_from(store):
 
 
 @pytest.mark.parametrize("how", ["diverged", "raise", "missing"])
-def test_a_run_fails_with_the_run_that_it_starts_from(store, how):
+def test_a_run_fails_with_the_run_that_it_starts_from(run, store, how):
     source = [] if how == "missing" else [job(store, "source", how)]
     end, _ = run(store, follower(store, "second", "source"), follower(store, "third", "second"), *source)
     assert (end.outcomes["second"], end.outcomes["third"]) == ("failed", "failed")
