@@ -1,4 +1,4 @@
-"""Fake workers are forked, as `palinode run` forks real ones: one that is started computes for half a second before its first line."""
+"""Fake workers are forked, as `palinode run` forks real ones: a started one computes for half a second before its first line."""
 
 from collections.abc import Iterator
 from pathlib import Path
