@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from palinode.analysis.numbers import numbers_in, row_of_result
+from palinode.base.decision import FIXED
 from palinode.base.errors import Damaged
 from palinode.base.measures import FINAL_OUTCOMES
 from palinode.mirror.new_rows import Position, kind_of, new_rows
@@ -46,6 +47,7 @@ class Mirror:
         self.failed: set[str] = set()
         self._failures = 0  # since the last batch that was taken
         self._places: Places = []
+        self._all_planned = False  # whether no runs will be added: seeds "until decided" have no end that is known here
         self._seen: Sequence[tuple[str, int]] = ()
 
     def look(self, *, close: bool, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -93,9 +95,9 @@ class Mirror:
 
     @property
     def is_over(self) -> bool:
-        """Whether every run has a result, so that a further look would find nothing."""
-        directories = (self.store.run_directory(run.run_id) for _, run in self._current_places())
-        return all(is_regular(directory / RESULT_FILE) for directory in directories)
+        """Whether every run has a result, and no more runs will follow, so that a further look would find nothing."""
+        directories = [self.store.run_directory(run.run_id) for _, run in self._current_places()]
+        return self._all_planned and all(is_regular(directory / RESULT_FILE) for directory in directories)
 
     def _current_places(self) -> Places:
         """The runs of the experiments, read again when a file of the experiments has changed."""
@@ -107,6 +109,7 @@ class Mirror:
             experiments = self.store.experiments() if self.experiment is None else [self.store.entry(self.experiment)]
             # while trials choose a setting, the ids of the runs are only plans
             chosen = [entry for entry in experiments if not entry.to_choose]
+            self._all_planned = all(not one.to_choose and one.seeds_planned == FIXED for one in experiments)
             self._places = [(entry.full_name, run) for entry in chosen for run in self.store.queue(entry)]
             self._seen = files
         return self._places
