@@ -1,9 +1,8 @@
 """What `palinode mirror --follow` costs the run beside it: the same run in a new store, alone and with a mirror, in turn.
 
-A run is a process of its own with one thread. The mirror is started with it, so that its start counts, and ends with it. Counted are
-the CPU seconds and the wall time of the run, with a mirror divided by alone, and the CPU seconds of the mirror with its tracker.
-A mirror that sends the same rows at once, after the run, shows how much of that is its start. Which way is first changes with
-each round.
+A run is a process of its own with one thread. The mirror is started with it, so that its start counts. Counted are the CPU seconds
+and the wall time of the run, with a mirror divided by alone, and the CPU seconds of the mirror with its tracker. A mirror that
+sends the same rows at once, after the run, shows how much of that is its start. Which way is first changes with each round.
 Run: python benchmarks/mirror_cost.py
 """
 

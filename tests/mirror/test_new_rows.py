@@ -1,6 +1,6 @@
 """The rows that are new: however looks and attempts fall, each step is sent once, and no row of the run is missed."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palinode.base import fsio
@@ -41,6 +41,7 @@ class Writer:
 LIVES = st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.integers(0, 9)), min_size=1, max_size=6)
 
 
+@settings(max_examples=25)
 @given(lives=LIVES)
 def test_each_step_once_and_none_missed(tmp_path_factory, lives):
     """A life: so many steps, then maybe a look, then the process is killed and goes on so many steps earlier."""
