@@ -272,9 +272,11 @@ def test_a_damaged_run_or_file_of_what_was_sent_is_named(palinode, store, fake):
     fake((), "pass")
     run = store.entry("demo").runs[0]
     (store.run_directory(run.run_id) / "result.json").write_text("{")
+    (store.root / "experiments" / "broken--x.json").write_text("{")
     told = palinode("mirror", "runs", "--to", "wandb", "--quiet")
-    assert (told.code, len(told.err.splitlines())) == (4, 1)
+    assert (told.code, len(told.err.splitlines())) == (4, 2)
     assert f"left out: runs/{run.run_id}/result.json" in told.err
+    assert "left out: runs/experiments/broken--x.json" in told.err
     assert set(Path("taken.txt").read_text().split('"')[1::2]) == {"both", "both-published-mask"}
     with Path("mirror/wandb/sent-to-wandb.jsonl").open("a") as file:
         file.write("garbage\n")

@@ -7,7 +7,7 @@ import importlib.util
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,25 +57,36 @@ def mirror(
     from palinode.mirror.sent import Sent
     from palinode.results.holds import locked
 
-    def tell(text: str) -> None:
-        if not quiet or text.startswith(("warning: ", "left out: ")):
-            typer.echo(text, err=True)
-
     with locked(target) as is_alone, Sender(to, target, online=online) as sender, _stopped() as stop:
         if not is_alone:
             raise BadInput("another process mirrors into this directory", file=str(target), field="--dir")
         sent = Sent(target / f"sent-to-{to}.jsonl")
+        tell = _teller(quiet=quiet)
         mirror = Mirror(place, sender, sent, entry.full_name if entry is not None else None, tell)
         if follow:
             mirror.go_on(stop.event)
         else:
             mirror.look(close=True, should_stop=stop.event.is_set)
         sender.end()
+    for damage in (damaged := place.damaged_experiments() if entry is None else []):
+        tell(f"left out: {damage}")
     if not quiet:
         _say(mirror, to, target, online=online)
     if stop.signal is not None:
         return 128 + stop.signal
-    return EnvironmentProblem.exit_code if mirror.failed else Damaged.exit_code if mirror.damaged else 0
+    if mirror.failed:
+        return EnvironmentProblem.exit_code
+    return Damaged.exit_code if mirror.damaged or damaged else 0
+
+
+def _teller(*, quiet: bool) -> Callable[[str], None]:
+    """A function that prints a line to standard error; if `quiet`, only lines about what was left out."""
+
+    def tell(text: str) -> None:
+        if not quiet or text.startswith(("warning: ", "left out: ")):
+            typer.echo(text, err=True)
+
+    return tell
 
 
 def _say(mirror: Mirror, to: str, target: Path, *, online: bool) -> None:
