@@ -706,6 +706,32 @@ def worker_cost(result: Row) -> Iterator[str]:
     )
 
 
+def mirror_cost(result: Row) -> Iterator[str]:
+    target, of_trackers = result["target_ratio"], result["trackers"]
+    yield "## A mirror beside a run"
+    yield ""
+    yield from paragraph(
+        f"A run of {result['steps']} steps with a row every {result['log_every_steps']} steps, alone and with "
+        f"`palinode mirror --follow` beside it, in turn, rounds: {result['rounds']}, with the lowest and highest in brackets. The "
+        f"mirror starts with the run, so its start counts. Target: at most {target:g} times the run alone. `at once` is a mirror "
+        "that sends the same rows after the run: most of what a mirror uses is its start, which a longer run has once as well."
+    )
+    yield ""
+    rows = [
+        [
+            tracker,
+            f"{with_range(one['cpu_ratio'], 3)}: {met(one['cpu_ratio']['median'] <= target)}",
+            with_range(one["wall_ratio"], 3),
+            with_range(one["run_cpu_seconds"], 1),
+            with_range(one["mirror_cpu_seconds"], 1),
+            with_range(one["at_once_cpu_seconds"], 1),
+        ]
+        for tracker, one in of_trackers.items()
+    ]
+    head = ("tracker", "CPU of the run", "wall time of the run", "run, CPU s", "mirror, CPU s", "at once, CPU s")
+    yield from table(head, rows)
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -729,6 +755,7 @@ SECTIONS = {
         audit_cost,
         store_scale,
         worker_cost,
+        mirror_cost,
         cluster_simulation,
     )
 }

@@ -312,6 +312,13 @@ def test_the_end_of_a_long_file_is_read_alone(tmp_path, monkeypatch):
         assert fsio.read_last_rows(path) == ([{"step": 3}], None)
         path.write_bytes(path.read_bytes() + SECOND[:-1])
         assert fsio.read_last_rows(path) == ([{"step": 3}, {"step": 2}], None)
+        assert [row["step"] for row in fsio.read_recent_rows(path, 3)] == [
+            1,
+            2,
+            3,
+            2,
+        ]  # three lines, and one without its end
+        assert len(fsio.read_recent_rows(path, 10**6)) < 3000
         path.write_bytes(FIRST * 3000 + b"garbage\n")
         assert fsio.read_last_rows(path) == ([], "the last line")
     path.unlink()

@@ -181,6 +181,52 @@ def test_seeds_added_after_a_look_are_recorded_and_sealed(palinode, machine):
     assert lines[-1] == "decision.smallest_effect was 0.05 in the sealed plan, and is now 0.07"
 
 
+@pytest.mark.parametrize("text", [FIXED, UNTIL])
+def test_extend_adds_seeds_as_run_does_without_the_file(palinode, machine, text):
+    Path("x.toml").write_text(text)
+    for store in ("runs", "other"):
+        assert palinode("run", "x.toml", "--store", store).code == 0
+    assert palinode("run", "x.toml", "--store", "other", "--seeds", "5").code == 0
+    Path("x.toml").unlink()
+    told = palinode("extend", "tiny", "--seeds", "5")
+    assert told.code == 0, told.err
+    assert told.err.splitlines()[0] == f"tiny--default has 5 seeds, new: {'4, 5' if text == FIXED else '5'}"
+    seen = []
+    for place in (Store("runs"), Store("other")):
+        entry = place.entry("tiny")
+        seals, rows = place.seals(entry).rows, place.looks(entry).rows
+        taken = (entry.seeds, entry.runs, entry.seeds_planned, entry.looks_taken, entry.seeds_added_after_a_look)
+        plans = [
+            (seal.seeds, seal.seeds_planned, seal.settings, seal.code, seal.decision, seal.looks) for seal in seals
+        ]
+        seen.append((taken, plans, [(row.seeds, row.outcomes) for row in rows]))
+        assert deviations(place.experiment("tiny"), seals, rows)[-1].startswith("seed")
+    assert seen[0] == seen[1]
+    before = everything_in(Path("runs"))
+    for again in ("5", "4,5"):
+        told = palinode("extend", "tiny", "--seeds", again)
+        assert (told.code, told.err.splitlines()[0]) == (0, "tiny--default has 5 seeds already")
+    assert everything_in(Path("runs")) == before
+
+
+def test_extend_refuses_seeds_that_add_nothing_or_too_much(palinode, machine):
+    Path("x.toml").write_text(UNTIL)
+    assert palinode("run", "x.toml").code == 0
+    before = everything_in(Path("runs"))
+    for seeds, line in {
+        "3": "--seeds: 3 is less than the 4 seeds that there are",
+        "4": "--seeds: adds no seed to 1, 2, 3, 4, which are added until every verdict is decided",
+        "1,2": "--seeds: adds no seed to 1, 2, 3, 4, which are added until every verdict is decided",
+        "no": "--seeds: 'no' is not a list of seeds (such as 1,2,3, or a number of seeds)",
+        "-3": "--seeds: -3 is not a number of seeds",
+        "7,7": "--seeds: seed 7 is given twice",
+        "700": "seeds: 1,400 runs are more than 1,000 (add --yes to run them anyway)",
+    }.items():
+        told = palinode("extend", "tiny", f"--seeds={seeds}")
+        assert (told.code, told.out, told.err) == (2, "", f"{line}\n")
+    assert everything_in(Path("runs")) == before
+
+
 def test_looks_at_other_settings_do_not_count(palinode, machine):
     Path("x.toml").write_text(FIXED)
     assert palinode("run", "x.toml", "--set", "recipe.steps=2", "--seeds", "2").code == 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -36,34 +37,64 @@ def test_ls_counts_what_the_experiments_hold(palinode, store):
     runs = json.loads(palinode("ls", "--runs", "--json").out)
     assert sorted(run["run_id"] for run in runs) == sorted(run.run_id for run in entry.runs)
     header, *lines = palinode("ls", "--runs").out.splitlines()
-    assert header.split() == ["run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min", "left"]
+    assert header.split() == [
+        "run",
+        "outcome",
+        "experiment",
+        "arm",
+        "scale",
+        "seed",
+        "step",
+        "loss",
+        "min",
+        "left",
+        "MB",
+    ]
     assert len(lines) == len(runs)
     of_run = {run.run_id: run for run in entry.runs}
     for line in lines:
-        run_id, outcome, name, *_, left = line.split()
+        run_id, outcome, name, *_, left, megabytes = line.split()
         assert (outcome, name, left) == ("done", entry.full_name, "-")
+        files = [path for path in (store.root / run_id).rglob("*") if path.is_file()]
+        assert megabytes == f"{sum(path.stat().st_size for path in files) / 1e6:.1f}"
         assert of_run[run_id].arm in line
 
 
-def test_a_run_at_work_shows_how_far_it_is(palinode, store):
-    from palinode.results.holds import take
+def test_a_run_at_work_shows_how_far_it_is(palinode, store, monkeypatch):
+    from palinode.results.holds import STALE_SECONDS, take
 
-    run_id = store.entry("demo").runs[0].run_id
-    (store.run_directory(run_id) / "result.json").unlink()
+    entry = store.entry("demo")
+    run_id = next(run.run_id for run in entry.runs if run.arm == "both")
+    for name in ("result.json", "metrics.jsonl"):
+        (store.run_directory(run_id) / name).unlink()
     steps = store.record(run_id).spec["recipe"]["steps"]
-    row = {"event": "train", "step": steps // 4, "seconds": 60.0, "nats_by_group": {"ltr": 2.5}, "attempt": 9}
-    store.append_metrics(run_id, row)
 
     def listed() -> dict:
         return next(run for run in json.loads(palinode("ls", "--runs", "--json").out) if run["run_id"] == run_id)
 
-    assert (listed()["outcome"], listed()["step"], listed()["minutes_left"]) == ("unfinished", steps // 4, None)
+    assert (listed()["outcome"], listed()["step"]) == ("unfinished", 0)  # nobody has begun it
+    row = {"event": "train", "nats_by_group": {"ltr": 2.5, "rtl": 3.5}, "attempt": 1}
+    for step in range(1, 101):  # the last 50 steps take a tenth of the time of the others
+        seconds = min(step, 50) + max(0, step - 50) / 10
+        counts = {"tokens_scored_ltr": 2 * step, "tokens_scored_rtl": 3 * step}
+        store.append_metrics(run_id, {**row, **counts, "step": step, "seconds": float(seconds)}, attempt=1)
+    assert (listed()["outcome"], listed()["step"], listed()["minutes_left"]) == ("stalled", 100, None)
     with take(store.run_directory(run_id)):
-        rows = listed()
-        assert (rows["outcome"], rows["loss"]) == ("running", 2.5)
-        assert rows["minutes_left"] == pytest.approx((steps - steps // 4) / (steps // 4))
+        seen = listed()
+        assert (seen["outcome"], seen["loss"]) == ("running", 3.5)  # of the pass that training scores most
+        assert seen["minutes_left"] == pytest.approx((steps - 100) / 10 / 60)
         (line,) = (line for line in palinode("ls", "--runs").out.splitlines() if run_id in line)
-        assert f"{steps // 4}/{steps}" in line
+        assert f"100/{steps}" in line
+        lines = palinode("watch", "demo", "--once", "--runs").out.splitlines()
+        assert lines[0].endswith("1 running on 1 host, 0 open")
+        assert [line.split()[:2] for line in lines[1:]] == [["run", "outcome"], [run_id, "running"]]
+        now = time.time()
+        with monkeypatch.context() as patched:
+            patched.setattr("time.time", lambda: now + STALE_SECONDS + 5)  # no heartbeat for so long
+            assert listed()["outcome"] == "stalled"
+    assert listed()["outcome"] == "stalled"
+    assert f"{run_id}  stalled" in palinode("watch", "demo", "--once", "--runs").out
+    assert len(palinode("watch", "demo", "--once").out.splitlines()) == 1
 
 
 def test_ls_names_damage_and_lists_the_rest(palinode, store):

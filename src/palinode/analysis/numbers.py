@@ -92,15 +92,15 @@ def _frame(runs: Iterable[ExperimentRun]) -> pl.DataFrame:
 
 def _rows(run: ExperimentRun) -> Iterator[Row]:
     assert run.record is not None
-    for row in (*run.record.metrics, *_row_of_result(run.record)):
+    for row in (*run.record.metrics, *row_of_result(run.record)):
         place = {"run": run.entry.run_id} | {name: row.get(name) for name in OF_ROW}
         for name, item in row.items():
             if name not in OF_ROW:
-                yield from (place | {"name": path, "value": value} for path, value in _numbers(item, name))
+                yield from (place | {"name": path, "value": value} for path, value in numbers_in(item, name))
 
 
-def _row_of_result(record: Record) -> list[Row]:
-    """The numbers of a run's result in the form of a row of metrics; empty for a run without a result."""
+def row_of_result(record: Record) -> list[Row]:
+    """The numbers of a run's result in the form of a row of metrics; empty for a run without a result. The event is `result`."""
     result = record.result
     if result is None:
         return []
@@ -111,13 +111,17 @@ def _row_of_result(record: Record) -> list[Row]:
     return [{"event": RESULT, "final": True, **reached, **tables}]
 
 
-def _numbers(item: Any, path: str) -> Iterator[tuple[str, float]]:
-    """(dotted path, number) of every number in a value of a metrics row. Items of a list are counted from 0."""
+def numbers_in(item: Any, path: str, *, with_lists: bool = True) -> Iterator[tuple[str, float]]:
+    """(dotted path, number) of every number in a value of a metrics row. Items of a list are counted from 0.
+
+    Args:
+        with_lists: whether numbers inside lists are given, too. Lists hold tables, such as the slices of a task.
+    """
     if isinstance(item, Mapping):
         for key, inner in item.items():
-            yield from _numbers(inner, f"{path}.{key}")
+            yield from numbers_in(inner, f"{path}.{key}", with_lists=with_lists)
     elif isinstance(item, list):
-        for index, inner in enumerate(item):
-            yield from _numbers(inner, f"{path}.{index}")
+        for index, inner in enumerate(item if with_lists else ()):
+            yield from numbers_in(inner, f"{path}.{index}")
     elif isinstance(item, int | float) and not isinstance(item, bool):
         yield path, float(item)

@@ -204,6 +204,16 @@ def read_last_rows(path: Path) -> Rows:
     return Rows([*last, *torn], None if is_sound and is_torn else "the last line")
 
 
+def read_recent_rows(path: Path, count: int) -> list[dict[str, Any]]:
+    """The rows of the last `count` lines of an appended file, or fewer: only the end of the file is read. Damage is left out.
+
+    Raises:
+        Damaged: the file exists and cannot be read.
+    """
+    lines = _lines_from(path, -TAIL_BYTES)[-count - 1 :]  # the last one is empty or torn
+    return [row for line in lines for row in _rows_of_line(line, ends=True)[0]]
+
+
 def rewrite_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replace the content of an appended file by these rows: a run that resumes removes the rows after its checkpoint."""
     bodies = [json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False) for row in rows]

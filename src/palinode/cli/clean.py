@@ -9,7 +9,7 @@ import typer
 
 from palinode.base.errors import BadInput
 from palinode.cli import options
-from palinode.cli.options import as_json
+from palinode.cli.options import MEGABYTE, as_json
 from palinode.cli.stores import open_store, run_named, writable_store
 from palinode.cli.texttable import shown, terminal_characters, text_table
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from palinode.results.store import Store
     from palinode.run.cleaning import Leftover, Removal
 
-MEGABYTE = 1e6
 Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking.")]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.base.errors import BadInput, Damaged, PalinodeError
+from palinode.base.errors import BadInput, Damaged
 from palinode.cli import options
-from palinode.cli.options import as_json
+from palinode.cli.options import MEGABYTE, as_json
 from palinode.cli.stores import open_store
 from palinode.cli.texttable import shown, terminal_characters, text_table
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from palinode.results.store import Store
 
 EXPERIMENT_COLUMNS = ("experiment", "arms", "runs", "done", "other", "created")
-RUN_COLUMNS = ("run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min left")
+RUN_COLUMNS = ("run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min left", "MB")
 ATTEMPT_COLUMNS = ("attempt", "host", "kind", "from", "to", "cost")
 NOTHING = "-"
 
@@ -86,52 +85,39 @@ def _count(entry: ExperimentEntry, outcomes: Mapping[str, str]) -> Counter[str]:
 
 def _runs(store: Store, *, json: bool) -> str:
     cells = {run.run_id: (entry.full_name, run.arm, run.scale) for entry in store.experiments() for run in entry.runs}
-    listed = [_with_cell(row, cells.get(row.run_id), store) for row in store.listing()]
-    if json:
-        return as_json(listed)
+    listed = [listed_run(row, cells.get(row.run_id), store) for row in store.listing()]
+    return as_json(listed) if json else runs_table(listed) or "no runs yet"
+
+
+def runs_table(listed: Sequence[Mapping[str, Any]], most_characters: int | None = None) -> str:
+    """A table of what `listed_run` gives; empty for no runs.
+
+    Args:
+        most_characters: the width of a line; None: the width of the terminal.
+    """
     optional = [name for name in ("host", "last beat", "reason") if any(row[name] for row in listed)]
     columns = (*RUN_COLUMNS, *optional)
     rows = [[_cell(row, column) for column in columns] for row in listed]
-    right = ("seed", "step", "loss", "min left")
-    return text_table(columns, rows, right=right, most_characters=terminal_characters()) if rows else "no runs yet"
+    width = most_characters or terminal_characters()
+    right = ("seed", "step", "loss", "min left", "MB")
+    return text_table(columns, rows, right=right, most_characters=width) if rows else ""
 
 
-def _with_cell(row: RunRow, cell: tuple[str, str, str] | None, store: Store) -> dict[str, Any]:
-    """A run with the arm, scale and seed that it has in its experiment, and the progress of the run."""
-    listed = asdict(row) | dict(zip(("experiment", "arm", "scale"), cell or (None, None, None), strict=True))
-    return (
-        listed | _so_far(row, store)
-        if row.outcome == "unfinished"
-        else listed | {"minutes_left": None, "host": None, "last beat": None}
-    )
-
-
-def _so_far(row: RunRow, store: Store) -> dict[str, Any]:
-    """The step and the loss in the last metrics row of a run. For a run being trained, also its host and the minutes left."""
-    from palinode.results.holds import Watch, holder, newest_hold
-    from palinode.results.rows import read_last_rows
+def listed_run(row: RunRow, cell: tuple[str, str, str] | None, store: Store) -> dict[str, Any]:
+    """A run with the experiment, arm and scale that it belongs to, the bytes of its files, and how far it is."""
+    from palinode.results.files import bytes_of
+    from palinode.sweep.watching import so_far
 
     directory = store.run_directory(row.run_id)
-    try:
-        rows = read_last_rows(directory)
-        running = holder(directory, Watch())[0] is not None
-    except PalinodeError:
-        rows, running = [], False
-    hold = newest_hold(directory) if running else None
-    host = (hold.content or {}).get("host") if hold is not None else None
-    beat = f"{max(0.0, time.time() - hold.written(directory)):.0f} s ago" if hold is not None else None
-    last = rows[-1] if rows else {}
-    step, seconds = int(last.get("step", 0)), float(last.get("seconds", 0.0))
-    left = (row.steps - step) * seconds / step / 60 if running and row.steps and step else None
-    found = {"step": step, "loss": _loss(last), "minutes_left": left, "host": host, "last beat": beat}
-    return found | {"outcome": "running"} if running else found
-
-
-def _loss(row: Mapping[str, Any]) -> float | None:
-    """The first loss of a metrics row, in nats per token."""
-    scores = {name: score.get("nats_per_token") for name, score in row.get("scores", {}).items()}
-    values = [value for value in (row.get("nats_by_group") or scores).values() if isinstance(value, float)]
-    return values[0] if values else None
+    listed = asdict(row) | dict(zip(("experiment", "arm", "scale"), cell or (None, None, None), strict=True))
+    listed |= {"bytes": bytes_of(directory), "minutes_left": None, "host": None, "last beat": None}
+    if row.outcome != "unfinished":
+        return listed
+    seen = so_far(directory, row.steps)
+    listed |= {"outcome": seen.state, "step": seen.step, "loss": seen.loss, "host": seen.host}
+    listed["minutes_left"] = None if seen.seconds_left is None else seen.seconds_left / 60
+    listed["last beat"] = None if seen.beat_seconds is None else f"{seen.beat_seconds:.0f} s ago"
+    return listed
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
@@ -142,6 +128,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         return NOTHING if step is None else f"{step}/{steps or '?'}"
     if column == "min left":
         return NOTHING if row["minutes_left"] is None else f"{row['minutes_left']:.1f}"
+    if column == "MB":
+        return f"{row['bytes'] / MEGABYTE:.1f}"
     value = row[column]
     if column == "reason":
         return shown((value or "").partition("\n")[0], 60)

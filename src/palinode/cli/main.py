@@ -30,6 +30,7 @@ from palinode.cli import (
     import_,
     infill,
     ls,
+    mirror,
     new,
     packs,
     pages,
@@ -78,6 +79,10 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
     ),
     worker.watch: ("watch my_idea--laptop --store /shared/runs",),
     worker.stop: ("stop my_idea--laptop --store /shared/runs",),
+    mirror.mirror: (
+        "mirror runs --to tensorboard",
+        "mirror runs --to wandb --experiment my_idea--laptop --follow",
+    ),
     pages.report: (
         "report demo--default",
         "report my_idea --out pages/my_idea",

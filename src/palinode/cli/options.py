@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from palinode.spec.load import Source
     from palinode.use.model import Model
 
+MEGABYTE = 1e6  # bytes
 RUNS_LIMIT = 1000  # a command with more runs than this needs --yes
 WAYS_TO_SHARE: tuple[Literal["ddp"], Literal["fsdp2"]] = ("ddp", "fsdp2")
 DEFAULT_STORE = Path("runs")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,10 +23,12 @@ from palinode.cli.progress import progress
 from palinode.cli.stores import experiment_named, open_store, writable_store
 
 if TYPE_CHECKING:
+    from palinode.results.record import ExperimentEntry, RunEntry
     from palinode.results.store import Store
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-WATCH_SECONDS = 5.0  # from one line of `palinode watch` to the next, at the least
+WATCH_SECONDS = 2.0  # from one look of `palinode watch` to the next
+MOST_WATCHED = 24  # runs that `palinode watch --runs` lists: as many fit on a terminal
 PROBE_SECONDS = 60.0  # how long a worker waits for the file that its driver wrote
 
 
@@ -120,33 +123,71 @@ def watch(
     name: options.ExperimentName,
     store: options.StorePath = options.DEFAULT_STORE,
     once: Annotated[bool, typer.Option("--once", help="Print one line and end.")] = False,
+    runs: Annotated[
+        bool,
+        typer.Option("--runs", help="List the runs at work and the stalled ones, too, as `palinode ls --runs` does."),
+    ] = False,
 ) -> int:
     """Show how far the runs of an experiment are.
 
-    A line is printed at each change, until the last run has ended. Ctrl-C ends the watching, not the workers. Exit 1 when runs
-    failed or diverged.
+    A line is printed at each change, until the last run has ended. On a terminal, the list of --runs is drawn again every two
+    seconds. Ctrl-C ends the watching, not the workers. Exit 1 when runs failed or diverged.
     """
     place = open_store(store)
     entry = experiment_named(place, name, "watch")
     from palinode.sweep.watching import Onlooker
 
-    onlooker, last = Onlooker(place), ""
-    while True:
-        entry = place.entry(entry.full_name)  # the process that decides may have added seeds
-        runs = place.runs_of_workers(entry)
-        seen = onlooker.look(run.run_id for run in runs)
-        is_undecided = place.plan_path(entry.full_name).exists()
-        words = f"{seen.words}; a worker decides what comes next" if seen.is_over and is_undecided else seen.words
+    onlooker = Onlooker(place)
+    with _lines(live=runs and not once and sys.stdout.isatty()) as show:
+        while True:
+            entry = place.entry(entry.full_name)  # the process that decides may have added seeds
+            entries = place.runs_of_workers(entry)
+            seen = onlooker.look(run.run_id for run in entries)
+            is_undecided = place.plan_path(entry.full_name).exists()
+            words = f"{seen.words}; a worker decides what comes next" if seen.is_over and is_undecided else seen.words
+            begun = [*seen.hosts, *(run_id for run_id in seen.open if run_id in onlooker.attempts)] if runs else []
+            show(words, f"{onlooker.left_words(seen, entry, entries)}{_at_work(begun, entry, entries, place)}")
+            failed = any(outcome not in FINAL_OUTCOMES for outcome in seen.outcomes.values())
+            if once or (seen.is_over and (failed or not is_undecided)):
+                return int(any(outcome != "done" for outcome in seen.outcomes.values()))
+            if place.stop_path(entry.full_name).exists() and not seen.hosts:
+                typer.echo(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it", err=True)
+                return 0
+            time.sleep(WATCH_SECONDS)
+
+
+def _at_work(run_ids: Sequence[str], entry: ExperimentEntry, runs: Sequence[RunEntry], store: Store) -> str:
+    """The table of these runs, on lines of its own; empty without runs."""
+    from palinode.cli.ls import listed_run, runs_table
+    from palinode.results.index import read_row
+
+    cells = {run.run_id: (entry.full_name, run.arm, run.scale) for run in runs}
+    shown = [
+        listed_run(read_row(store.run_directory(run_id)), cells[run_id], store) for run_id in run_ids[:MOST_WATCHED]
+    ]
+    more = f"\nand {len(run_ids) - len(shown)} more" if len(run_ids) > len(shown) else ""
+    return f"\n{runs_table(shown)}{more}" if shown else ""
+
+
+@contextlib.contextmanager
+def _lines(*, live: bool) -> Iterator[Callable[[str, str], None]]:
+    """A function that shows a line and what follows it: printed when the line has changed, or (`live`) drawn again each time."""
+    if live:
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(auto_refresh=False) as screen:
+            yield lambda words, more: screen.update(Text(f"{words}{more}", no_wrap=True), refresh=True)
+        return
+    last = ""
+
+    def show(words: str, more: str) -> None:
+        nonlocal last
         if words != last:
-            typer.echo(f"{words}{onlooker.left_words(seen, entry, runs)}")
-            last = words
-        failed = any(outcome not in FINAL_OUTCOMES for outcome in seen.outcomes.values())
-        if once or (seen.is_over and (failed or not is_undecided)):
-            return int(any(outcome != "done" for outcome in seen.outcomes.values()))
-        if place.stop_path(entry.full_name).exists() and not seen.hosts:
-            typer.echo(f"{entry.full_name} is stopped; `palinode run` on its file goes on with it", err=True)
-            return 0
-        time.sleep(WATCH_SECONDS)
+            typer.echo(f"{words}{more}")
+        last = words
+
+    yield show
 
 
 def stop(name: options.ExperimentName, store: options.StorePath = options.DEFAULT_STORE) -> None:

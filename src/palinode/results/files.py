@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -57,6 +58,21 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def bytes_of(path: Path | str) -> int:
+    """The bytes of a file, or of all files in a directory. Links are not followed; a file that vanishes meanwhile has no bytes."""
+    total, left = 0, [os.fspath(path)]
+    while left:
+        place = left.pop()
+        try:
+            if not stat.S_ISDIR((status := os.lstat(place)).st_mode):
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+                continue
+            left += [entry.path for entry in os.scandir(place)]
+        except OSError:
+            continue
+    return total
 
 
 def is_run_id(name: str) -> bool:

@@ -21,7 +21,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -266,6 +266,21 @@ def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:
     if watch.is_stale(directory, newest):
         return None, newest.number
     return newest.owner, None
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[bool]:
+    """Lock a directory for the block, against processes of this host. The value is whether this process has the lock.
+
+    Raises:
+        EnvironmentProblem: the directory cannot be opened.
+    """
+    descriptor, _ = _lock(directory)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def end_dead(directory: Path, pid: int, failure: str | None = None) -> bool:

@@ -109,14 +109,14 @@ def up_to_step(rows: Iterable[Row], step: int) -> list[Row]:
     return [row for row in rows if whole(row.get("step")) <= step and not row.get("final")]
 
 
-def read_last_rows(directory: Path) -> list[Row]:
-    """The rows at the end of the newest metrics file that has rows. A listing of unfinished runs needs no other rows.
+def read_recent_rows(directory: Path, count: int = 20) -> list[Row]:
+    """The last rows in the newest metrics file that has rows. A listing of unfinished runs needs no other rows.
 
     Raises:
         Damaged: the metrics file cannot be read.
     """
     for path in reversed(metrics_paths(directory)):
-        rows = [row for row in fsio.read_last_rows(path).rows if row.get("event") != ATTEMPT_EVENT]
+        rows = [row for row in fsio.read_recent_rows(path, count) if row.get("event") != ATTEMPT_EVENT]
         if rows:
             return rows
     return []

@@ -16,7 +16,7 @@ from palinode.base import fsio
 from palinode.base.errors import BadInput, Damaged
 from palinode.data.cache import MANIFEST as CACHE_MANIFEST
 from palinode.data.cache import cache_directory
-from palinode.results.files import read_table
+from palinode.results.files import bytes_of, read_table
 from palinode.results.holds import Watch, holder
 from palinode.results.record import SPEC_FILE, ExperimentEntry
 from palinode.results.store import Store
@@ -171,8 +171,7 @@ def _unread_days(directory: Path) -> float:
 
 
 def _of_kind(kind: str, path: Path, why: str) -> Leftover:
-    files = [path] if path.is_file() else [inside for inside in path.rglob("*") if not inside.is_symlink()]
-    return Leftover(kind, path, sum(file.stat().st_size for file in files if file.is_file()), why)
+    return Leftover(kind, path, bytes_of(path), why)
 
 
 # --- palinode rm -------------------------------------------------------------------------------------------------------

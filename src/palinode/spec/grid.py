@@ -67,10 +67,7 @@ def expand(
         planned = chosen_seeds = checked(good_seeds, seeds, field="--seeds")
     else:
         chosen_seeds = seeds_until_decided(experiment.decision) if planned == UNTIL_DECIDED else planned
-    count = len(experiment.arms) * len(scales) * len(chosen_seeds)
-    if runs_limit is not None and count > runs_limit:
-        message = f"{count:,} runs are more than {runs_limit:,}"
-        raise BadInput(message, field="seeds", hint="add --yes to run them anyway")
+    refuse_more_runs(len(experiment.arms) * len(scales) * len(chosen_seeds), runs_limit)
     size_layer = {f"sizes.{size_name}.change": size.change} if size_name else {}
     changes = _Changes(experiment.base, size_layer, overrides)
     settings = _all_settings(changes, experiment.arms, scales)
@@ -99,6 +96,16 @@ def expand(
         trials(resolved)  # check now that every trial is possible: an impossible trial raises an error
         _refuse_tuned_alike(resolved.tuning, scales, settings)
     return resolved
+
+
+def refuse_more_runs(count: int, limit: int | None) -> None:
+    """Refuse more runs than a limit; None: no limit.
+
+    Raises:
+        BadInput: there are more.
+    """
+    if limit is not None and count > limit:
+        raise BadInput(f"{count:,} runs are more than {limit:,}", field="seeds", hint="add --yes to run them anyway")
 
 
 def seeds_until_decided(decision: Decision) -> tuple[int, ...]:

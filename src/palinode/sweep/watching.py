@@ -3,17 +3,88 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError
-from palinode.results.holds import StoredHold, Watch, newest_hold
+from palinode.base.measures import DIRECTIONS
+from palinode.results.files import number, whole
+from palinode.results.holds import STALE_SECONDS, StoredHold, Watch, newest_hold
 from palinode.results.record import RESULT_FILE, ExperimentEntry, RunEntry
+from palinode.results.rows import Row, read_recent_rows
 from palinode.results.store import Store
 
 SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """How far a run without a result is.
+
+    Attributes:
+        state: `running`; `stalled`, if it was begun and no process works on it now; `unfinished`, if it was not begun.
+        step: the step of its last row of metrics; 0 if it has none.
+        loss: the loss in this row, in nats per token, in the pass in which training scored most targets; None if it has none.
+        seconds_left: the seconds of training that are left at the speed of its last rows; None if it does not run.
+        host: the name of the host that works on it; None if no host does.
+        beat_seconds: the seconds since the last heartbeat of this host.
+    """
+
+    state: Literal["running", "stalled", "unfinished"]
+    step: int = 0
+    loss: float | None = None
+    seconds_left: float | None = None
+    host: str | None = None
+    beat_seconds: float | None = None
+
+
+def so_far(directory: Path, steps: int | None) -> SoFar:
+    """How far a run without a result is. A run whose metrics cannot be read has no step and no loss.
+
+    A process works on the run if its last heartbeat is not older than two and a half of them. Here the clocks of two hosts are
+    compared, as nothing but words depends on it.
+
+    Args:
+        steps: the steps of the whole run; None if they are not known.
+    """
+    try:
+        rows, hold = read_recent_rows(directory), newest_hold(directory)
+    except PalinodeError:
+        return SoFar("unfinished")
+    last = rows[-1] if rows else {}
+    step, loss = whole(last.get("step")), own_loss(last)
+    if hold is None or hold.has_ended(can_lock=False):
+        return SoFar("stalled" if rows or hold is not None else "unfinished", step, loss)
+    beat = max(0.0, time.time() - hold.written(directory))
+    host = str((hold.content or {}).get("host", "?"))
+    if beat > STALE_SECONDS:
+        return SoFar("stalled", step, loss, None, host, beat)
+    return SoFar("running", step, loss, _seconds_left(rows, steps), host, beat)
+
+
+def own_loss(row: Row) -> float | None:
+    """The loss in a row of metrics, in nats per token, in the pass in which training had scored most targets until then."""
+    scores = {name: score.get("nats_per_token") for name, score in row.get("scores", {}).items()}
+    losses = {name: loss for name, loss in (row.get("nats_by_group") or scores).items() if isinstance(loss, float)}
+    own = max(DIRECTIONS, key=lambda way: row.get(f"tokens_scored_{way}") or 0)
+    return losses.get(own, next(iter(losses.values()), None))
+
+
+def _seconds_left(rows: Sequence[Row], steps: int | None) -> float | None:
+    """The seconds for the steps that are left, at the speed between the first and the last of these rows."""
+    if not rows or steps is None:
+        return None
+    (first, began), (last, now) = (
+        (whole(row.get("step")), number(row.get("seconds")) or 0.0) for row in (rows[0], rows[-1])
+    )
+    if last == first:  # one row: at the mean speed since the start
+        first, began = 0, 0.0
+    return (steps - last) * (now - began) / (last - first) if last > first else None
 
 
 @dataclass(frozen=True)
