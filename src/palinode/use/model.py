@@ -40,7 +40,7 @@ from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
 from palinode.use.export import export
-from palinode.use.generate import START, Sampling, generate_text
+from palinode.use.generate import START, Sampling, generate_text, in_reading
 from palinode.use.infill import Gap, Ids, Middles, infill_ids
 
 SIDES = {"ltr": "before", "rtl": "after"}
@@ -236,7 +236,8 @@ class Model:
         start, row = self._row(text, direction)
         self._use(direction)
         with evaluating(self.torch):
-            logits = self.torch.logits(self.torch.hidden(row, Ltr()))[0] if row.numel() else None
+            model = in_reading(self.torch, direction)
+            logits = model.logits(model.hidden(row, Ltr()))[0] if row.numel() else None
         if start and logits is not None:
             return logits
         nothing = torch.full((1, self.trained.specials.vocab_size), math.nan, device=row.device)
@@ -258,13 +259,13 @@ class Model:
         if direction == "full":
             self._refuse_full()
             start, row = self._row(text, "ltr") if self.spec.objective.reads_in_a_direction else (0, self._tensor(text))
-            return self._states(row, Full(), depth)[start:]
+            return self._states(self.torch, row, Full(), depth)[start:]
         if direction not in SIDES:
             raise BadInput(f"{direction!r} is none of ltr, rtl, full, both", field="direction")
         way: Direction = "ltr" if direction == "ltr" else "rtl"
         start, row = self._row(text, way)
         self._use(way)
-        states = self._states(row, Ltr(), depth)[start:]
+        states = self._states(in_reading(self.torch, way), row, Ltr(), depth)[start:]
         return states if way == "ltr" else states.flip(0)
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -397,17 +398,17 @@ class Model:
         start = row.new_full((1, 1), self.trained.specials[START[direction]])
         return 1, torch.cat((start, row), dim=1)
 
-    def _states(self, row: Tensor, sees: Visibility, depth: int | None) -> Tensor:
+    def _states(self, model: LanguageModel, row: Tensor, sees: Visibility, depth: int | None) -> Tensor:
         """(T, D) states of a (1, T) row in the order in which it is read, after all blocks or after `depth` blocks."""
-        with evaluating(self.torch):
+        with evaluating(model):
             if depth is None:
-                return self.torch.hidden(row, sees)[0]
-            check_can_be_cut(self.torch)
-            if not 1 <= depth <= self.torch.depths():
-                message = f"the model has {self.torch.depths()} blocks, so it cannot stop after {depth}"
+                return model.hidden(row, sees)[0]
+            check_can_be_cut(model)
+            if not 1 <= depth <= model.depths():
+                message = f"the model has {model.depths()} blocks, so it cannot stop after {depth}"
                 raise BadInput(message, field="depth")
-            residual = next(itertools.islice(self.torch.residuals(row, sees), depth - 1, None))
-            return self.torch.finished(residual)[0]
+            residual = next(itertools.islice(model.residuals(row, sees), depth - 1, None))
+            return model.finished(residual)[0]
 
     def _refuse_without_direction(self, lacks: str) -> None:
         if not self.spec.objective.reads_in_a_direction:
