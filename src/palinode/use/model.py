@@ -77,6 +77,7 @@ class Scored:
         pieces: the text of each token; the bytes of a character that several tokens share are shown as U+FFFD.
         nats: (n,) float64, -ln p of each token; NaN for a first token that a model without direction tokens cannot score.
         bytes: the bytes of the scored tokens; None where the tokens do not spell the text, or have no text.
+        difference: the first place where the tokens do not spell the text; None if there is none.
     """
 
     direction: Direction
@@ -84,6 +85,7 @@ class Scored:
     pieces: tuple[str, ...]
     nats: NDArray[np.float64]
     bytes: int | None
+    difference: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -367,9 +369,10 @@ class Model:
         array, tokenizer = np.array(ids, dtype=np.int64), self.trained.data.tokenizer
         sizes = self._bytes_of_ids[array[np.isfinite(nats)]]
         spelled = tokenizer.decode(ids) if not isinstance(text, str) else text
-        spells = not self._is_task and tokenizer.difference(array, spelled) is None
+        difference = None if self._is_task else tokenizer.difference(array, spelled)
         pieces = tuple(tokenizer.decode([one]) for one in ids)
-        return Scored(direction, array, pieces, nats, int(sizes.sum()) if spells else None)
+        size = int(sizes.sum()) if not self._is_task and difference is None else None
+        return Scored(direction, array, pieces, nats, size, difference)
 
     @cached_property
     def _bytes_of_ids(self) -> NDArray[np.int64]:
