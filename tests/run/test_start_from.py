@@ -115,7 +115,8 @@ def test_damaged_weights_are_not_taken(first, store, tmp_path):
     other = Store(tmp_path / "copy")
     directory = other.write_spec(spec.run_id, encode(spec))
     source = store.run_directory(spec.run_id)
-    directory.joinpath("result.json").write_bytes(source.joinpath("result.json").read_bytes())
+    for name in ("result.json", "audit.json"):
+        directory.joinpath(name).write_bytes(source.joinpath(name).read_bytes())
     with pytest.raises(Damaged, match="no checkpoint"):
         begun(following(first), other)
 
