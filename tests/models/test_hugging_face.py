@@ -195,7 +195,7 @@ def failed_of(findings, codes):
     return [one.message for one in findings if one.outcome == "fail"]
 
 
-@pytest.mark.parametrize("positions", ["flipped", pytest.param("text", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("positions", [pytest.param("flipped", marks=pytest.mark.nightly), "text"])
 def test_the_weights_pass_their_audit(folders, positions):
     own = subject_of_model(built(folders, rtl_positions=positions), BOTH, SPECIALS, SLOTS, name="own", seed=1)
     assert failed_of([*check_trained_flow(own), *check_stepwise(own)], {"C1", "C6"}) == []
