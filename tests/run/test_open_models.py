@@ -174,9 +174,7 @@ def test_smollm2_reads_wikitext(smollm2, tmp_path_factory):
 @pytest.mark.nightly
 @pytest.mark.usefixtures("real_audit")
 def test_smollm2_is_continued_both_ways_audited_sampled_and_exported(smollm2, tmp_path, tmp_path_factory):
-    spec = smollm2_spec(
-        wikitext(tmp_path_factory, 16)
-    )  # the audit reads rows of this length in float64
+    spec = smollm2_spec(wikitext(tmp_path_factory, 16))  # the audit reads rows of this length in float64
     before = scores_as_it_is(spec)
     store = Store(tmp_path / "runs")
     result = run_one(spec, store, on_event=lambda event: print(event.get("event"), event.get("scores"), flush=True))

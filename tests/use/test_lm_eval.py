@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import palinode
-from palinode import LtrObjective, Store, gpt2
+from palinode import DataConfig, LtrObjective, Store, gpt2
 from palinode.data.pairs import Pair
+from palinode.data.source import resolve
 from palinode.run.one import run_one
 
 pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore:run .* AUDIT COULD NOT TELL")]
@@ -28,8 +29,8 @@ metric_list: [{metric: acc}]
 """
 
 
-@pytest.fixture(scope="module", params=["GPT2LMHeadModel", "PalinodeForCausalLM"])
-def exported(request, run, tmp_path_factory):
+@pytest.fixture(params=["GPT2LMHeadModel", "PalinodeForCausalLM"])
+def exported(request, run, tmp_path_factory, monkeypatch):
     """A loaded model, and a function that reads its exported folder with lm-eval."""
     if importlib.util.find_spec("lm_eval") is None:
         pytest.skip("needs lm-eval, which is no dependency")
@@ -38,7 +39,10 @@ def exported(request, run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     spec, store = run.spec, run.store
     if request.param == "GPT2LMHeadModel":
-        spec = spec.with_(model=gpt2(layers=2, width=16, heads=2), objective=LtrObjective())
+        (folder / "text.txt").write_text(run.text * 20)
+        monkeypatch.setenv("PALINODE_CACHE", str(folder / "cache"))
+        data = resolve(DataConfig(corpus=str(folder / "text.txt"), split="contiguous", window_tokens=32))
+        spec = spec.with_(data=data, model=gpt2(layers=2, width=16, heads=2), objective=LtrObjective())
         store = Store(folder / "runs")
         run_one(spec, store)
     model = palinode.load(spec.run_id, store)
