@@ -15,26 +15,34 @@ def line(good, bad, **more):
 
 FIRST = line("She sleeps.", "She sleep.", UID="agreement", field="syntax/semantics")
 SECOND = line("They sleep.", "They sleeps.", UID="agreement_2", field="syntax_semantics")
+THIRD = line("I sleep.", "I sleeps.", UID="agreement_3", field="syntax-semantics").strip()
+RESULTS = '{"UID":"agreement","ngram":0.439,"gpt2":0.994}\n'  # as in the repository of BLiMP
 PAIRS = [
     Pair("syntax_semantics", "agreement", "She sleeps.", "She sleep."),
     Pair("syntax_semantics", "agreement_2", "They sleep.", "They sleeps."),
+    Pair("syntax_semantics", "agreement_3", "I sleep.", "I sleeps."),
 ]
 
 
 @pytest.fixture
 def blimp(tmp_path):
-    """The same pairs as a folder, a zip with what macOS adds, and one file."""
+    """The same pairs as a folder, a zip with what macOS adds, and one file; the first two with results that are no pairs."""
     (tmp_path / "folder" / "data").mkdir(parents=True)
-    for name, text in (("a", FIRST), ("b", SECOND)):
+    (tmp_path / "folder" / "raw_results" / "summary").mkdir(parents=True)
+    for name, text in (("a", FIRST), ("b", SECOND), ("c", THIRD)):
         (tmp_path / "folder" / "data" / f"{name}.jsonl").write_text(text)
+    (tmp_path / "folder" / "raw_results" / "summary" / "models_summary.jsonl").write_text(RESULTS)
     (tmp_path / "folder" / ".hidden.jsonl").write_text("no pair")
     (tmp_path / "folder" / "README.md").write_text("no pair")
     with zipfile.ZipFile(tmp_path / "blimp.zip", "w") as archive:
         archive.writestr("blimp/data/b.jsonl", SECOND)
         archive.writestr("blimp/data/a.jsonl", FIRST)
+        archive.writestr("blimp/data/", b"")
+        archive.writestr("blimp/data/c.jsonl", THIRD)
+        archive.writestr("blimp/raw_results/summary/models_summary.jsonl", RESULTS)
         archive.writestr("__MACOSX/blimp/data/._a.jsonl", b"\x00\x05\x16\x07")
         archive.writestr("__MACOSX/blimp/data/a.jsonl", b"\x00\x05\x16\x07")
-    (tmp_path / "one.jsonl").write_text(FIRST + "\n" + SECOND)
+    (tmp_path / "one.jsonl").write_text(FIRST + "\n" + SECOND + THIRD)
     return tmp_path
 
 

@@ -10,9 +10,10 @@ import tokenizers
 from corpora_for_tests import sentences, texts_of
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, LostByte
 from palinode.cli.main import entry
 from palinode.data import bpe, catalogue, library
+from palinode.data import store as store_module
 from palinode.data.config import SPLITS, DataConfig
 from palinode.data.store import prepare, resolve
 
@@ -328,6 +329,32 @@ def test_text_that_a_tokenizer_would_rewrite_has_no_bits_per_byte(tmp_path, kind
     _, store = resolved(tmp_path, tmp_path / "a.txt", tokenizer=str(tmp_path), split="contiguous")
     is_kept = kind == "prefix space"
     assert ("is read as" not in caplog.text) == is_kept == bool(store.bytes_per_token.any())
+
+
+def test_a_byte_without_an_id_is_refused_with_its_place(tmp_path, monkeypatch):
+    inner = foreign("digits")
+    fields = json.loads(inner.to_str())
+    vocab = fields["model"]["vocab"]
+    vocab["no byte"] = vocab.pop("~")  # as in SmolLM2, which has no id for 21 bytes
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    ours = library.load(tmp_path / "tokenizer.json")
+    assert len(inner.encode("caf\u00e9 ~ 1~").ids) == len(ours.encode("caf\u00e9  1")) + 2
+    for encode in (ours.encode, ours.encode_part):
+        with pytest.raises(LostByte, match=r"data.tokenizer: has no token for 0x7e at byte 6 of the text, which would"):
+            encode("caf\u00e9 ~ 1~")
+    monkeypatch.setattr(store_module, "CHUNK_CHARACTERS", 100)
+    text = f"{TEXT}\u00e9"
+    (tmp_path / "a.txt").write_text(f"{text}~{TEXT}")
+    found = refusal(tmp_path, tmp_path / "a.txt", tokenizer=str(tmp_path / "tokenizer.json"), split="contiguous")
+    assert f"a.txt: data.tokenizer: has no token for 0x7e at byte {len(text.encode())} of its split" in found
+
+
+def test_the_place_where_text_is_rewritten_is_named(tmp_path):
+    foreign("nfc").save(str(tmp_path / "tokenizer.json"))
+    ours = library.load(tmp_path / "tokenizer.json")
+    text = "one \u00e9 cafe\u0301"
+    assert str(ours.difference(ours.encode_part(text), text)).endswith("first at byte 10")
+    assert str(ours.difference(ours.encode_part(text), text, before=7)).endswith("first at byte 17")
 
 
 def test_a_long_text_gets_a_space_before_it_once(tmp_path):

@@ -1,5 +1,6 @@
 """Evaluation against numpy, from the logits: sum over sum, every token once, bytes that add up, nothing moved."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -73,6 +74,18 @@ def test_scores_are_those_computed_by_hand(model, tokens, bytes_per_token, name,
     assert score.bytes_scored == sum(bytes_per_token[target] for target in targets)
     assert score.bits_per_byte == pytest.approx(sum(nats) / math.log(2) / score.bytes_scored, rel=1e-6)
     assert score.perplexity == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("limit", "most_slots"), [(None, 4 * WINDOW), (7 * SPECIALS.vocab_size, 7), (1, 1)])
+def test_a_model_with_a_limit_has_no_more_logits_at_once(model, tokens, bytes_per_token, limit, most_slots):
+    limited, slots = copy.deepcopy(model), []
+    limited.logits_at_once = limit
+    limited.logits = lambda states: slots.append(states[..., 0].numel()) or model.logits(states)
+    pieces = scored(limited, tokens, bytes_per_token)
+    assert max(slots) == most_slots
+    for name, scores in scored(model, tokens, bytes_per_token).scores.items():
+        assert pieces.scores[name].hits == scores.hits
+        assert pieces.scores[name].nats_sum == (pytest.approx(scores.nats_sum, rel=1e-6) if limit else scores.nats_sum)
 
 
 def test_both_directions_score_the_same_tokens(model, tokens, bytes_per_token):

@@ -4,15 +4,16 @@ import pytest
 import torch
 import transformers
 
-from palinode import BothObjective, Constant, HfModel, MaskedInputObjective
+from palinode import BothObjective, Constant, HfModel, LtrObjective, MaskedInputObjective, RtlObjective
 from palinode.audit.palinode_models import subject_of_config, subject_of_model
 from palinode.base.errors import BadInput, EnvironmentProblem
-from palinode.base.example import SPECIAL_NAMES, SpecialTokens
+from palinode.base.example import SPECIAL_NAMES, Draw, SpecialTokens, joined
 from palinode.base.visibility import Full, Ltr, Prefix
 from palinode.checks.flow import check_flow, check_trained_flow
 from palinode.checks.stepwise import check_stepwise
 from palinode.models.base import begin, extend
 from palinode.models.described import described
+from palinode.models.direction import read
 from palinode.models.hugging_face import merged
 from palinode.train.optim import AdamW, build_optimizers, trainable
 
@@ -82,6 +83,34 @@ def test_other_visibilities_are_masks(folders, tokens):
     assert not moved(Prefix(length_slots=4)).any()
     causal = model.inner(input_ids=tokens, attention_mask=model._mask(tokens, Prefix(length_slots=0)))
     assert (causal.last_hidden_state - model.hidden(tokens, Ltr())).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_rtl_with_the_positions_of_the_text_is_an_upper_triangular_mask(folders, tokens):
+    model = built(folders, rtl_positions="text")
+    turned = model.from_end()
+    states = turned.hidden(tokens.flip(1), Ltr()).flip(1)
+    mask = torch.full((1, 1, SLOTS, SLOTS), torch.finfo(torch.float32).min).tril(-1)
+    theirs = model.inner(input_ids=tokens, attention_mask=mask, position_ids=torch.arange(SLOTS)[None])
+    assert (states - theirs.last_hidden_state).abs().max() < 1e-5
+    assert (states - model.hidden(tokens.flip(1), Ltr()).flip(1)).abs().max() > 1e-2, "flipped positions are others"
+    assert torch.equal(model.hidden(tokens, Ltr()), built(folders).hidden(tokens, Ltr()))
+    assert {id(one) for one in turned.parameters()} == {id(one) for one in model.parameters()}
+    state, pieces = begin(turned, 2, SLOTS), []
+    for part in torch.split(tokens.flip(1), [5, 1, 10], dim=1):
+        found, state = extend(turned, part, state)
+        pieces.append(found)
+    assert (torch.cat(pieces, dim=1).flip(1) - states).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("positions", ["flipped", "text"])
+@torch.no_grad()
+def test_an_example_is_read_pass_by_pass(folders, tokens, positions):
+    model = built(folders, rtl_positions=positions)
+    ltr, rtl = (objective.example(tokens, Draw(), SPECIALS) for objective in (LtrObjective(), RtlObjective()))
+    turned = model.from_end().hidden(rtl.inputs.flip(1), Ltr()).flip(1)
+    expected = torch.cat([turned, model.hidden(ltr.inputs, Ltr())])
+    assert (read(model, joined([rtl, ltr])) - expected).abs().max() < 1e-5
 
 
 @torch.no_grad()
@@ -166,15 +195,20 @@ def failed_of(findings, codes):
     return [one.message for one in findings if one.outcome == "fail"]
 
 
-def test_the_weights_pass_their_audit(folders):
-    own = subject_of_model(built(folders), BOTH, SPECIALS, SLOTS, name="own", seed=1)
+@pytest.mark.parametrize("positions", [pytest.param("flipped", marks=pytest.mark.nightly), "text"])
+def test_the_weights_pass_their_audit(folders, positions):
+    own = subject_of_model(built(folders, rtl_positions=positions), BOTH, SPECIALS, SLOTS, name="own", seed=1)
     assert failed_of([*check_trained_flow(own), *check_stepwise(own)], {"C1", "C6"}) == []
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("objective", "codes"), [(BOTH, {"C1", "C6"}), (MASKED, {"C1"})], ids=["both", "masked"])
-def test_the_class_passes_its_audit(folders, objective, codes):
-    config = HfModel(source=str(folders / "llama"))
+@pytest.mark.parametrize(
+    ("objective", "codes", "positions"),
+    [(BOTH, {"C1", "C6"}, "flipped"), (BOTH, {"C1", "C6"}, "text"), (MASKED, {"C1"}, "flipped")],
+    ids=["both", "text positions", "masked"],
+)
+def test_the_class_passes_its_audit(folders, objective, codes, positions):
+    config = HfModel(source=str(folders / "llama"), rtl_positions=positions)
     small = subject_of_config(config, objective, tokenizer_vocab=V, window_tokens=SLOTS)
     assert failed_of([*check_flow(small), *check_stepwise(small)], codes) == []
 
@@ -206,4 +240,6 @@ def test_bad_input(folders, tmp_path):
     llama = str(folders / "llama")
     refused("50257 ids, the model has 64", "data.tokenizer", vocab=SpecialTokens(50257).vocab_size, source=llama)
     refused("block 3 is not there", "keep_layers", source=llama, keep_layers=(0, 3))
-    refused("33 slots are more than the 32", "data.window_tokens", slots=33, source=str(folders / "gpt2"))
+    gpt2 = str(folders / "gpt2")
+    refused("33 slots are more than the 32", "data.window_tokens", slots=33, source=gpt2)
+    refused("which GPT2LMHeadModel has not", "rtl_positions", source=gpt2, rtl_positions="text")

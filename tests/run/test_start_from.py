@@ -1,10 +1,13 @@
 """A run that starts from the weights of another run: which weights, what the record says, and what is refused."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from tiny_run import tiny_spec
 
 from palinode import Arm, Decision, Experiment, Store, modern
+from palinode.analysis.audits import failed_about_run
 from palinode.audit.runs import audit_comparison
 from palinode.base.config import encode
 from palinode.base.errors import AuditFailed, BadInput, Damaged
@@ -13,6 +16,7 @@ from palinode.data.source import prepare
 from palinode.experiment.cells import cells_of, pinned
 from palinode.experiment.plan import plan
 from palinode.experiment.sources import refuse_sources
+from palinode.results.record import ArmEntry, ExperimentEntry, RunEntry
 from palinode.run.one import Attempt, build_model, run_one
 from palinode.run.start import refuse_shapes
 from palinode.run.trained import load_trained
@@ -111,7 +115,8 @@ def test_damaged_weights_are_not_taken(first, store, tmp_path):
     other = Store(tmp_path / "copy")
     directory = other.write_spec(spec.run_id, encode(spec))
     source = store.run_directory(spec.run_id)
-    directory.joinpath("result.json").write_bytes(source.joinpath("result.json").read_bytes())
+    for name in ("result.json", "audit.json"):
+        directory.joinpath(name).write_bytes(source.joinpath(name).read_bytes())
     with pytest.raises(Damaged, match="no checkpoint"):
         begun(following(first), other)
 
@@ -176,12 +181,46 @@ def test_a_source_that_failed_its_audit_is_refused_unless_the_arm_may_leak(first
     refuse_sources(cells[False], store)
     with pytest.raises(BadInput, match="arms.more.change.start_from: no run"):
         refuse_sources(cells[False], Store(tmp_path))
-    failed = Finding(check="C1.gradient", law="x", outcome="fail", message="slot 3 sees slot 4")
+    with failing(store, spec):
+        with pytest.raises(AuditFailed, match="failed its audit, C1.gradient: slot 3 sees slot 4"):
+            refuse_sources(cells[False], store)
+        refuse_sources(cells[True], store)
+
+
+@contextmanager
+def failing(store, spec, check="C1.gradient"):
+    """The store while the audit of this run has failed."""
+    failed = Finding(check=check, law="x", outcome="fail", message="slot 3 sees slot 4")
     report = store.record(spec.run_id).audit_report()
     store.write_run_audit(spec.run_id, AuditReport(subject=spec.run_id, findings=(failed,)))
     try:
-        with pytest.raises(AuditFailed, match="failed C1.gradient: slot 3 sees slot 4"):
-            refuse_sources(cells[False], store)
-        refuse_sources(cells[True], store)
+        yield
     finally:
         store.write_run_audit(spec.run_id, report)
+
+
+def test_a_source_of_the_same_experiment_is_judged_when_the_run_begins_and_leaves_its_stamp(first, store):
+    source, _ = first
+    spec = following(first).with_(seed=7)
+    marks = {"none": {}, "collapse": {"expect_collapse": True}, "leak": {"expect_leak": True}}
+    entries = {
+        name: ExperimentEntry(
+            name=f"of {name}",
+            size="default",
+            arms=(ArmEntry(name="on", **mark),),
+            runs=(RunEntry(arm="on", scale="base", seed=7, run_id=spec.run_id),),
+        )
+        for name, mark in marks.items()
+    }
+    for name in ("none", "collapse"):
+        store.write_experiment(entries[name])
+    with failing(store, source, "C7.variance"):
+        begun(spec, store)
+    with failing(store, source):
+        with pytest.raises(AuditFailed, match="start_from: run .* failed its audit, C1.gradient: slot 3 sees slot 4"):
+            begun(spec, store)
+        store.write_experiment(entries["leak"])
+        assert run_one(spec, store).outcome == "done"
+    [stamp] = failed_about_run(store, spec.run_id)
+    assert stamp.shows_leak
+    assert stamp.message == f"starts from run {source.run_id}: slot 3 sees slot 4"

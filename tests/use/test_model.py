@@ -192,6 +192,7 @@ def test_bytes_are_those_of_the_text_or_missing(model):
     assert scored.bytes == 10
     tokenizer.difference = lambda ids, text: "another"
     assert of_bpe.nats("Thé birds").bits_per_byte is None
+    assert of_bpe.nats("Thé birds").difference == "another"
     assert "bits/byte" not in repr(of_bpe.nats("birds"))
 
 

@@ -7,7 +7,9 @@ import polars
 import pytest
 
 import palinode
+from palinode.base.errors import LostByte
 from palinode.cli.main import entry
+from palinode.data.tokenizer import ByteTokenizer
 
 WINDOW = 32
 pytestmark = pytest.mark.filterwarnings("ignore:run .* AUDIT COULD NOT TELL")  # as of any run of 20 steps
@@ -69,6 +71,23 @@ def test_score_reads_what_a_corpus_may_be_and_divides_sums(command, model, run_i
     table = command("score", run_id, "a.txt").out.splitlines()
     assert table[0].split() == ["text", "tokens", "nats/token", "bits/byte"]
     assert table[-1].split()[0] == "all"
+
+
+def test_a_text_that_the_tokens_do_not_spell_is_named_with_the_place(command, run_id, tmp_path, monkeypatch):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("The birds.")
+    monkeypatch.setattr(ByteTokenizer, "difference", lambda *given: "'x' is read as 'y', first at byte 3")
+    output = command("score", run_id, "a.txt", "b.txt")
+    assert "note: bits per byte are missing: a.txt: 'x' is read as 'y', first at byte 3" in output.err
+    assert output.out.splitlines()[-1].split()[-1] == "–"
+
+    def lost(self, text):
+        raise LostByte(3, 4)
+
+    monkeypatch.setattr(ByteTokenizer, "encode_array", lost)
+    output = command("score", run_id, "b.txt")
+    assert output.code == 2
+    assert "b.txt: data.tokenizer: has no token for 0x04 at byte 3 of the text" in output.err
 
 
 def test_an_audit_that_is_no_pass_is_one_line_of_warning(command, run_id, tmp_path):

@@ -77,10 +77,8 @@ class ArmAudit:
 
     @property
     def unexpected(self) -> tuple[ArmFinding, ...]:
-        """The failed findings that the experiment does not expect. An arm that is expected to leak is allowed to fail any check."""
-        if self.arm.expect_leak:
-            return ()
-        return tuple(item for item in self.failed if not (self.arm.expect_collapse and item.finding.shows_collapse))
+        """The failed findings that the experiment does not expect."""
+        return tuple(item for item in self.failed if not is_expected(item.finding, self.arm))
 
     @property
     def undecided(self) -> tuple[ArmFinding, ...]:
@@ -110,6 +108,11 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
             except Damaged as error:
                 damaged.append(str(error))
     return ArmAudit(entry, reports, hashes, tuple(after_training), tuple(damaged))
+
+
+def is_expected(failed: Finding, arm: ArmEntry) -> bool:
+    """Whether the experiment expects this failure of an arm. An arm that is expected to leak is allowed to fail any check."""
+    return arm.expect_leak or (arm.expect_collapse and failed.shows_collapse)
 
 
 def _declared(happened: bool, expected: bool) -> Leak:

@@ -7,7 +7,7 @@ Legend: B rows, T slots, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,24 +31,38 @@ AUDIT_VOCABULARY = 64
 LEAST_HEAD_WIDTH = 16
 
 
+@dataclass(frozen=True)
 class PalinodeState:
-    """A `StateReader` of Palinode's own models."""
+    """A `StateReader` of Palinode's own models.
+
+    `from_end`: whether the rows were flipped.
+    """
+
+    from_end: bool = False
 
     def keeps_state(self, module: nn.Module) -> bool:
         """Whether the model and all its layers can be read in pieces."""
-        return _language_model(module).can_step()
+        return self._reader(module).can_step()
 
     def begin(self, module: nn.Module, rows: int, slots: int) -> ModelState:
         """The state before the first slot of each row."""
-        return begin(_language_model(module), rows, slots)
+        return begin(self._reader(module), rows, slots)
 
     def extend(self, module: nn.Module, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
         """(B, T, D) hidden states of the next (B, T) tokens, and the state after these tokens."""
-        return extend(_language_model(module), tokens, state)
+        return extend(self._reader(module), tokens, state)
 
     def logits(self, module: nn.Module, hidden: Tensor) -> Tensor:
         """(.., V) logits of (.., D) hidden states."""
-        return _language_model(module).logits(hidden)
+        return self._reader(module).logits(hidden)
+
+    def of_flipped_rows(self) -> PalinodeState:
+        """The reader of rows that were flipped."""
+        return PalinodeState(from_end=True)
+
+    def _reader(self, module: nn.Module) -> LanguageModel:
+        model = _language_model(module)
+        return model.from_end() if self.from_end else model
 
 
 def palinode_subject(subject: Subject) -> Subject:
@@ -133,7 +147,7 @@ def _small_open_model(config: HfModel) -> SmallHfModel:
     fields = {**standard.to_dict(), **small_fields(standard), "tie_word_embeddings": standard.tie_word_embeddings}
     kept = {name: value for name, value in fields.items() if value is not None and not name.startswith(("_", "dtype"))}
     kept |= {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": None}
-    return SmallHfModel(fields=canonical_json(kept))
+    return SmallHfModel(fields=canonical_json(kept), rtl_positions=config.rtl_positions)
 
 
 def pair_score(term: PairTerm) -> PairScore:

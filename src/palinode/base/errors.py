@@ -63,6 +63,22 @@ class BadInput(PalinodeError):
     longest_characters = 200
 
 
+class LostByte(BadInput):
+    """A byte of a text has no token, so that the tokens would be those of another text.
+
+    Args:
+        place: the offset of the byte in the UTF-8 text.
+        value: the byte.
+        text: what the text is.
+    """
+
+    def __init__(self, place: int, value: int, *, file: str | None = None, text: str = "the text"):
+        message = f"has no token for 0x{value:02x} at byte {place} of {text}, which would be lost"
+        super().__init__(message, file=file, field="data.tokenizer")
+        self.place = place
+        self.value = value
+
+
 class UnknownKey(BadInput):
     """A key that is not valid in its table; the hint names the nearest valid key, and all other valid keys.
 

@@ -319,7 +319,9 @@ def _own_step(one_way: OneWay) -> OwnStep | None:
             return None
         ids, sources = (one_way.slots_in_reading_order(example, by) for by in (example.inputs, example.input_source))
         slots[prefix] = (ids[0, : slot + 1], sources[0, : slot + 1])
-    return OwnStep(one_way, subject.state, examples[total].inputs.shape[1], slots)
+    is_turned = examples[total].groups[0].sees.reads_from_end
+    reader = subject.state.of_flipped_rows() if is_turned else subject.state
+    return OwnStep(one_way, reader, examples[total].inputs.shape[1], slots)
 
 
 @dataclass

@@ -38,13 +38,15 @@ class StateReader(Protocol):
 
     `keeps_state` says whether this module can be read in pieces. `begin` makes the state before the first slot of `rows` rows, with
     room for `slots` slots in each row. `extend` reads the next (B, T) tokens; it returns their (B, T, D) hidden states and the
-    state after them. `logits` maps (.., D) hidden states to (.., V) logits.
+    state after them. `logits` maps (.., D) hidden states to (.., V) logits. `of_flipped_rows` is the reader of rows that were
+    flipped, as their text is read from its end.
     """
 
     def keeps_state(self, module: nn.Module) -> bool: ...
     def begin(self, module: nn.Module, rows: int, slots: int) -> Any: ...
     def extend(self, module: nn.Module, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
     def logits(self, module: nn.Module, hidden: Tensor) -> Tensor: ...
+    def of_flipped_rows(self) -> StateReader: ...
 
 
 def plain_forward(module: nn.Module, example: Example) -> Tensor:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, printable
 from palinode.cli import options
 from palinode.cli.options import as_json
 from palinode.cli.stores import loaded_model
 from palinode.cli.texttable import terminal_characters, text_table
 
 if TYPE_CHECKING:
-    from palinode.use.model import Scored
+    from palinode.use.model import Model, Scored
 
 COLUMNS = ("text", "tokens", "nats/token", "bits/byte")
 ALL = "all"
@@ -62,9 +62,13 @@ def score(
     with loaded_model(run, store, allow_code=allow_code) as model, options.named_as_options("stride"):
         way = options.reading_direction(model, direction)
         names, texts = zip(*_texts(files, by, text_field), strict=True)
+        for name, text in zip(names, texts, strict=True):
+            _refuse_unwritable(model, name, text)
         scored = list(zip(names, model.nats_of_each(texts, way, stride), strict=True))
     if tokens is not None:
         _write_tokens(tokens, scored)
+    for name, one in [pair for pair in scored if pair[1].difference is not None][:1]:
+        typer.echo(f"note: bits per byte are missing: {name}: {printable(str(one.difference))}", err=True)
     rows = [_row(name, [one]) for name, one in scored] + [_row(ALL, [one for _, one in scored])]
     if json:
         typer.echo(as_json({"run": model.spec.run_id, "direction": way, "texts": rows[:-1], ALL: rows[-1]}))
@@ -103,6 +107,15 @@ def _texts(files: Sequence[Path], by: Unit, text_field: str) -> Iterator[tuple[s
             raise BadInput(refusal.message, file=refusal.file or str(file), field=where, hint=refusal.hint) from None
         if not found:
             raise BadInput("no text", file=str(file))
+
+
+def _refuse_unwritable(model: Model, name: str, text: Any) -> None:
+    """Refuse a text that cannot be written in the model's vocabulary, by its name and before anything is scored."""
+    try:
+        if isinstance(text, str):
+            model.trained.data.tokenizer.encode_array(text)
+    except BadInput as refusal:
+        raise refusal.at(file=name) from None
 
 
 def _row(name: str, scored: Sequence[Scored]) -> dict[str, Any]:

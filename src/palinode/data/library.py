@@ -19,7 +19,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, LostByte
 from palinode.data import bpe
 from palinode.data.config import MOST_TOKEN_IDS
 from palinode.data.pieces import cut
@@ -60,14 +60,23 @@ class LibraryTokenizer(Tokenizer):
             raise BadInput(f"has {self.vocab_size} ids", file=file, field="model.vocab", hint=f"most: {MOST_TOKEN_IDS}")
         contents = _contents(fields, names)
         self._contents = [contents.get(number, b"") for number in range(self.vocab_size)]
+        self._dropped = _dropped_bytes(fields, names)
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The ids of a text as uint32. If the tokenizer puts a space before a text, the ids include this space."""
+        """The ids of a text as uint32. If the tokenizer puts a space before a text, the ids include this space.
+
+        Raises:
+            LostByte: the library would drop a byte of the text.
+        """
         first, *others = list(cut(text, bpe.PIECE_CHARACTERS)) or [""]
-        return np.concatenate([bpe.ids_of(self._whole, [first]), bpe.ids_of(self._inner_part, others)])
+        ids = np.concatenate([bpe.ids_of(self._whole, [first]), bpe.ids_of(self._inner_part, others)])
+        self._refuse_loss(ids, text)
+        return ids
 
     def encode_part(self, text: str) -> NDArray[np.integer]:
-        return bpe.ids_of(self._inner_part, list(cut(text, bpe.PIECE_CHARACTERS)))
+        ids = bpe.ids_of(self._inner_part, list(cut(text, bpe.PIECE_CHARACTERS)))
+        self._refuse_loss(ids, text)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._whole.decode(list(ids), skip_special_tokens=False))
@@ -76,14 +85,28 @@ class LibraryTokenizer(Tokenizer):
         """(V,) the number of bytes of each id; the numbers are right only for texts for which `difference` returns None."""
         return np.array([len(content) for content in self._contents], dtype=np.int64)
 
-    def difference(self, ids: NDArray[np.integer], text: str) -> str | None:
-        written, read = text.encode(), b"".join([self._contents[number] for number in ids.tolist()])
+    def difference(self, ids: NDArray[np.integer], text: str, before: int = 0) -> str | None:
+        written, read = text.encode(), self._read(ids)
         if written == read:
             return None
-        place = next((at for at, (a, b) in enumerate(zip(written, read, strict=False)) if a != b), None)
-        start = max(0, (min(len(written), len(read)) if place is None else place) - SHOWN_BYTES // 2)
+        places = (at for at, (a, b) in enumerate(zip(written, read, strict=False)) if a != b)
+        place = next(places, min(len(written), len(read)))
+        start = max(0, place - SHOWN_BYTES // 2)
         shown = [each[start : start + SHOWN_BYTES].decode(errors="ignore") for each in (written, read)]
-        return f"{shown[0]!r} is read as {shown[1]!r}"
+        return f"{shown[0]!r} is read as {shown[1]!r}, first at byte {before + place}"
+
+    def _read(self, ids: NDArray[np.integer]) -> bytes:
+        return b"".join([self._contents[number] for number in ids.tolist()])
+
+    def _refuse_loss(self, ids: NDArray[np.integer], text: str) -> None:
+        """Refuse a text with a byte that has no id, because the library drops such bytes without a word."""
+        if not self._dropped:
+            return
+        written = text.encode()
+        places = (at for at, byte in enumerate(written) if byte in self._dropped)
+        place = next(places, None)
+        if place is not None and _count(written, self._dropped) > _count(self._read(ids), self._dropped):
+            raise LostByte(place, written[place])
 
     def to_json(self) -> str:
         return self._json_text
@@ -170,6 +193,19 @@ def _contents(fields: dict[str, Any], names: dict[str, int]) -> dict[int, bytes]
             plain = name.removeprefix(continues)
             contents[number] = (plain.replace(SPACE, " ") if SPACE in steps else plain).encode(errors="replace")
     return contents
+
+
+def _dropped_bytes(fields: dict[str, Any], names: dict[str, int]) -> bytes:
+    """The bytes that the library drops without a word: those without an id, in a byte-level BPE that has no unknown token."""
+    steps, model = json.dumps(fields.get("pre_tokenizer")), fields["model"]
+    if '"ByteLevel"' not in steps or model.get("type", "BPE") != "BPE" or model.get("unk_token") is not None:
+        return b""
+    return bytes(byte for byte, character in enumerate(bpe.byte_alphabet()) if character not in names)
+
+
+def _count(text: bytes, some: bytes) -> int:
+    """The number of bytes of a text that are among some bytes."""
+    return len(text) - len(text.translate(None, some))
 
 
 def _is_of_another_kind(fields: dict[str, Any]) -> bool:

@@ -2,7 +2,8 @@
 
 Read are .jsonl files, folders of them and .zip files of them, as BLiMP (arXiv 1912.00582) is published. Each line has the keys
 `sentence_good` and `sentence_bad`, and may have `field` and `UID`, the name of the paradigm; without `UID` the name of the file is
-the name of the paradigm. BLiMP writes one of its fields both as `syntax/semantics` and as `syntax_semantics`: here they are one.
+the name of the paradigm. In a folder or a zip, a file without any such line is left out: the repository of BLiMP also has a file of
+results. BLiMP writes one of its fields as `syntax/semantics`, `syntax_semantics` and `syntax-semantics`: here they are one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from palinode.data.cache import data_path
 
 GOOD, BAD, TEXT = "sentence_good", "sentence_bad", "text"
 BLIMP_PREFIX = "blimp:"
-SUFFIX = ".jsonl"
+SUFFIX, ZIP = ".jsonl", ".zip"
 APPLE_FOLDER = "__MACOSX"  # the folder that macOS adds to zip files: its .jsonl files hold no pairs
 LARGEST_BYTES = 2**30  # of all files together; BLiMP has 35 MB
 
@@ -44,7 +45,12 @@ def read_pairs(name: str, field: str = "pairs") -> list[Pair]:
     Raises:
         BadInput: there are no pairs there, or a line is not a pair. The error names the file and the line.
     """
-    pairs = [pair for file, content in _contents(_path(name, field), field) for pair in _pairs_of(file, content, field)]
+    path, pairs = _path(name, field), list[Pair]()
+    is_one = path.is_file() and path.suffix.lower() != ZIP
+    for file, content in _contents(path, field):
+        rows = list(_rows(file, content, field))
+        if is_one or any(isinstance(row, dict) and {GOOD, BAD} & row.keys() for _, row in rows):
+            pairs += _pairs_of(file, rows, field)
     if not pairs:
         raise BadInput(f"no {SUFFIX} with {GOOD} and {BAD}", file=name, field=field)
     return pairs
@@ -88,7 +94,7 @@ def _path(name: str, field: str) -> Path:
 
 def _contents(path: Path, field: str) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of every .jsonl file, sorted by name."""
-    if path.suffix.lower() == ".zip":
+    if path.suffix.lower() == ZIP:
         try:
             with zipfile.ZipFile(path) as archive:
                 _check_size(path, sum(member.file_size for member in archive.infolist()), field)
@@ -128,12 +134,13 @@ def _check_size(path: Path, size: int, field: str) -> None:
         )
 
 
-def _pairs_of(file: str, content: bytes, field: str) -> Iterator[Pair]:
-    for number, row in _rows(file, content, field):
+def _pairs_of(file: str, rows: Iterable[tuple[int, Any]], field: str) -> Iterator[Pair]:
+    for number, row in rows:
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in (GOOD, BAD)):
             raise BadInput(f"line {number} has no {GOOD} and {BAD}", file=file, field=field)
         paradigm = str(row.get("UID") or PurePosixPath(file.rpartition(": ")[2]).stem)
-        yield Pair(str(row.get("field") or "").replace("/", "_"), paradigm, row[GOOD], row[BAD])
+        part = str(row.get("field") or "").replace("/", "_").replace("syntax-semantics", "syntax_semantics")
+        yield Pair(part, paradigm, row[GOOD], row[BAD])
 
 
 def _rows(file: str, content: bytes, field: str) -> Iterator[tuple[int, Any]]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from palinode.base import fsio
 from palinode.base.config import content_hash
-from palinode.base.errors import BadInput, Damaged
+from palinode.base.errors import BadInput, Damaged, LostByte
 from palinode.data.cache import MANIFEST, cache_directory, check_sha256, check_size, read_manifest
 from palinode.data.catalogue import find_corpus
 from palinode.data.config import SPLITS, TEST, TRAIN, TUNING, VALIDATION, DataConfig, Split, WindowChoice
@@ -327,7 +327,7 @@ class _SplitWriter:
         self.handle, self.tokenizer, self.dtype, self.corpus = handle, tokenizer, dtype, corpus
         self.table = tokenizer.bytes_per_token()
         self.digest = hashlib.sha256()
-        self.tokens = self.text_bytes = self.token_bytes = 0
+        self.tokens = self.text_bytes = self.encoded_bytes = self.token_bytes = 0
         self.difference: str | None = None
         self.chunks = Chunks(CHUNK_CHARACTERS)
         self.starts = DocumentStarts()
@@ -367,8 +367,13 @@ class _SplitWriter:
 
     def _encode(self, text: str) -> None:
         if text:
-            ids = self.tokenizer.encode_part(text)
-            self.difference = self.difference or self.tokenizer.difference(ids, text)
+            try:
+                ids = self.tokenizer.encode_part(text)
+            except LostByte as lost:
+                place = self.encoded_bytes + lost.place
+                raise LostByte(place, lost.value, file=self.corpus.name, text="its split") from None
+            self.difference = self.difference or self.tokenizer.difference(ids, text, self.encoded_bytes)
+            self.encoded_bytes += len(text.encode())
             self._write(ids)
 
     def _checked(self, ids: NDArray[np.integer]) -> NDArray[np.integer]:

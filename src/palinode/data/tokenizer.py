@@ -44,7 +44,8 @@ class Tokenizer(Protocol):
         """The ids of a text.
 
         Raises:
-            BadInput: the text cannot be written in this vocabulary (only for the kinds char and ids).
+            BadInput: the text cannot be written in this vocabulary (only for the kinds char and ids, and for a byte-level
+                tokenizer that lacks some bytes).
         """
         ids: list[int] = self.encode_array(text).tolist()
         return ids
@@ -59,8 +60,12 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; bytes that are not UTF-8 become U+FFFD."""
 
-    def difference(self, ids: NDArray[np.integer], text: str) -> str | None:
-        """A description of the first place where the ids of a text do not spell the text; None if there is no such place."""
+    def difference(self, ids: NDArray[np.integer], text: str, before: int = 0) -> str | None:
+        """A description of the first place where the ids of a text do not spell the text; None if there is no such place.
+
+        Args:
+            before: the number of bytes before the text, which is added to the place.
+        """
         return None
 
     def bytes_per_token(self) -> NDArray[np.int64]:

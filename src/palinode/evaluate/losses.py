@@ -254,8 +254,13 @@ def score_in_turn(model: LanguageModel, batches: Iterable[PassBatch]) -> Iterato
     """Score one batch after the other. A `ScoreBatches` with its first argument."""
     device = device_of(model)
     for batch in batches:
-        example = batch.example.to(device)
-        yield batch, scored_slots(example, read(model, example), model.logits)
+        yield batch, slots_scored_by(model, batch.example.to(device))
+
+
+def slots_scored_by(model: LanguageModel, example: Example) -> ScoredSlots:
+    """The scores of an example by a model, in pieces of at most as many logits as the model allows at once."""
+    most = model.logits_at_once
+    return scored_slots(example, read(model, example), model.logits, most and max(1, most // model.vocab_size))
 
 
 def scored_slots(

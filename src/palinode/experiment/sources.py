@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from palinode.analysis.audits import failed_about_run
-from palinode.base.errors import AuditFailed, BadInput, PalinodeError
+from palinode.base.errors import BadInput, PalinodeError
 from palinode.experiment.cells import Cell
 from palinode.results.store import Store
-from palinode.run.start import finished_source, refuse_shapes
+from palinode.run.start import finished_source, refuse_failed_source, refuse_shapes
 from palinode.spec.start import FIELD, StartFrom
 from palinode.train.checkpoint import CHECKPOINTS, newest_first, weight_shapes
 
@@ -20,7 +19,8 @@ def refuse_sources(cells: Sequence[Cell], store: Store) -> None:
 
     Raises:
         BadInput: a source is gone, is not done, or has a model of another shape.
-        AuditFailed: a source failed its audit, and the arm is not marked `expect_leak`.
+        AuditFailed: a source failed its audit, and the arm is not marked `expect_leak`. A source of this experiment is judged when
+            the run begins.
     """
     planned: Planned = {spec.run_id: cell for cell in cells for spec in cell.specs}
     for cell in cells:
@@ -44,9 +44,7 @@ def _refuse_source(cell: Cell, start: StartFrom, planned: Planned, store: Store)
         if not checkpoints:
             raise BadInput(f"run {start.run} keeps no checkpoint", field=FIELD, hint="train it again")
         given = weight_shapes(checkpoints[0])
-        if not cell.arm.expect_leak and (failed := failed_about_run(store, start.run)):
-            message = f"run {start.run} failed {failed[0].check}: {failed[0].message}"
-            raise AuditFailed(message, field=FIELD, hint="mark the arm expect_leak=True if that is the point")
+        refuse_failed_source(start, store, [cell.arm])
     refuse_shapes(cell.model.model, given)
 
 

@@ -138,6 +138,9 @@ class LanguageModel(nn.Module):
 
     # The names of the methods that torch.compile compiles when the recipe sets `compile`.
     compiled_methods: ClassVar[tuple[str, ...]] = ("hidden",)
+    # The most logits that are in memory at once in an evaluation; None: those of a whole batch. Pieces round otherwise than whole
+    # batches do, so the models that had runs before this limit came keep None.
+    logits_at_once: ClassVar[int | None] = None
     vocab_size: int
     max_length: int
 
@@ -148,6 +151,13 @@ class LanguageModel(nn.Module):
     def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Mapping[str, AuxiliaryTerm]]:
         """The states of `hidden` and, in training mode, the auxiliary terms by name. Evaluation never calls this method."""
         return self.hidden(tokens, sees), {}
+
+    def from_end(self) -> LanguageModel:
+        """The model that reads rows that were flipped, because they are read from their end. By default it is the model itself.
+
+        A model with the positions of the text counts them down in such rows, so it returns another model with the same weights.
+        """
+        return self
 
     def pair_terms(self) -> Mapping[str, PairTerm]:
         """The auxiliary terms that compare two states, by name: the audit trains each of these terms on noise."""

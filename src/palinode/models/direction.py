@@ -8,7 +8,7 @@ Legend: B rows, T slots, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,15 @@ from palinode.models.base import AuxiliaryTerm, LanguageModel, together
 
 def read(model: LanguageModel, example: Example) -> Tensor:
     """The (B, T, D) states in the slot order of the example; all causal passes run as one batch, other passes run one by one."""
-    return _ordered(example, [model.hidden(tokens, sees) for tokens, sees in _readings(example)])
+    readings = list(_readings(model, example))
+    return _ordered(example, readings, [one.model.hidden(one.tokens, one.sees) for one in readings])
 
 
 def read_and_terms(model: LanguageModel, example: Example) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
     """The states of `read`, and the model's auxiliary terms averaged over all rows; in eval mode there are no terms."""
-    states, terms = zip(*(model.hidden_and_terms(tokens, sees) for tokens, sees in _readings(example)), strict=True)
-    return _ordered(example, states), together(terms)
+    readings = list(_readings(model, example))
+    states, terms = zip(*(one.model.hidden_and_terms(one.tokens, one.sees) for one in readings), strict=True)
+    return _ordered(example, readings, states), together(terms)
 
 
 def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
@@ -37,8 +39,9 @@ def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
     Raises:
         NotImplementedError: the model does not define `residuals`.
     """
-    for states in zip(*(model.residuals(tokens, sees) for tokens, sees in _readings(example)), strict=True):
-        yield _ordered(example, states)
+    readings = list(_readings(model, example))
+    for states in zip(*(one.model.residuals(one.tokens, one.sees) for one in readings), strict=True):
+        yield _ordered(example, readings, states)
 
 
 def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
@@ -75,23 +78,41 @@ class AsModule(nn.Module):
         return self.function(self.model, *arguments)
 
 
-def _readings(example: Example) -> Iterator[tuple[Tensor, Visibility]]:
-    """Yield the inputs of the model: first all causal passes as one batch that is read from the left, then each other pass."""
-    passes = [(group, example.inputs[rows]) for group, rows in example.by_group()]
-    causal = [tokens.flip(1) if _is_turned(group) else tokens for group, tokens in passes if _is_causal(group)]
-    if causal:
-        yield causal[0] if len(causal) == 1 else torch.cat(causal), Ltr()
-    yield from ((tokens, group.sees) for group, tokens in passes if not _is_causal(group))
+class _Reading(NamedTuple):
+    """Passes that one call of a model reads: their indexes in the example, the model, (B, T) tokens, and what slots see."""
+
+    groups: tuple[int, ...]
+    model: LanguageModel
+    tokens: Tensor
+    sees: Visibility
 
 
-def _ordered(example: Example, read_states: Sequence[Tensor]) -> Tensor:
+def _readings(model: LanguageModel, example: Example) -> Iterator[_Reading]:
+    """Yield the readings: first all causal passes as one batch that is read from the left, then each other pass.
+
+    A model that reads flipped rows in another way (`LanguageModel.from_end`) reads them as a batch of their own.
+    """
+    passes, turned = list(example.by_group()), model.from_end()
+    causal: dict[LanguageModel, list[int]] = {model: [], turned: []}
+    for index, (group, _) in enumerate(passes):
+        if _is_causal(group):
+            causal[turned if _is_turned(group) else model].append(index)
+    for reader, indexes in causal.items():
+        some = [passes[index] for index in indexes]
+        parts = [example.inputs[rows].flip(1) if _is_turned(group) else example.inputs[rows] for group, rows in some]
+        if parts:
+            yield _Reading(tuple(indexes), reader, parts[0] if len(parts) == 1 else torch.cat(parts), Ltr())
+    for index, (group, rows) in enumerate(passes):
+        if not _is_causal(group):
+            yield _Reading((index,), model, example.inputs[rows], group.sees)
+
+
+def _ordered(example: Example, readings: Sequence[_Reading], read_states: Sequence[Tensor]) -> Tensor:
     """Join the states of all readings to (B, T, D) states in the example's order of rows and slots."""
-    groups = [group for group, _ in example.by_group()]
-    waiting = iter(read_states)
-    counts = [group.rows for group in groups if _is_causal(group)]
-    causal = iter(torch.split(next(waiting), counts) if counts else ())
-    states = [next(causal if _is_causal(group) else waiting) for group in groups]
-    ordered = [part.flip(1) if _is_turned(group) else part for group, part in zip(groups, states, strict=True)]
+    groups, states = [group for group, _ in example.by_group()], dict[int, Tensor]()
+    for reading, found in zip(readings, read_states, strict=True):
+        states |= zip(reading.groups, torch.split(found, [groups[one].rows for one in reading.groups]), strict=True)
+    ordered = [states[index].flip(1) if _is_turned(group) else states[index] for index, group in enumerate(groups)]
     return ordered[0] if len(ordered) == 1 else torch.cat(ordered)
 
 

@@ -7,12 +7,14 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L blocks.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palinode.base import fsio
+from palinode.base.config import LATER
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.example import SPECIAL_NAMES
 from palinode.base.folders import GGUF, PACKAGE, converted_folder, file_sha256, package_file
@@ -37,6 +40,7 @@ from palinode.models.stack import mask_of
 SOURCE = "source"
 WEIGHTS, CONFIG = "*.safetensors", "config.json"
 HEX_SHA256 = r"[0-9a-f]{64}"
+RtlPositions = Literal["flipped", "text"]
 BLOCKS = ("layers", "h", "blocks")  # the names of the list of blocks in models of transformers
 
 
@@ -50,6 +54,8 @@ class HfModel(ModelConfig):
         keep_layers: the indexes of the blocks that are kept; None: all. A text model without some of its blocks is destroyed.
         train: `all`, `lora` (low-rank maps beside the frozen linear maps of the blocks), `head` (the map to logits), or `last:N`
             (the last N blocks and the final norm).
+        rtl_positions: the positions of a row that is read from its end: `flipped` (they count from the right end, as in our own
+            models) or `text` (those of the text, as if an upper-triangular mask were laid over it; needs rotary positions).
         lora_rank, lora_alpha: the rank r of the low-rank maps, and alpha: y = W x + (alpha / r) B A x, where B starts at 0.
     """
 
@@ -60,6 +66,7 @@ class HfModel(ModelConfig):
     train: Annotated[str, Field(pattern=r"^(all|lora|head|last:[1-9][0-9]*)$")] = "all"
     lora_rank: int = Field(default=8, ge=1)
     lora_alpha: float = Field(default=16.0, gt=0.0)
+    rtl_positions: Annotated[RtlPositions, LATER] = "flipped"
 
     @field_validator("keep_layers")
     @classmethod
@@ -97,7 +104,7 @@ class HfModel(ModelConfig):
         _refuse_longer(lm, max_length)
         _prepare(lm, vocab_size)
         _set_trainable(lm, self, generator(seed, "init", 1))
-        return HfLanguageModel(lm, self.train, vocab_size, max_length)
+        return HfLanguageModel(lm, self.train, vocab_size, max_length, self.rtl_positions)
 
     def _folder(self) -> Path:
         files = source_files(self.source)
@@ -109,10 +116,12 @@ class SmallHfModel(ModelConfig):
 
     Attributes:
         fields: the config of transformers as JSON text.
+        rtl_positions: that of the open model.
     """
 
     kind: ClassVar[str] = "hf-small"
     fields: str
+    rtl_positions: Annotated[RtlPositions, LATER] = "flipped"
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> HfLanguageModel:
         fields = {**json.loads(self.fields), "vocab_size": vocab_size - len(SPECIAL_NAMES)}
@@ -121,7 +130,7 @@ class SmallHfModel(ModelConfig):
         if not is_meta:
             _start(model, generator(seed, "init"))
         _prepare(model, vocab_size)
-        return HfLanguageModel(model, "all", vocab_size, max_length)
+        return HfLanguageModel(model, "all", vocab_size, max_length, self.rtl_positions)
 
 
 # --- where the weights come from ------------------------------------------------------------------------------------
@@ -275,16 +284,25 @@ class HfLanguageModel(LanguageModel):
     Attributes:
         lm: the module of transformers.
         train_mode: what is trained, see `HfModel.train`.
+        rtl_positions: see `HfModel.rtl_positions`.
+        counts_down: whether the positions of a row count down to 0, as those of a flipped row with the positions of its text do.
     """
 
     compiled_methods: ClassVar[tuple[str, ...]] = ()
+    logits_at_once = 2**27  # 512 MiB in float32
 
-    def __init__(self, lm: Any, train_mode: str, vocab_size: int, max_length: int):
+    def __init__(
+        self, lm: Any, train_mode: str, vocab_size: int, max_length: int, rtl_positions: RtlPositions = "flipped"
+    ):
         super().__init__()
+        if rtl_positions == "text":
+            _refuse_without_rotary(lm)
         self.lm = lm
         self.train_mode = train_mode
         self.vocab_size = vocab_size
         self.max_length = max_length
+        self.rtl_positions: RtlPositions = rtl_positions
+        self.counts_down = False
 
     @property
     def inner(self) -> Any:
@@ -296,10 +314,18 @@ class HfLanguageModel(LanguageModel):
         """The blocks of the model."""
         return _blocks(self.lm)
 
+    def from_end(self) -> HfLanguageModel:
+        if self.rtl_positions == "flipped":
+            return self
+        turned = copy.copy(self)  # shares all modules
+        turned.counts_down = True
+        return turned
+
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        states: Tensor = self.inner(
-            input_ids=tokens, attention_mask=self._mask(tokens, sees), use_cache=False
-        ).last_hidden_state
+        options = self._positions(tokens, tokens.shape[1], 0) | {"use_cache": False}
+        if (mask := self._mask(tokens, sees)) is not None:
+            options["attention_mask"] = mask
+        states: Tensor = self.inner(input_ids=tokens, **options).last_hidden_state
         return exact(states)
 
     def begin(self, rows: int, slots: int) -> HfState:
@@ -307,7 +333,8 @@ class HfLanguageModel(LanguageModel):
 
     def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
         end = state.read + len(state.next_positions(tokens))
-        states = self.inner(input_ids=tokens, past_key_values=state.cache, use_cache=True).last_hidden_state
+        options = self._positions(tokens, state.slots, state.read) | {"past_key_values": state.cache, "use_cache": True}
+        states = self.inner(input_ids=tokens, **options).last_hidden_state
         return exact(states), HfState(state.slots, end, state.cache)
 
     def linear_head(self) -> LinearHead:
@@ -340,6 +367,19 @@ class HfLanguageModel(LanguageModel):
             frozen_head_flops_per_slot=0.0 if self.linear_head().weight.requires_grad else head,
         )
 
+    def _positions(self, tokens: Tensor, slots: int, before: int) -> dict[str, Any]:
+        """The options of a call that give (B, T) tokens after `before` others their positions in a row of `slots` slots.
+
+        The (B, before + T) mask of ones says that a row is one text: transformers takes positions that do not rise by 1 for the
+        starts of texts that share a row.
+        """
+        if not self.counts_down:
+            return {}
+        rows, last = tokens.shape[0], slots - 1 - before
+        positions = torch.arange(last, last - tokens.shape[1], -1, device=tokens.device)
+        whole = tokens.new_ones(rows, before + tokens.shape[1])
+        return {"position_ids": positions.repeat(rows, 1), "attention_mask": whole}
+
     def _mask(self, tokens: Tensor, sees: Visibility) -> Tensor | None:
         """The (1, 1, T, T) additive mask for transformers; None for a causal reading, which is its own."""
         mask = mask_of(sees, tokens)
@@ -369,6 +409,13 @@ def _prepare(lm: Any, vocab_size: int) -> None:
         if table is not lm.get_input_embeddings():
             table.role = "position"
     lm.get_output_embeddings().role = "head"  # or Muon would take it
+
+
+def _refuse_without_rotary(lm: Any) -> None:
+    """Refuse a model that takes no positions, or has a table of them: a text that grows at its left end has no place in a table."""
+    takes_them = "position_ids" in inspect.signature(lm.base_model.forward).parameters
+    if not takes_them or any(getattr(one, "role", None) == "position" for one in lm.base_model.modules()):
+        raise BadInput(f"text needs rotary positions, which {type(lm).__name__} has not", field="rtl_positions")
 
 
 def _refuse_longer(lm: Any, slots: int) -> None:

@@ -58,7 +58,7 @@ from palinode.run.measure import (
     check_sentences,
 )
 from palinode.run.shared_data import prepare_shared
-from palinode.run.start import Start, take_weights
+from palinode.run.start import Start, inherited, take_weights
 from palinode.spec.longer import stable_step
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
@@ -354,6 +354,7 @@ class Attempt:
         Raises:
             BadInput: the run was begun with another numerics version, its evaluation needs something that the model cannot do, or
                 the weights that it starts from are missing or do not fit.
+            AuditFailed: the run that it starts from failed its audit.
         """
         spec.check_numerics()
         use_threads(spec.threads)
@@ -487,6 +488,8 @@ class Attempt:
         with self._timed("audit"):
             rows = self.store.record(self.spec.run_id).metrics
             report = self.audited(rows)
+            if self.start is not None:
+                report = report.with_(findings=(*report.findings, *inherited(self.start, self.store)))
         self.hold.check()
         self.store.write_run_audit(self.spec.run_id, report)
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from palinode.base.example import Example
-from palinode.evaluate.losses import PassBatch, ScoreBatches, ScoredSlots, is_scored, scored_slots
+from palinode.evaluate.losses import PassBatch, ScoreBatches, ScoredSlots, is_scored, slots_scored_by
 from palinode.models.base import LanguageModel
-from palinode.models.direction import read
 from palinode.train.processes import SharedTraining
 
 
@@ -47,5 +46,5 @@ def _scored_in_turn(shared: SharedTraining, turn: Sequence[PassBatch]) -> Iterat
 
 def _nats_and_hits(model: LanguageModel, example: Example) -> Tensor:
     """(2, B, T) float64: weight * nats of each slot, and 1 for a right guess."""
-    slots = scored_slots(example, read(model, example), model.logits)
+    slots = slots_scored_by(model, example)
     return torch.stack([slots.nats.double(), slots.hit.double()])

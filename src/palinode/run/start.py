@@ -1,20 +1,23 @@
 """The weights that a run starts from, when they are those of another run (`RunSettings.start_from`).
 
 The optimizer starts anew, and all counters at 0. The result names the run, the step and the hash of the weights. The model may have
-more rows in its tables of tokens and positions than the other one, and adapters: these keep their new values.
+more rows in its tables of tokens and positions than the other one, and adapters: these keep their new values. A source that failed
+its audit is refused; where an experiment allows it, its failures become findings about the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from palinode.base.errors import BadInput, Damaged
+from palinode.analysis.audits import failed_about_run, is_expected
+from palinode.base.errors import AuditFailed, BadInput, Damaged
+from palinode.base.finding import Finding
 from palinode.models.base import LanguageModel
-from palinode.results.record import Result
+from palinode.results.record import ArmEntry, Result
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.start import FIELD, StartFrom
@@ -52,11 +55,13 @@ def take_weights(spec: RunSpec, store: Store, model: LanguageModel) -> Start | N
 
     Raises:
         BadInput: the source is missing or not done, has no checkpoint of the step, or its weights do not fit.
+        AuditFailed: the source failed its audit, and no experiment marks the arm of this run.
         Damaged: no undamaged checkpoint has the weights.
     """
     if spec.start_from is None:
         return None
     result = finished_source(spec.start_from, store)
+    refuse_failed_source(spec.start_from, store, list(_arms_of(spec.run_id, store)))
     start, tensors = _weights(spec.start_from, store, result)
     refuse_shapes(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     own = model.state_dict()
@@ -79,6 +84,31 @@ def finished_source(start: StartFrom, store: Store) -> Result:
     if record.result is None or record.outcome != "done":
         raise BadInput(f"run {start.run} is {record.outcome}, so it has no weights to start from", field=FIELD)
     return record.result
+
+
+def _arms_of(run_id: str, store: Store) -> Iterator[ArmEntry]:
+    """The arms of all experiments that a run is a run of."""
+    for entry in store.experiments():
+        names = {run.arm for run in entry.runs if run.run_id == run_id}
+        yield from (arm for arm in entry.arms if arm.name in names)
+
+
+def refuse_failed_source(start: StartFrom, store: Store, arms: Sequence[ArmEntry]) -> None:
+    """Refuse a source that failed its audit, unless one of these arms, which start from it, is expected to fail in this way.
+
+    Raises:
+        AuditFailed: what the source failed.
+    """
+    failed = failed_about_run(store, start.run)
+    if failed and not any(all(is_expected(one, arm) for one in failed) for arm in arms):
+        message = f"run {start.run} failed its audit, {failed[0].check}: {failed[0].message}"
+        raise AuditFailed(message, field=FIELD, hint="mark the arm expect_leak=True if that is the point")
+
+
+def inherited(start: Start, store: Store) -> tuple[Finding, ...]:
+    """The failed findings about the source of a run: what trained its first weights trained a part of the run."""
+    failed = failed_about_run(store, start.run)
+    return tuple(one.with_(message=f"starts from run {start.run}: {one.message}") for one in failed)
 
 
 def refuse_shapes(model: LanguageModel, given: Shapes) -> None:

@@ -174,13 +174,16 @@ def _how_to_read(trained: Trained, model: Exported) -> Iterator[str]:
         yield "No class of transformers computes this model, so its code imports `palinode`. It keeps no cache."
         yield ""
     groups = spec.objective.groups()
+    reversed_ids = "ids in reversed order, behind `[R]`"
+    if getattr(spec.model, "rtl_positions", "flipped") == "text":
+        reversed_ids += ", with `position_ids` that count down to 0 and an `attention_mask` of ones"
     if not spec.objective.reads_in_a_direction:
         yield "It was trained to fill masks and not to continue a text."
     elif "ltr" not in groups:
-        yield "It reads from right to left: give it the ids of a text in reversed order, behind `[R]`."
+        yield f"It reads from right to left: give it the {reversed_ids}."
     else:
         yield f"It reads a text behind `{BOS}`; rows have at most {trained.model.max_length} tokens."
         if "rtl" in groups:
-            yield "It was also trained from right to left: ids in reversed order, behind `[R]`."
+            yield f"It was also trained from right to left: {reversed_ids}."
     yield ""
     yield "The tokenizer adds nothing to a text. With lm-eval, `add_bos_token=True` puts `[L]` before the contexts of pairs."

@@ -82,7 +82,7 @@ def generate(
     Raises:
         BadInput: an id outside the tokenizer's vocabulary, an empty prompt without a direction token, a negative count.
     """
-    model, specials = trained.model, trained.specials
+    model, specials = in_reading(trained.model, direction), trained.specials
     has_start = bool(getattr(trained.spec.objective, "direction_token", True))
     _check(specials, prompt_ids, new_tokens, rows, has_start)
     start = [specials[START[direction]]] if has_start else []
@@ -100,6 +100,11 @@ def generate(
             row[:, len(first_ids) + index] = drawn_tokens(chances, uniform[index % DRAWN_AT_ONCE])
     read = row[:, len(start) :].cpu()
     return read.flip(1) if direction == "rtl" else read
+
+
+def in_reading(model: LanguageModel, direction: Direction) -> LanguageModel:
+    """The model that reads rows in this direction from their start; rtl rows were flipped."""
+    return model if direction == "ltr" else model.from_end()
 
 
 class Reader:

@@ -40,7 +40,7 @@ from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
 from palinode.use.export import export
-from palinode.use.generate import START, Sampling, generate_text
+from palinode.use.generate import START, Sampling, generate_text, in_reading
 from palinode.use.infill import Gap, Ids, Middles, infill_ids
 
 SIDES = {"ltr": "before", "rtl": "after"}
@@ -77,6 +77,7 @@ class Scored:
         pieces: the text of each token; the bytes of a character that several tokens share are shown as U+FFFD.
         nats: (n,) float64, -ln p of each token; NaN for a first token that a model without direction tokens cannot score.
         bytes: the bytes of the scored tokens; None where the tokens do not spell the text, or have no text.
+        difference: the first place where the tokens do not spell the text; None if there is none.
     """
 
     direction: Direction
@@ -84,6 +85,7 @@ class Scored:
     pieces: tuple[str, ...]
     nats: NDArray[np.float64]
     bytes: int | None
+    difference: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -236,7 +238,8 @@ class Model:
         start, row = self._row(text, direction)
         self._use(direction)
         with evaluating(self.torch):
-            logits = self.torch.logits(self.torch.hidden(row, Ltr()))[0] if row.numel() else None
+            model = in_reading(self.torch, direction)
+            logits = model.logits(model.hidden(row, Ltr()))[0] if row.numel() else None
         if start and logits is not None:
             return logits
         nothing = torch.full((1, self.trained.specials.vocab_size), math.nan, device=row.device)
@@ -258,13 +261,13 @@ class Model:
         if direction == "full":
             self._refuse_full()
             start, row = self._row(text, "ltr") if self.spec.objective.reads_in_a_direction else (0, self._tensor(text))
-            return self._states(row, Full(), depth)[start:]
+            return self._states(self.torch, row, Full(), depth)[start:]
         if direction not in SIDES:
             raise BadInput(f"{direction!r} is none of ltr, rtl, full, both", field="direction")
         way: Direction = "ltr" if direction == "ltr" else "rtl"
         start, row = self._row(text, way)
         self._use(way)
-        states = self._states(row, Ltr(), depth)[start:]
+        states = self._states(in_reading(self.torch, way), row, Ltr(), depth)[start:]
         return states if way == "ltr" else states.flip(0)
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -366,9 +369,10 @@ class Model:
         array, tokenizer = np.array(ids, dtype=np.int64), self.trained.data.tokenizer
         sizes = self._bytes_of_ids[array[np.isfinite(nats)]]
         spelled = tokenizer.decode(ids) if not isinstance(text, str) else text
-        spells = not self._is_task and tokenizer.difference(array, spelled) is None
+        difference = None if self._is_task else tokenizer.difference(array, spelled)
         pieces = tuple(tokenizer.decode([one]) for one in ids)
-        return Scored(direction, array, pieces, nats, int(sizes.sum()) if spells else None)
+        size = int(sizes.sum()) if not self._is_task and difference is None else None
+        return Scored(direction, array, pieces, nats, size, difference)
 
     @cached_property
     def _bytes_of_ids(self) -> NDArray[np.int64]:
@@ -397,17 +401,17 @@ class Model:
         start = row.new_full((1, 1), self.trained.specials[START[direction]])
         return 1, torch.cat((start, row), dim=1)
 
-    def _states(self, row: Tensor, sees: Visibility, depth: int | None) -> Tensor:
+    def _states(self, model: LanguageModel, row: Tensor, sees: Visibility, depth: int | None) -> Tensor:
         """(T, D) states of a (1, T) row in the order in which it is read, after all blocks or after `depth` blocks."""
-        with evaluating(self.torch):
+        with evaluating(model):
             if depth is None:
-                return self.torch.hidden(row, sees)[0]
-            check_can_be_cut(self.torch)
-            if not 1 <= depth <= self.torch.depths():
-                message = f"the model has {self.torch.depths()} blocks, so it cannot stop after {depth}"
+                return model.hidden(row, sees)[0]
+            check_can_be_cut(model)
+            if not 1 <= depth <= model.depths():
+                message = f"the model has {model.depths()} blocks, so it cannot stop after {depth}"
                 raise BadInput(message, field="depth")
-            residual = next(itertools.islice(self.torch.residuals(row, sees), depth - 1, None))
-            return self.torch.finished(residual)[0]
+            residual = next(itertools.islice(model.residuals(row, sees), depth - 1, None))
+            return model.finished(residual)[0]
 
     def _refuse_without_direction(self, lacks: str) -> None:
         if not self.spec.objective.reads_in_a_direction:
