@@ -26,6 +26,7 @@ from typing import Any
 
 import hosts
 import planted
+import shared
 from trials import (
     LONGEST_SECONDS,
     RUN,
@@ -283,6 +284,7 @@ PARTS: dict[str, tuple[Callable[..., None], int]] = {
     "names": (hosts.names, 5),
     "paused": (hosts.paused, 10),
     "race": (hosts.race, 300),
+    "processes": (shared.processes, 20),
 }
 AUDIT = "audit"
 AUDITS_INTRODUCTION = """

@@ -25,22 +25,25 @@ class Progress:
         hosts: run id -> the name of the host that works on it.
         open: the ids of the other runs.
         prices: the prices of an hour of the processes that work now, each with its currency; None where it is unknown.
+        again: how often a run was taken up again: its host was preempted or died, or the run failed, or was interrupted.
     """
 
     outcomes: dict[str, str]
     hosts: dict[str, str]
     open: tuple[str, ...]
     prices: tuple[tuple[float, str] | None, ...] = ()
+    again: int = 0
 
     @property
     def words(self) -> str:
-        """The progress as one line, such as `37 done, 20 running on 11 hosts, 63 open`."""
+        """The progress as one line, such as `37 done, 20 running on 11 hosts, 63 open, 2 taken up again`."""
         counts = Counter(self.outcomes.values())
         parts = [f"{counts.pop('done', 0):,} done", *(f"{count:,} {outcome}" for outcome, count in counts.items())]
         if self.hosts:
             hosts = len(set(self.hosts.values()))
             parts.append(f"{len(self.hosts):,} running on {hosts:,} host{'' if hosts == 1 else 's'}")
-        return ", ".join([*parts, f"{len(self.open):,} open"])
+        again = [f"{self.again:,} taken up again"] if self.again else []
+        return ", ".join([*parts, f"{len(self.open):,} open", *again])
 
     @property
     def is_over(self) -> bool:
@@ -54,7 +57,7 @@ class Onlooker:
 
     Attributes:
         seconds: run id -> the seconds that the run took, for the runs that are done.
-        attempts: run id -> the number of its newest hold that was seen.
+        attempts: run id -> the number of its newest hold that was seen, or of the attempt that ended the run.
     """
 
     store: Store
@@ -82,7 +85,8 @@ class Onlooker:
                 prices.append(hold.price_per_hour)
             else:
                 left.append(run_id)
-        return Progress(outcomes, hosts, tuple(left), tuple(prices))
+        again = sum(max(0, self.attempts.get(run_id, 1) - 1) for run_id in (*outcomes, *hosts, *left))
+        return Progress(outcomes, hosts, tuple(left), tuple(prices), again)
 
     def left_words(self, seen: Progress, entry: ExperimentEntry, runs: Sequence[RunEntry]) -> str:
         """The time and the cost that are left at the present number of processes, such as `; 4.1 h and 38.20 EUR left`. A run that
@@ -118,6 +122,7 @@ class Onlooker:
             if result is None:
                 return None
             self.outcomes[key] = result.outcome
+            self.attempts[run_id] = max(result.attempts, self.attempts.get(run_id, 0))
             if result.outcome == "done":
                 self.seconds[run_id] = float(result.seconds.get("total") or 0.0)
         return self.outcomes[key]
