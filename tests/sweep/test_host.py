@@ -342,6 +342,31 @@ def test_the_progress_is_read_from_the_store(store):
     assert Onlooker(store).look(names).words == "2 done, 1 failed, 1 running on 1 host, 0 open, 4 taken up again"
 
 
+def test_looks_at_many_runs_come_in_turn(store, monkeypatch):
+    names = [f"r{number}" for number in range(12)]
+    experiment(store, **dict.fromkeys(names, "done"))
+    onlooker, looked = Onlooker(store, most=4), []
+    find = onlooker._outcome
+    monkeypatch.setattr(onlooker, "_outcome", lambda run_id: looked.append(run_id) or find(run_id))
+    assert len(onlooker.look(names).open) == len(looked) == 12, "all are looked at once"
+    held = {"host": "node7", "pid": 1, "beat": 0, "released": False}
+    for name in names[:3]:
+        fsio.write_table(store.run_directory(name) / "hold-1.json", held)
+    seen = {run_id for _ in range(5) if (looked.clear() or onlooker.look(names)) for run_id in looked}
+    assert seen == set(names)
+    looked.clear()
+    assert len(onlooker.look(names).hosts) == 3
+    assert len(looked) == 4
+    assert len(set(looked) & set(names[:3])) >= 2
+    for name in names:
+        store.write_result(Result(run_id=name, outcome="done"))
+    for looks in (4, 4, 4, 0):
+        looked.clear()
+        end = onlooker.look(names)
+        assert len(looked) == looks
+    assert end.is_over
+
+
 @pytest.mark.parametrize(("how", "then"), [("done", "done"), ("diverged", "failed")])
 def test_a_host_leaves_a_run_closed_until_its_source_has_ended(store, how, then):
     experiment(store, first=how, second="done")
