@@ -282,12 +282,10 @@ def test_a_plan_for_gpus_elsewhere_needs_none_here(palinode, lab):
     assert palinode("plan", "x.toml", "--set", "device=cuda").code == 5
     told = palinode("plan", "x.toml", "--set", "device=cuda", "--on", "lab")
     assert told.code == 0, told.err
-    assert told.out.splitlines()[-1] == "on lab: 1 worker with 4 slots; no step was timed here, so no time is told"
+    assert "on lab: 1 worker with 4 slots; no step was timed here, so no time is told" in told.out.splitlines()
     Path("config.toml").write_text(CONFIGURATION.partition("[prices]")[0].replace("price_per_hour = 3.0", ""))
     told = palinode("plan", "x.toml", "--on", "lab")
-    assert told.out.splitlines()[-1].endswith(
-        "; the cost is unknown (no price_per_hour in [executor.lab] of config.toml)"
-    )
+    assert "; the cost is unknown (no price_per_hour in [executor.lab] of config.toml)\n" in told.out
 
 
 @pytest.mark.parametrize(
