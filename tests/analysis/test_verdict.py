@@ -479,7 +479,10 @@ def test_pairs_on_two_kinds_of_machine_are_left_out_where_one_kind_is_asked(tmp_
     asked = only(replace(record, one_kind=True))
     assert [pair.seed for pair in asked.comparison.pairs] == [2, 3, 4, 5]
     assert not asked.reasons
-    assert not any("machine" in caution for caution in asked.cautions)
+    told = [caution for caution in asked.cautions if "machine" in caution]
+    assert told == ["2 of 6 pairs are left out, as asked: trained on two kinds of machine (seeds 0, 1)"]
+    assert asked.by_more_than_matters in (True, False)
+    assert type(asked.by_more_than_matters) is bool, "JSON has no other kind of truth value"
     ended_elsewhere = dict.fromkeys([("both", "base", 0), ("both", "base", 1)], "diverged")
     dropped = make_store(tmp_path / "fewer", Synthetic(seeds=seeds, outcomes=ended_elsewhere))
     assert asked.interval == only(dropped.experiment("demo")).interval

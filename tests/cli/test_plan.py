@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quick_audit import no_audit_ahead, quick_audit_arm
+from quick_audit import no_audit_ahead, quick_audit_arm, quick_calibrate
 from tiny_experiment import TOML
 
 from palinode import Store
+from palinode.base import user_settings
 from palinode.cli.plan import plan_text
-from palinode.experiment import audits
+from palinode.experiment import audits, plan
 from palinode.experiment.calibrate import shares
 from palinode.experiment.plan import MOST_ARMS_LISTED, Plan, PlannedCell, makespan
+from palinode.sweep import executors
 
 
 def planned(palinode, *options: str) -> dict:
@@ -208,6 +210,99 @@ def test_trials_are_planned_with_the_runs(palinode):
     seconds = sum(cell["seconds"] for cell in tuned["cells"])
     assert tuned["predicted_seconds"] == pytest.approx(2 * seconds + 6 * seconds / 2)
     assert "12 of 12 trials and 4 of 4 runs are left" in palinode("plan", "x.toml", "--no-measure").out
+
+
+CONFIGURATION = """
+[executor.lab]
+kind = "slurm"
+options = { partition = "cpu", cpus_per_task = 6, gpus_per_node = 4 }
+price_per_hour = 3.0
+
+[executor.whole]
+kind = "slurm"
+
+[executor.shared]
+kind = "local"
+processes = 2
+parallel = "ddp"
+
+[prices]
+cpu = 0.5
+currency = "EUR"
+"""
+
+
+@pytest.fixture
+def lab(here, monkeypatch):
+    """A configuration with engines; each run takes a second, and has two threads."""
+    Path("x.toml").write_text(TOML)
+    Path("config.toml").write_text(CONFIGURATION)
+    monkeypatch.setattr(user_settings, "configuration_path", lambda: Path("config.toml"))
+    monkeypatch.setattr(executors, "usable_cores", lambda: 8)
+    monkeypatch.setattr(plan, "calibrate", quick_calibrate)
+    return ("--set", "threads=2", "--seeds", "20")
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "seconds", "cost"),
+    [
+        (
+            ("--on", "lab", "--workers", "2"),
+            "on lab: 2 workers with 3 slots, by the steps of this machine: about",
+            7,
+            3.0,
+        ),
+        (("--on", "local", "--workers", "2"), "on local: 2 workers with 2 slots, by the steps of", 10, 0.5),
+        (("--on", "local", "--on-option", "cores=20"), "on local: 1 worker with 10 slots, by the steps of", 4, 0.5),
+        (("--on", "ray", "--workers", "50"), "on ray: 50 workers with 1 slot, by the steps of", 1, 0.5),
+        (("--on", "whole"), "is unknown, so no time is told (add cpus_per_task to its options)", None, None),
+        (("--on", "shared"), "is unknown, so no time is told (the steps of a run that 2 processes share", None, None),
+    ],
+)
+def test_a_plan_tells_the_time_and_the_cost_on_an_engine(palinode, lab, monkeypatch, options, line, seconds, cost):
+    for package in executors.PACKAGES.values():
+        pytest.importorskip(package)
+    data = planned(palinode, *lab, *options)
+    assert data["predicted_seconds"] == seconds
+    told = palinode("plan", "x.toml", *lab, *options)
+    (told_line,) = [one for one in told.out.splitlines() if one.startswith("on ")]
+    assert line in told_line
+    if cost is None:
+        assert "cost" not in data
+        assert data["on"]["slots"] is None
+        return
+    workers = min(data["on"]["workers"], 40)
+    assert data["cost"] == pytest.approx(seconds / 3600 * cost * workers)
+    assert (data["price_per_hour"], data["currency"]) == (cost, "EUR")
+    assert told_line.endswith(f"about {data['cost']:.2f} EUR")
+
+
+def test_a_plan_for_gpus_elsewhere_needs_none_here(palinode, lab):
+    pytest.importorskip("submitit")
+    assert palinode("plan", "x.toml", "--set", "device=cuda").code == 5
+    told = palinode("plan", "x.toml", "--set", "device=cuda", "--on", "lab")
+    assert told.code == 0, told.err
+    assert "on lab: 1 worker with 4 slots; no step was timed here, so no time is told" in told.out.splitlines()
+    Path("config.toml").write_text(CONFIGURATION.partition("[prices]")[0].replace("price_per_hour = 3.0", ""))
+    told = palinode("plan", "x.toml", "--on", "lab")
+    assert "; the cost is unknown (no price_per_hour in [executor.lab] of config.toml)\n" in told.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--on", "lob"), "--on: 'lob' is none of local, slurm, ray, lab, whole, shared (did you mean 'lab'?)"),
+        (("--on", "lab", "--on-option", "cpus_per_task=none"), "--on-option: cpus_per_task = 'none' is no number"),
+        (("--on", "lab", "--on-option", "cpus_per_tusk=2"), "--on-option: slurm has no option 'cpus_per_tusk'"),
+        (("--on-option", "cpus_per_task=2"), "--on-option: is an option of --on"),
+    ],
+)
+def test_a_plan_refuses_what_is_no_engine_in_one_line(palinode, lab, options, words):
+    pytest.importorskip("submitit")
+    told = palinode("plan", "x.toml", *options)
+    assert told.code == 2
+    (line,) = told.err.splitlines()
+    assert words in line
 
 
 def test_a_plan_says_how_much_of_a_grid_it_measured():

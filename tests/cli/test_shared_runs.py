@@ -8,6 +8,7 @@ import quick_audit
 from tiny_experiment import TOML, everything_in
 
 from palinode.experiment import audits, plan
+from palinode.results.holds import all_holds
 from palinode.results.store import Store
 
 PARTS = TOML.replace("seeds = [1, 2]", "seeds = [1]").replace(
@@ -97,6 +98,7 @@ def test_a_run_goes_on_after_a_process_was_killed_with_another_number_of_process
     assert (told.code, record.result.outcome, record.result.attempts) == (0, "done", 3), told.err
     assert record.result.fingerprint["processes"] == "2, 1"
     assert record.result.fingerprint["parallel"] == way
+    assert all_holds(record.directory)[-1].content["kind"] == record.result.kind
     _, alone = run("alone")
     steps = [[row["step"] for row in one.metrics if row["event"] == "eval"] for one in (record, alone)]
     assert steps[0] == steps[1] == [4, 8, 12]

@@ -6,6 +6,7 @@ from importlib import metadata
 import pytest
 from tiny_run import tiny_spec
 
+from palinode.results.holds import newest_hold
 from palinode.results.store import Store
 from palinode.run.environment import environment
 from palinode.run.one import run_one
@@ -54,3 +55,5 @@ def test_a_run_names_its_environment_and_the_store_has_the_list_once(corpus, tmp
     assert path.stem == first.fingerprint["environment"]
     assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] == path.stem
     assert "environments" not in store.run_ids()
+    held = newest_hold(store.run_directory(first.run_id)).content
+    assert held["kind"] == first.kind, "an attempt that ends without a result has told its kind of machine"

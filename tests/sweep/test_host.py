@@ -1,6 +1,7 @@
 """Hosts that share a store, with a fake worker: each run once, failures twice at most, code only with leave, stop, room, errors."""
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import pytest
 from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.numerics import NUMERICS_VERSION
-from palinode.results.holds import newest_hold
+from palinode.results.holds import newest_hold, take
 from palinode.results.record import ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
-from palinode.sweep import host, local
+from palinode.sweep import host, local, worker
 from palinode.sweep.host import HostOptions, work
 from palinode.sweep.watching import Onlooker
 
@@ -202,7 +203,7 @@ def test_seeds_that_the_own_kind_of_machine_has_begun_are_taken_first_and_those_
     store.write_experiment(ExperimentEntry(name="idea", size="default", runs=tuple(runs)))
     finished(store, "a1", "theirs")
     finished(store, "a2", "ours")
-    monkeypatch.setattr(host, "_kind_here", lambda directory: store.record("a2").result.kind)
+    monkeypatch.setattr(host, "_kind_here", lambda directory, options: store.record("a2").result.kind)
     for _ in range(4):  # hosts with orders of their own
         one = host._Host(store, OPTIONS, print, lambda text: None)
         order = sorted(one.open, key=one._rank)
@@ -213,8 +214,77 @@ def test_seeds_that_the_own_kind_of_machine_has_begun_are_taken_first_and_those_
     assert list(dict.fromkeys(started))[-1] == "b1"
 
 
-def test_a_host_logs_what_it_did(store):
+def test_pauses_are_twice_as_long_while_a_hold_takes_long(store, monkeypatch):
+    experiment(store, held="done")
+    answers, slept = iter((0.1, 5.0, 5.1, 60.0, 0.2)), []
+
+    def sweep(jobs, store, sharing, **how):
+        sharing.held_after(next(answers))
+        return local.SweepEnd({}, frozenset(), None)  # another host was faster
+
+    monkeypatch.setattr(host, "sweep_shared", sweep)
+    monkeypatch.setattr(host, "_pauses", lambda: itertools.repeat(10.0))
+    monkeypatch.setattr(host._Host, "_sleep", lambda self, seconds: slept.append(seconds))
+    monkeypatch.setattr(host._Host, "_is_over", lambda self: len(slept) == 5)
+    assert work(store, OPTIONS) == 0
+    assert slept == [10.0, 10.0, 20.0, 20.0, 10.0]
+
+
+def test_a_worker_tells_how_long_each_hold_took(store, monkeypatch):
+    experiment(store, free="done", held="done")
+    take(store.run_directory("held"))
+    now = iter((100.0, 107.0, 200.0, 200.5))
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    events = []
+    options = SimpleNamespace(
+        directories=[store.run_directory("free"), store.run_directory("held")], about={}, together=""
+    )
+    channel, stop = SimpleNamespace(emit=events.append, broken=False), SimpleNamespace(requested=False)
+    worker._lead(options, {}, channel, stop, lambda *_: [Result(run_id="free", outcome="done")])
+    assert [(event["event"], event["run_id"], event["hold_seconds"]) for event in events] == [
+        ("busy", "held", 0.5),
+        ("finished", "free", 7.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ids", "processes", "expected"),
+    [
+        ("", 1, ()),
+        ("0,1,2", 1, ("0", "1", "2")),
+        ("0,1,2,3", 2, ("0,1", "2,3")),
+        ("0,1,2", 2, ("0,1",)),
+        ("0", 2, ("0",)),  # too few: the run itself says so
+    ],
+)
+def test_each_slot_has_as_many_gpus_as_processes_share_a_run(store, monkeypatch, ids, processes, expected):
+    store.write_spec("r", {"do": "done", "device": "cuda", "threads": 1, "numerics_version": NUMERICS_VERSION})
+    run = RunEntry(arm="a", scale="base", seed=1, run_id="r")
+    store.write_experiment(ExperimentEntry(name="idea", size="default", runs=(run,)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ids)
+    one = host._Host(store, replace(OPTIONS, slots=None, processes=processes, parallel="ddp"), print, print)
+    assert one.devices == expected
+
+
+def test_slots_are_the_cores_that_the_engine_gave_divided_by_what_a_run_needs(store, monkeypatch):
+    spec = {"do": "done", "threads": 2, "numerics_version": NUMERICS_VERSION}
+    store.write_spec("r", spec)
+    run = RunEntry(arm="a", scale="base", seed=1, run_id="r")
+    store.write_experiment(ExperimentEntry(name="idea", size="default", runs=(run,)))
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(local, "CPU_QUOTA", store.root / "none")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "12")
+    said = []
+    for processes, slots in ((1, 6), (3, 2), (8, 1)):
+        one = host._Host(store, replace(OPTIONS, slots=None, processes=processes), print, said.append)
+        assert one.slots == slots
+    assert f"{slots} slot, " in said[-1]
+
+
+def test_a_host_logs_what_it_did(store, monkeypatch):
     experiment(store, good="done", bad="raise")
+    hold_seconds = []
+    monkeypatch.setattr(host._Host, "_note_hold_seconds", lambda self, seconds: hold_seconds.append(seconds))
     work(store, replace(OPTIONS, price=lambda devices: (3.0, "EUR")))
     [path] = (store.root / "workers").glob("*.jsonl")
     rows = fsio.read_rows(path).rows
@@ -224,6 +294,8 @@ def test_a_host_logs_what_it_did(store):
         ("bad", "failed"),
     }
     assert sum(row["event"] == "started" for row in rows) == 2
+    assert len(hold_seconds) == 2
+    assert 0 < min(hold_seconds) <= max(hold_seconds) < 60
     hold = newest_hold(store.run_directory("good"))
     assert hold.price_per_hour == (1.5, "EUR")  # the price of the host, shared by two slots
     cost, currency = hold.cost
@@ -265,6 +337,34 @@ def test_the_progress_is_read_from_the_store(store):
     assert not seen.is_over
     fsio.write_table(store.run_directory("c") / "hold-1.json", {**held, "released": True})
     assert onlooker.look(names).open == ("c",)
+    fsio.write_table(store.run_directory("c") / "hold-2.json", {**held, "host": "node8"})
+    store.write_result(Result(run_id="d", outcome="done", attempts=4))
+    assert Onlooker(store).look(names).words == "2 done, 1 failed, 1 running on 1 host, 0 open, 4 taken up again"
+
+
+def test_looks_at_many_runs_come_in_turn(store, monkeypatch):
+    names = [f"r{number}" for number in range(12)]
+    experiment(store, **dict.fromkeys(names, "done"))
+    onlooker, looked = Onlooker(store, most=4), []
+    find = onlooker._outcome
+    monkeypatch.setattr(onlooker, "_outcome", lambda run_id: looked.append(run_id) or find(run_id))
+    assert len(onlooker.look(names).open) == len(looked) == 12, "all are looked at once"
+    held = {"host": "node7", "pid": 1, "beat": 0, "released": False}
+    for name in names[:3]:
+        fsio.write_table(store.run_directory(name) / "hold-1.json", held)
+    seen = {run_id for _ in range(5) if (looked.clear() or onlooker.look(names)) for run_id in looked}
+    assert seen == set(names)
+    looked.clear()
+    assert len(onlooker.look(names).hosts) == 3
+    assert len(looked) == 4
+    assert len(set(looked) & set(names[:3])) >= 2
+    for name in names:
+        store.write_result(Result(run_id=name, outcome="done"))
+    for looks in (4, 4, 4, 0):
+        looked.clear()
+        end = onlooker.look(names)
+        assert len(looked) == looks
+    assert end.is_over
 
 
 @pytest.mark.parametrize(("how", "then"), [("done", "done"), ("diverged", "failed")])

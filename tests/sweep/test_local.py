@@ -284,6 +284,28 @@ def test_workers_by_default_fill_the_cores():
     assert default_workers(10 * cores) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"SLURM_CPUS_PER_TASK": "4"}, 4),
+        ({"SLURM_CPUS_PER_TASK": "4", "SLURM_CPUS_ON_NODE": "9"}, 4),
+        ({"SLURM_CPUS_ON_NODE": "9"}, 9),
+        ({"PALINODE_CORES": "2", "SLURM_CPUS_PER_TASK": "4"}, 2),
+        ({"SLURM_CPUS_PER_TASK": "400"}, 16),
+        ({"SLURM_CPUS_PER_TASK": "many"}, 16),
+        ({"SLURM_CPUS_PER_TASK": "0"}, 16),
+        ({}, 16),
+    ],
+)
+def test_the_cores_that_an_engine_gave_count(tmp_path, monkeypatch, given, expected):
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: set(range(16)))
+    for name in local.GIVEN_CORES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert usable_cores(tmp_path / "none") == expected
+
+
 def test_a_containers_quota_counts(tmp_path):
     cores = usable_cores(tmp_path / "none")
     for text, expected in (

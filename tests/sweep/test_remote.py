@@ -4,16 +4,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from palinode.base import user_settings
 from palinode.base.errors import BadInput, EnvironmentProblem
+from palinode.base.user_settings import ExecutorTable
 from palinode.results.holds import take
 from palinode.results.record import ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.sweep import executors, host, remote
-from palinode.sweep.executors import executor_named, parse_options
+from palinode.sweep.executors import executor_named, executor_of, parse_options
 from palinode.sweep.executors.command import Command
 from palinode.sweep.executors.local import LocalExecutor
 from palinode.sweep.host import HostOptions, work
@@ -160,6 +162,48 @@ def test_a_process_of_this_machine_says_why_it_ended(tmp_path):
 def test_a_command_of_a_ray_task_runs_in_the_folder_of_the_driver(tmp_path):
     child = Command([sys.executable, "-c", "import os, sys; print(os.getcwd(), file=sys.stderr)"], str(tmp_path))
     assert (child.wait(), child.last_line) == (0, str(tmp_path))
+
+
+def ended_with(handle) -> str:
+    while handle.state() != "ended":
+        time.sleep(0.02)
+    return handle.why()
+
+
+TELL_CORES = ["sh", "-c", "echo cores $PALINODE_CORES >&2"]
+
+
+def test_workers_of_one_machine_share_its_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "usable_cores", lambda: 8)
+    table = ExecutorTable("local")
+    assert ended_with(executor_of(table, {}, tmp_path, workers=3).start(TELL_CORES)) == "cores 2"
+    assert ended_with(executor_of(table, {"cores": 5}, tmp_path, workers=3).start(TELL_CORES)) == "cores 5"
+    with pytest.raises(BadInput, match="0 is no number of cores"):
+        executor_of(table, {"cores": 0}, tmp_path)
+
+
+@pytest.mark.parametrize(("resources", "told"), [({"CPU": 3.0}, "cores 3"), ({"CPU": 0.5}, "cores 1"), ({}, "cores")])
+def test_a_task_of_ray_has_the_cores_that_ray_gave_it(tmp_path, monkeypatch, resources, told):
+    module = pytest.importorskip("palinode.sweep.executors.ray")
+    monkeypatch.delenv("PALINODE_CORES", raising=False)
+    context = SimpleNamespace(get_assigned_resources=lambda: resources)
+    monkeypatch.setattr(module.ray, "get_runtime_context", lambda: context)
+    assert module.run(TELL_CORES, str(tmp_path)) == told
+
+
+def test_a_job_of_slurm_has_the_cores_that_it_asked_for_and_is_queued_again_often(tmp_path, monkeypatch):
+    module = pytest.importorskip("palinode.sweep.executors.slurm")
+    monkeypatch.delenv("PALINODE_CORES", raising=False)
+    executor = module.executor({"cluster": "local", "cpus_per_task": 3}, tmp_path)
+    assert executor._executor._executor.max_num_timeout == module.MOST_TIMEOUTS
+    tasks = []
+    monkeypatch.setattr(executor._executor, "submit", tasks.append)
+    executor.start(TELL_CORES)
+    (task,) = tasks
+    again = task.checkpoint().function  # what goes on after a preemption
+    for one in (task, again):
+        assert one() == 0
+        assert one._child.last_line == "cores 3"
 
 
 def test_set_up_commands_run_before_the_worker(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from palinode.analysis.audits import ArmAudit
 from palinode.analysis.compare import Comparison, LeftOut, Parity, seeds_on_two_kinds
 from palinode.base.measures import EQUAL_WITHIN, MEASURES, OWN, Metric
@@ -144,7 +146,13 @@ def edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]
 
 
 def fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """The caution that the two runs of some pairs were trained on two kinds of machine: their bits differ for this reason, too."""
+    """The caution that the two runs of some pairs were trained on two kinds of machine: their bits differ for this reason, too.
+
+    Where the user asked for one kind, the caution says that these pairs are left out.
+    """
+    if asked := [item.seed for item in comparison.left_out if item.other_kind]:
+        count = f"{len(asked)} of {comparison.planned} pairs {'is' if len(asked) == 1 else 'are'} left out, as asked"
+        return [f"{count}: trained on two kinds of machine ({_listed(asked)})"]
     used = {pair.seed for pair in comparison.pairs}
     on_two = seeds_on_two_kinds(record, comparison.arm, comparison.baseline, comparison.scale)
     seeds = [seed for seed in on_two if seed in used]
@@ -152,7 +160,9 @@ def fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> li
         return []
     items = ", ".join(sorted({item.replace("_", " ") for seed in seeds for item in on_two[seed]}))
     were = "was" if len(seeds) == 1 else "were"
-    listed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    return [
-        f"{len(seeds)} of {len(used)} pairs {were} trained on two kinds of machine ({listed}; they differ in {items})"
-    ]
+    where = f"({_listed(seeds)}; they differ in {items})"
+    return [f"{len(seeds)} of {len(used)} pairs {were} trained on two kinds of machine {where}"]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -262,7 +262,7 @@ def of_improvement(interval: Interval | None, rule: Decision) -> Interval | None
 def beyond(interval: Interval | None, rule: Decision) -> bool:
     """Whether the whole interval lies beyond the smallest effect that matters, on one side of zero."""
     improved, least = of_improvement(interval, rule), rule.smallest_effect
-    return improved is not None and least > 0 and (improved.low >= least or improved.high <= -least)
+    return improved is not None and least > 0 and bool(improved.low >= least or improved.high <= -least)
 
 
 def over_scales_of(record: ExperimentRecord, of_arm: Sequence[Verdict]) -> OverScales | None:

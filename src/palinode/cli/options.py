@@ -134,6 +134,16 @@ def above_zero(value: float | None, option: str) -> None:
         raise BadInput(f"must be a number above 0, got {value:g}", field=option)
 
 
+def refuse_options_of_no_engine(on: str | None, on_option: list[str] | None) -> None:
+    """Refuse options of an engine where no engine is named.
+
+    Raises:
+        BadInput: `--on-option` was given without `--on`.
+    """
+    if on_option and on is None:
+        raise BadInput("is an option of --on", field="--on-option", hint="name the engine: --on slurm")
+
+
 def sharing(parallel: str | None) -> Literal["ddp", "fsdp2"] | None:
     """The value of `--parallel`.
 

@@ -13,7 +13,8 @@ from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.base.user_settings import user_settings
 from palinode.cli import options
-from palinode.cli.options import above_zero, as_json, of_file, resolve
+from palinode.cli.options import above_zero, as_json, of_file, refuse_options_of_no_engine, resolve
+from palinode.cli.plan_on import Machines, machines_of
 from palinode.cli.plan_power import hours_data, hours_lines, power_lines
 from palinode.cli.prices import Price, price_here
 from palinode.cli.stores import writable_store
@@ -21,7 +22,7 @@ from palinode.cli.texttable import text_table
 
 if TYPE_CHECKING:
     from palinode.experiment.cells import Cell
-    from palinode.experiment.plan import Measure, Plan
+    from palinode.experiment.plan import Plan
     from palinode.experiment.power import Power
     from palinode.results.record import ExperimentRecord
     from palinode.results.store import Store
@@ -60,6 +61,8 @@ def plan(
         str | None, typer.Option("--pilot", metavar="NAME", help="An experiment of the store to take the noise from.")
     ] = None,
     hours: options.Hours = None,
+    on: options.On = None,
+    on_option: options.OnOption = None,
     measure: Annotated[bool, typer.Option(help="Time a few steps, to predict the hours.")] = True,
     yes: options.Yes = False,
     code: options.Code = None,
@@ -69,20 +72,23 @@ def plan(
     """Show what an experiment will cost: tokens, hours, disk.
 
     Also its runs, parameters and FLOPs, whether the comparison of its arms is fair, and the smallest effect that it can show.
-    With --hours, the largest size that shows the effect in time. Nothing is trained.
+    With --hours, the largest size that shows the effect in time. With --on, the time and the cost of --workers workers of that
+    engine. Nothing is trained.
     """
     size_of_stacks, settings = stack_size(stack), user_settings()
     above_zero(effect, "--effect")
     above_zero(hours, "--hours")
+    refuse_options_of_no_engine(on, on_option)
     place = writable_store(store)
     first = size if hours is None or size is not None else _first_size(file, code, allow_code=allow_code)
     source, resolved = resolve(file, first, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.fan_out import nursery_for
     from palinode.experiment.power import pilot_named
 
+    elsewhere = machines_of(on, on_option, workers, settings, resolved) if on is not None else None
     pilot_record = pilot_named(place, pilot) if pilot is not None else None
     with of_file(file), nursery_for(resolved, _say) as nursery:
-        planner = _Planner(source, place, workers, measure, nursery, effect, pilot_record)
+        planner = _Planner(source, place, workers, measure, nursery, effect, pilot_record, elsewhere)
         whole = planner.plan(resolved)
         others = _other_sizes(source, resolved, changes, seeds) if hours is not None and size is None else []
         by_size = {resolved.size: whole} | {other.size: planner.plan(other) for other in others}
@@ -90,13 +96,15 @@ def plan(
     stacks = _stacks(size_of_stacks, whole.resolved, whole.cells, place)
     powers = {name: one.power for name, one in by_size.items()}
     in_hours = _in_hours(by_size, hours) if hours is not None else None
-    price = price_here(settings, [run.spec.device for run in resolved.runs])
+    price = price_here(settings, [run.spec.device for run in resolved.runs]) if elsewhere is None else None
     if json:
-        data = {**whole.plan.as_data(), **_cost(whole.plan, price), "power": whole.power.as_data()}
+        cost = _cost(whole.plan, price) if elsewhere is None else elsewhere.as_data(whole.plan)
+        data = {**whole.plan.as_data(), **cost, "power": whole.power.as_data()}
         data |= {"stacks": stacks} if stacks else {}
         typer.echo(as_json(data | ({"within": in_hours} if in_hours is not None else {})))
         return
     lines = [plan_text(whole.plan, resolved.decision.equal, price), *(f"stack: {line}" for line in stacks)]
+    lines += [elsewhere.words(whole.plan)] if elsewhere is not None else []
     lines += [*power_lines(whole.power), *(hours_lines(in_hours, powers) if in_hours is not None else [])]
     typer.echo("\n".join(lines))
 
@@ -175,10 +183,11 @@ class _Planner:
     nursery: Nursery
     effect: float | None
     pilot: ExperimentRecord | None
+    elsewhere: Machines | None = None
 
     def plan(self, resolved: ResolvedExperiment) -> _Whole:
         """The plan of an experiment at one size."""
-        from palinode.experiment.cells import refuse_other_numerics, refuse_what_cannot_be
+        from palinode.experiment.cells import refuse_other_numerics
         from palinode.experiment.plan import plan as make_plan
         from palinode.experiment.power import planned_power
         from palinode.experiment.run import default_at_a_time, tuned
@@ -189,15 +198,35 @@ class _Planner:
         resolved, cells, missing = _cells(resolved)
         if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
             resolved, cells, _ = _cells(chosen[0])
-        refuse_what_cannot_be(cells)
+        can_train, elsewhere = self._can_train(cells), self.elsewhere
         refuse_sources(cells, store)
-        measure: Measure = "always" if self.measure and missing is None else "never"
-        workers, code = self.workers or default_at_a_time(resolved), self.source.code
+        workers = self.workers if elsewhere is None else None
         planned = make_plan(
-            resolved, cells, store, workers=workers, code=code, measure=measure, on_failure=_say, nursery=self.nursery
+            resolved,
+            cells,
+            store,
+            workers=workers or (default_at_a_time(resolved) if can_train else 1),
+            at_a_time=elsewhere.at_a_time if elsewhere is not None else None,
+            code=self.source.code,
+            measure="always" if self.measure and can_train and missing is None else "never",
+            on_failure=_say,
+            nursery=self.nursery,
         )
         power = planned_power(resolved, cells, planned, store, effect=self.effect, pilot=self.pilot)
         return _Whole(resolved, cells, planned, power, missing)
+
+    def _can_train(self, cells: Sequence[Cell]) -> bool:
+        """Whether this machine can train the runs, so that their steps can be timed here, for a known number of runs at a time."""
+        from palinode.experiment.cells import refuse_what_cannot_be
+
+        try:
+            refuse_what_cannot_be(cells)
+        except EnvironmentProblem:
+            if self.elsewhere is None:
+                raise
+            refuse_what_cannot_be(cells, trains_here=False)
+            return False
+        return self.elsewhere is None or self.elsewhere.slots is not None
 
 
 def _stacks(stack: StackSize, resolved: ResolvedExperiment, cells: Sequence[Cell], store: Store) -> list[str]:

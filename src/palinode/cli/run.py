@@ -17,7 +17,14 @@ from palinode.base.stack_size import AUTO, StackSize, stack_size
 from palinode.base.user_settings import UserSettings, user_settings
 from palinode.cli import options
 from palinode.cli.first_line import first_line
-from palinode.cli.options import above_zero, audits_are_kept, of_file, resolve, sharing
+from palinode.cli.options import (
+    above_zero,
+    audits_are_kept,
+    of_file,
+    refuse_options_of_no_engine,
+    resolve,
+    sharing,
+)
 from palinode.cli.prices import price_here
 from palinode.cli.progress import progress
 from palinode.cli.stores import writable_store
@@ -116,8 +123,7 @@ def _refuse_what_has_no_meaning(
     Raises:
         BadInput: an option that has no meaning; the error names it.
     """
-    if on_option and on is None:
-        raise BadInput("is an option of --on", field="--on-option", hint="name the engine: --on slurm")
+    refuse_options_of_no_engine(on, on_option)
     if on is not None and detach:
         raise BadInput("does not go together with --on", field="--detach", hint="Ctrl-C ends the watching alone")
     if (on is not None or detach) and stack == AUTO:
@@ -145,10 +151,11 @@ def _elsewhere(
     if on is None:
         return detach
     table = table_named(on, settings)
-    executor, arguments = executor_of(table, parse_options(on_option or []), place.workers_directory()), _arguments(how)
+    given, count = parse_options(on_option or []), workers or 1
+    executor, arguments = executor_of(table, given, place.workers_directory(), count), _arguments(how)
     if table.price_per_hour is not None:
         arguments += ["--price-per-hour", f"{table.price_per_hour:g}", "--currency", settings.currency]
-    return Fleet(on, executor, workers or 1, lambda text: typer.echo(text, err=True), arguments).sweep
+    return Fleet(on, executor, count, lambda text: typer.echo(text, err=True), arguments).sweep
 
 
 def _processes_of(on: str, settings: UserSettings) -> tuple[int, Literal["ddp", "fsdp2"] | None]:

@@ -65,7 +65,8 @@ def worker(
     """
     limit = _seconds(time_limit, "--for") if time_limit is not None else None
     size = _stack(stack)
-    command, settings = _command(processes, sharing(parallel), size), user_settings()
+    way = sharing(parallel) or ("ddp" if processes > 1 else None)
+    command, settings = _command(processes, way, size), user_settings()
 
     def price(devices: Iterable[str]) -> Price | None:
         return (price_per_hour, currency) if price_per_hour is not None else price_here(settings, devices)
@@ -82,7 +83,8 @@ def worker(
             return decide(name, place, show, allow_code=allow_code)
 
         wait = _seconds(idle, "--idle")
-        how = HostOptions(experiment, _slots(slots), size, limit, wait, allow_code, decide, probe, command, price)
+        what = (experiment, _slots(slots), size, limit, wait, allow_code)
+        how = HostOptions(*what, decide, probe, command, price, processes, way)
         return work(place, how, show, lambda text: print(text, file=sys.stderr, flush=True))
 
 
@@ -107,7 +109,7 @@ def _stack(text: str) -> int:
 
 
 def _command(processes: int, parallel: Literal["ddp", "fsdp2"] | None, stack: int) -> tuple[str, ...]:
-    """The command that trains a run. Several processes share it as `ddp` does, unless the user says otherwise."""
+    """The command that trains a run."""
     from palinode.sweep.process import WORKER, shared_worker
 
     if processes == 1:
@@ -116,7 +118,8 @@ def _command(processes: int, parallel: Literal["ddp", "fsdp2"] | None, stack: in
         return WORKER
     if stack > 1:
         raise BadInput("runs that several processes share are not stacked", field="--stack", hint="leave it out")
-    return shared_worker(processes, parallel or "ddp")
+    assert parallel is not None
+    return shared_worker(processes, parallel)
 
 
 def watch(

@@ -137,6 +137,7 @@ def plan(
     store: Store,
     *,
     workers: int,
+    at_a_time: int | None = None,
     code: Code | None = None,
     measure: Measure = "always",
     on_failure: Callable[[str], None] = lambda line: None,
@@ -146,6 +147,8 @@ def plan(
 
     Args:
         cells: the cells of this experiment, after every check that could refuse them.
+        workers: the number of runs at a time on this machine.
+        at_a_time: the number of runs at a time on other machines that train them; None: this machine trains them.
         code: the user's Python that parts of the experiment were written in.
         measure: when to time a few steps of the distinct settings, to predict seconds (a large grid times only some settings).
             `if long`: not when the runs that are left are guessed to take less than three minutes.
@@ -170,7 +173,8 @@ def plan(
     trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
     trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]
     seconds = [predicted.seconds[place] for place in left if place in predicted.seconds]
-    wall = makespan([trial.seconds for trial in trials_left], workers) + makespan(seconds, workers)
+    at_a_time = at_a_time or workers
+    wall = makespan([trial.seconds for trial in trials_left], at_a_time) + makespan(seconds, at_a_time)
     warnings = parity_warnings(planned, resolved)
     if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
         batches = f"batches of {', '.join(growing)} grow with the noise of their gradients"
@@ -180,7 +184,7 @@ def plan(
     warnings += _slower_ways(unfinished)
     return Plan(
         cells=planned,
-        workers=workers,
+        workers=at_a_time,
         seconds=wall if is_measured and len(seconds) == len(left) else None,
         warnings=tuple(warnings),
         settings=predicted.settings,

@@ -22,6 +22,7 @@ from palinode.train.device import fingerprint, resolve_device
 
 ALWAYS = ("numpy", "torch")
 HASH_DIGITS = 16
+ALONE: Mapping[str, str] = {}  # a run in one process has no items about processes
 
 
 def environment(spec: RunSpec) -> tuple[str, str]:
@@ -39,14 +40,17 @@ def environment(spec: RunSpec) -> tuple[str, str]:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS], text
 
 
-def kind_here(spec: RunSpec, runs_together: int = 1) -> str:
-    """The kind of machine (`machine_kind`) that this host is for a run in one process.
+def kind_here(spec: RunSpec, runs_together: int = 1, shared: Mapping[str, str] = ALONE) -> str:
+    """The kind of machine (`machine_kind`) that this host is for a run.
+
+    Args:
+        shared: the items of the fingerprint of a run that several processes share (`WorkedOn.fingerprint`).
 
     Raises:
         EnvironmentProblem: this host lacks the device of the run.
     """
     of_machine = {**fingerprint(resolve_device(spec.device)), "threads": spec.threads}
-    return machine_kind({**of_machine, "environment": environment(spec)[0], "runs_together": runs_together})
+    return machine_kind({**of_machine, "environment": environment(spec)[0], "runs_together": runs_together, **shared})
 
 
 def _user_classes(value: Any) -> Iterator[type[Part]]:

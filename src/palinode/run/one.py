@@ -36,7 +36,7 @@ from palinode.models.base import LanguageModel
 from palinode.models.described import described
 from palinode.objectives.probability import Probability
 from palinode.results.holds import Hold, Watch, holder, take
-from palinode.results.record import RESULT_FILE, SENTENCES_EVENT, Result
+from palinode.results.record import RESULT_FILE, SENTENCES_EVENT, Result, machine_kind
 from palinode.results.rows import (
     ATTEMPT_EVENT,
     FROM_THE_START,
@@ -175,7 +175,7 @@ def _train_attempts(
     """Train these runs until each has ended or stopped, and return their results. The weights of several runs are stacked."""
     for attempt in attempts:
         attempt.resume()
-        attempt.worked_on = attempt.worked_on.with_(1)
+        attempt.begin_with(1)
 
     def after_step(index: int, report: StepReport) -> None:
         attempts[index].after_step(report)
@@ -547,18 +547,27 @@ class Attempt:
             parameters={**by_role, "total": total, "non_embedding": total - outside, **trainable_count(training.model)},
             seconds={**self.seconds, "total": sum(self.seconds.values())},
             rates=self.rates,
-            fingerprint={
-                **fingerprint(training.device),
-                "environment": self.environment[0],
-                "runs_together": self.runs_together,
-                **self.worked_on.fingerprint(),
-                **self.process,
-            },
+            fingerprint=self.fingerprint(),
             weights_sha256=self.weights_sha256(),
             attempts=self.number,
             rows=self.rows.stored(),
             start=self.start.stored() if self.start is not None else {},
         )
+
+    def fingerprint(self) -> dict[str, str | int | float | bool | None]:
+        """What the bits of this run depend on besides its spec, and how its process works."""
+        return {
+            **fingerprint(self.training.device),
+            "environment": self.environment[0],
+            "runs_together": self.runs_together,
+            **self.worked_on.fingerprint(),
+            **self.process,
+        }
+
+    def begin_with(self, processes: int, parallel: str = "") -> None:
+        """Note the processes that work on the run from now on. The hold tells the kind of machine that this makes."""
+        self.worked_on = self.worked_on.with_(processes, parallel)
+        self.hold.describe(kind=machine_kind(self.fingerprint()))
 
     @cached_property
     def environment(self) -> tuple[str, str]:

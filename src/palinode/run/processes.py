@@ -208,7 +208,7 @@ class SharedAttempt(Attempt):
         from_step = self.resume()
         leader.begin(self.training, self.directory, from_step)
         self.leader = leader
-        self.worked_on = self.worked_on.with_(leader.group.count, leader.parallel)
+        self.begin_with(leader.group.count, leader.parallel)
         self.training.model.train()
         while not self.training.finished:
             if should_stop():

@@ -31,10 +31,11 @@ from palinode.results.record import CODE_RECORD_FILE, RESULT_FILE, SPEC_FILE, Ex
 from palinode.results.store import Store
 from palinode.sweep.local import Sharing, SweepEnd, default_workers, sweep_shared
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import WORKER, Job, about_price
+from palinode.sweep.process import WORKER, Job, Parallel, about_price
 
 T = TypeVar("T")
 PAUSES_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)  # while no run is free; half of a pause is left to chance
+SLOW_HOLD_SECONDS = 5.0  # a disk that needs longer for a hold has too much to do, so pauses are twice as long
 NAP_SECONDS = 1.0  # how soon a host that waits notices that its time is over
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # after an error that a network disk may get over
 PASSING_ERRORS = (errno.EIO, errno.ESTALE)
@@ -49,7 +50,8 @@ class HostOptions:
 
     Attributes:
         experiment: the name of the only experiment to work on; None: all experiments of the store.
-        slots: the number of processes that train at the same time; None: one for each GPU, else as many as the cores allow.
+        slots: the number of runs, or stacks of runs, at the same time; None: one for each GPU, or for as many GPUs as processes
+            share a run, else as many as the cores allow.
         stack: the largest number of runs of one shape that are trained together in one process.
         seconds: the time after which no run is going on; None: no limit.
         idle_seconds: how long to wait for new runs after every run of the store has ended.
@@ -59,6 +61,7 @@ class HostOptions:
         probe: the name of the file of a driver; the work ends when the driver has deleted it. None: no driver.
         worker: the command that starts the process of a run.
         price: the names of the devices of the runs -> the price of an hour of this host, and its currency; None: unknown.
+        processes, parallel: the number of processes that share a run, and how; None for runs in one process.
     """
 
     experiment: str | None = None
@@ -71,6 +74,8 @@ class HostOptions:
     probe: str | None = None
     worker: Sequence[str] = WORKER
     price: Callable[[Iterable[str]], tuple[float, str] | None] = lambda devices: None
+    processes: int = 1
+    parallel: Parallel | None = None
 
 
 def work(
@@ -106,6 +111,12 @@ def gpus() -> tuple[str, ...]:
     return tuple(str(index) for index in range(torch.cuda.device_count()))
 
 
+def _grouped(ids: Sequence[str], size: int) -> tuple[str, ...]:
+    """The ids of GPUs in groups of this size. A last group that is smaller is left out, unless it is the only one."""
+    starts = range(0, max(len(ids) - size, 0) + 1, size) if ids else ()
+    return tuple(",".join(ids[start : start + size]) for start in starts)
+
+
 Pair = tuple[str, str, int]
 
 
@@ -133,6 +144,7 @@ class _Host:
         failed: the number of runs and decisions that failed on this host.
         pairs: run id -> the experiment, scale and seed whose runs are compared with each other.
         kinds: pair -> the kinds of machine that trained its runs.
+        hold_seconds: how long it took to get, or not to get, the hold that was asked for last.
         own_kinds: threads and device of a run -> the kind of this host; empty if this host cannot train such a run.
     """
 
@@ -152,6 +164,7 @@ class _Host:
     pairs: dict[str, Pair] = field(default_factory=dict)
     kinds: dict[Pair, set[str]] = field(default_factory=dict)
     own_kinds: dict[tuple[int, str], str] = field(default_factory=dict)
+    hold_seconds: float = 0.0
     slots: int = 0
     devices: tuple[str, ...] = ()
     price: tuple[float, str] | None = None
@@ -160,9 +173,9 @@ class _Host:
         total = self._find_open()
         self._refuse_other_numerics()
         if any(one.device != "cpu" for one in self.open.values()):
-            self.devices = gpus()[: self.options.slots]
+            self.devices = _grouped(gpus(), self.options.processes)[: self.options.slots]
         threads = max((one.job.threads for one in self.open.values()), default=1)
-        self.slots = self.options.slots or len(self.devices) or default_workers(threads)
+        self.slots = self.options.slots or len(self.devices) or default_workers(self.options.processes * threads)
         slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}{' on GPUs' if self.devices else ''}"
         self.say(f"{platform.node()}, {slots}, {self.store.root}: {len(self.open):,} of {total:,} runs open")
         self.price = self.options.price({one.device for one in self.open.values()})
@@ -171,7 +184,9 @@ class _Host:
 
     def loop(self, nursery: Nursery) -> int:
         """Take and train runs until nothing is left to do, and return the exit code."""
-        sharing = Sharing(self._may_start, self._must_stop, self.watch, self.devices, self._preference)
+        sharing = Sharing(
+            self._may_start, self._must_stop, self.watch, self.devices, self._preference, self._note_hold_seconds
+        )
         pauses, idle_since = _pauses(), time.monotonic()
         while not self._is_over():
             jobs = [self.open[run_id].job for run_id in sorted(self.open, key=self._rank)]
@@ -188,7 +203,7 @@ class _Host:
             if not self.open and not self.undecided and time.monotonic() - idle_since >= self.options.idle_seconds:
                 break
             if not jobs or not end.outcomes:
-                self._sleep(next(pauses))
+                self._sleep(next(pauses) * (2 if self.hold_seconds > SLOW_HOLD_SECONDS else 1))
         return int(self.failed > 0)
 
     def _sweep(self, jobs: Sequence[Job], sharing: Sharing, nursery: Nursery) -> SweepEnd:
@@ -301,6 +316,9 @@ class _Host:
         is_free = not (self._must_stop(job) or self._has_ended(job.run_id))
         return is_free and self._has_room()
 
+    def _note_hold_seconds(self, seconds: float) -> None:
+        self.hold_seconds = seconds
+
     def _must_stop(self, job: Job) -> bool:
         return self._is_over() or all(map(self._is_stopped, self.open[job.run_id].experiments))
 
@@ -404,9 +422,8 @@ class _Host:
     def _own_kind(self, found: _Open) -> str:
         key = (found.job.threads, found.device)
         if key not in self.own_kinds:
-            self.own_kinds[key] = (
-                _kind_here(found.job.directory) if self.options.allow_code or not found.has_code else ""
-            )
+            may_load = self.options.allow_code or not found.has_code
+            self.own_kinds[key] = _kind_here(found.job.directory, self.options) if may_load else ""
         return self.own_kinds[key]
 
     def _log_event(self, event: Event) -> None:
@@ -486,13 +503,15 @@ def _pauses() -> Iterator[float]:
         number += 1
 
 
-def _kind_here(directory: Path) -> str:
+def _kind_here(directory: Path, options: HostOptions) -> str:
     """The kind of machine that this host is for a run; empty if it cannot train the run. This function imports torch."""
     from palinode.run.environment import kind_here
+    from palinode.run.one import WorkedOn
     from palinode.spec.load import load_run
 
+    worked_on = WorkedOn().with_(options.processes, options.parallel or "")
     try:
-        return kind_here(load_run(directory, allow_code=True))
+        return kind_here(load_run(directory, allow_code=True), shared=worked_on.fingerprint())
     except PalinodeError:
         return ""
 

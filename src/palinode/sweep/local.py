@@ -30,7 +30,7 @@ from palinode.results.holds import Watch, end_dead, holder
 from palinode.results.record import Result
 from palinode.results.store import Store
 from palinode.sweep.nursery import Nursery
-from palinode.sweep.process import INTERRUPTS, WORKER, Job, Process
+from palinode.sweep.process import CORES, INTERRUPTS, WORKER, Job, Process
 
 POLL_SECONDS = 0.05  # the longest time until a signal or the end of a process is noticed
 # Runs of other processes are looked at in rounds, and only while this sweep has a worker without a run. A round ends after LOOKS
@@ -42,6 +42,9 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 STOP_GRACE_SECONDS = 30.0
 STOP_LOOK_SECONDS = 5.0  # the time from one look at what has to stop to the next
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # two numbers: microseconds of computing allowed in a period of microseconds
+# The cores that an engine has given a process; the first that is set counts. Slurm sets the second one only if the user asked for
+# cores for each task. Its CPU affinity does not say it on a cluster that does not confine its jobs.
+GIVEN_CORES = (CORES, "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 LAST_EVENTS = ("finished", "alone", "problem", "busy", "lost")  # the events that end a worker's report on a run
 
 
@@ -53,8 +56,9 @@ class Sharing:
         may_start: whether this host may take a run now. Called just before the run is taken.
         must_stop: whether a run that is being trained has to write a checkpoint and end. Called every STOP_LOOK_SECONDS.
         watch: remembers the holds of other hosts from one sweep to the next.
+        held_after: called after a process has asked for the hold of a run, with the seconds that the answer took.
         rank: the runs of lower rank are taken first, among the next LOOK_AHEAD runs. The rank may change during the sweep.
-        devices: the ids of the GPUs, one for each worker; empty on a CPU.
+        devices: the GPUs of each worker, as `CUDA_VISIBLE_DEVICES` names them; empty on a CPU.
     """
 
     may_start: Callable[[Job], bool]
@@ -62,6 +66,7 @@ class Sharing:
     watch: Watch
     devices: tuple[str, ...] = ()
     rank: Callable[[Job], int] = lambda job: 0
+    held_after: Callable[[float], None] = lambda seconds: None
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,13 @@ def default_workers(threads: int) -> int:
 
 
 def usable_cores(quota: Path = CPU_QUOTA) -> int:
-    """The number of cores that this process may use, by its CPU affinity and by the CPU quota of its container."""
+    """The number of cores that this process may use: by its CPU affinity, by what the engine that started it has given it, and by
+    the CPU quota of its container.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    given = next((os.environ[name] for name in GIVEN_CORES if name in os.environ), "")
+    if given.isascii() and given.isdecimal() and int(given) > 0:
+        cores = min(cores, int(given))
     try:
         limit, period = quota.read_text().split()
         return max(1, min(cores, round(int(limit) / int(period))))
@@ -510,6 +520,8 @@ class _Driver:
             self._conclude_run(process, job, process.last_events.get(run_id, {}))
 
     def _conclude_run(self, process: Process, job: Job, report: Event) -> None:
+        if self.sharing is not None and "hold_seconds" in report:
+            self.sharing.held_after(float(report["hold_seconds"]))
         if report.get("event") == "lost":
             self._emit(job, {"event": "elsewhere", "message": str(report["reason"])})
         if report.get("event") in ("busy", "lost"):

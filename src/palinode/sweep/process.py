@@ -25,6 +25,7 @@ from palinode.base.memory import with_huge_pages
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PYTHON_MODULE = (sys.executable, "-P", "-m")  # a command that starts a module of this program
 STARTED_BY = "PALINODE_STARTED_BY"  # set to `nursery` in a forked process, for the fingerprint of its runs
+CORES = "PALINODE_CORES"  # set by an engine: the number of cores that a worker may use
 WORKER = (*PYTHON_MODULE, "palinode.sweep.worker")
 PR_SET_PDEATHSIG = 1  # an operation of prctl(2)
 Parallel = Literal["ddp", "fsdp2"]
@@ -130,7 +131,7 @@ class Process:
         printed_lines: the last lines of standard error.
         last_events: run id -> the event that ended the worker's report on this run: finished, alone, problem, busy or lost.
         asked_to_stop: whether the worker was asked to stop. A worker that ends before it began is then no failure.
-        device: the id of the only GPU that the process sees; None: the process sees what the driver sees.
+        device: the GPUs that the process sees, as `CUDA_VISIBLE_DEVICES` names them; None: those that the driver sees.
     """
 
     jobs: Mapping[str, Job]
@@ -159,7 +160,7 @@ class Process:
         Args:
             start: a function that starts a process.
             stale_holds: run id -> the number of the stale hold that the worker takes over; no item for a run without one.
-            device: the id of the only GPU that the worker sees; None: the worker sees what this process sees.
+            device: the GPUs that the worker sees, as `CUDA_VISIBLE_DEVICES` names them; None: those that this process sees.
 
         Raises:
             EnvironmentProblem: the system cannot start a process.

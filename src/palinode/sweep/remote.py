@@ -26,6 +26,7 @@ from palinode.sweep.process import PYTHON_MODULE, Job
 from palinode.sweep.watching import Onlooker, Progress
 
 LOOK_SECONDS = 1.0
+LOOKS = 40  # at runs, in LOOK_SECONDS
 AT_ONCE_SECONDS = 60.0  # a worker that ends in this time, while no run was taken or has ended, has ended at once
 MOST_ENDED_AT_ONCE = 3
 NOTICE_SECONDS = 10.0  # how long a worker may take to notice that its driver needs it no more
@@ -112,7 +113,7 @@ class Fleet:
         self, jobs: Sequence[Job], store: Store, full_name: str, command: Sequence[str], on_event: OnEvent
     ) -> dict[str, str]:
         """Start workers and look at the runs until none is left; return the outcomes."""
-        onlooker, run_ids, words = Onlooker(store), [job.run_id for job in jobs], ""
+        onlooker, run_ids, words = Onlooker(store, LOOKS), [job.run_id for job in jobs], ""
         told = set(onlooker.look(run_ids).outcomes)
         while True:
             seen = onlooker.look(run_ids)
@@ -135,9 +136,12 @@ class Fleet:
             self._forget_ended(onlooker.signs_of_work)
             if self._is_over(seen, store):
                 return seen.outcomes
-            while len(self.members) < min(self.workers, len(seen.open) + len(seen.hosts)):
+            missing = min(self.workers, len(seen.open) + len(seen.hosts)) - len(self.members)
+            for _ in range(missing):
                 handle = self.executor.start(command)
                 self.members.append(_Member(handle, time.monotonic(), onlooker.signs_of_work))
+            if missing > 0:
+                self.say(f"{missing} worker{'' if missing == 1 else 's'} asked of {self.name}")
             time.sleep(LOOK_SECONDS)
 
     def _is_over(self, seen: Progress, store: Store) -> bool:
@@ -187,7 +191,7 @@ def _begin(jobs: Sequence[Job], store: Store, on_event: OnEvent) -> Progress:
     failed = [run_id for run_id, outcome in seen.outcomes.items() if outcome not in FINAL_OUTCOMES]
     for run_id in failed:
         fsio.remove(store.run_directory(run_id) / RESULT_FILE)
-    seen = onlooker.look(job.run_id for job in jobs) if failed else seen
+    seen = Onlooker(store).look(job.run_id for job in jobs) if failed else seen
     for run_id, outcome in seen.outcomes.items():
         on_event({"event": "reused", "run_id": run_id, "outcome": outcome, "reason": None})
     return seen

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Literal
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError
-from palinode.base.measures import DIRECTIONS
+from palinode.base.measures import DIRECTIONS, FINAL_OUTCOMES
 from palinode.results.files import number, whole
 from palinode.results.holds import STALE_SECONDS, StoredHold, Watch, newest_hold
 from palinode.results.record import RESULT_FILE, ExperimentEntry, RunEntry
@@ -20,6 +20,7 @@ from palinode.results.rows import Row, read_recent_rows
 from palinode.results.store import Store
 
 SECONDS_PER_HOUR = 3600.0
+MOST_LOOKS = 200  # a look costs about five calls to the disk
 
 
 @dataclass(frozen=True)
@@ -96,22 +97,25 @@ class Progress:
         hosts: run id -> the name of the host that works on it.
         open: the ids of the other runs.
         prices: the prices of an hour of the processes that work now, each with its currency; None where it is unknown.
+        again: how often a run was taken up again: its host was preempted or died, or the run failed, or was interrupted.
     """
 
     outcomes: dict[str, str]
     hosts: dict[str, str]
     open: tuple[str, ...]
     prices: tuple[tuple[float, str] | None, ...] = ()
+    again: int = 0
 
     @property
     def words(self) -> str:
-        """The progress as one line, such as `37 done, 20 running on 11 hosts, 63 open`."""
+        """The progress as one line, such as `37 done, 20 running on 11 hosts, 63 open, 2 taken up again`."""
         counts = Counter(self.outcomes.values())
         parts = [f"{counts.pop('done', 0):,} done", *(f"{count:,} {outcome}" for outcome, count in counts.items())]
         if self.hosts:
             hosts = len(set(self.hosts.values()))
             parts.append(f"{len(self.hosts):,} running on {hosts:,} host{'' if hosts == 1 else 's'}")
-        return ", ".join([*parts, f"{len(self.open):,} open"])
+        again = [f"{self.again:,} taken up again"] if self.again else []
+        return ", ".join([*parts, f"{len(self.open):,} open", *again])
 
     @property
     def is_over(self) -> bool:
@@ -123,12 +127,18 @@ class Progress:
 class Onlooker:
     """Looks at runs again and again. The result of a run is read once, and a hold that does not change any more is no work.
 
+    The first look at a run is at once. Later looks are in turn, so that 10,000 runs cost a disk no more than `most` runs.
+
     Attributes:
+        most: the largest number of runs that are looked at again in one call.
+        states: run id -> the outcome, or the hold, that the last look found; the runs at the front were not looked at for longest.
         seconds: run id -> the seconds that the run took, for the runs that are done.
-        attempts: run id -> the number of its newest hold that was seen.
+        attempts: run id -> the number of its newest hold that was seen, or of the attempt that ended the run.
     """
 
     store: Store
+    most: int = MOST_LOOKS
+    states: dict[str, str | StoredHold | None] = field(default_factory=dict)
     watch: Watch = field(default_factory=Watch)
     outcomes: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -145,15 +155,32 @@ class Onlooker:
         outcomes: dict[str, str] = {}
         left: list[str] = []
         prices: list[tuple[float, str] | None] = []
+        run_ids = list(run_ids)
+        for run_id in self._due(run_ids):
+            self.states.pop(run_id, None)
+            self.states[run_id] = self._outcome(run_id) or self._hold(run_id)
         for run_id in run_ids:
-            if (outcome := self._outcome(run_id)) is not None:
-                outcomes[run_id] = outcome
-            elif (hold := self._hold(run_id)) is not None:
-                hosts[run_id] = str((hold.content or {}).get("host", "?"))
-                prices.append(hold.price_per_hour)
+            if isinstance(state := self.states[run_id], str):
+                outcomes[run_id] = state
+            elif state is not None:
+                hosts[run_id] = str((state.content or {}).get("host", "?"))
+                prices.append(state.price_per_hour)
             else:
                 left.append(run_id)
-        return Progress(outcomes, hosts, tuple(left), tuple(prices))
+        again = sum(max(0, self.attempts.get(run_id, 1) - 1) for run_id in (*outcomes, *hosts, *left))
+        return Progress(outcomes, hosts, tuple(left), tuple(prices), again)
+
+    def _due(self, run_ids: Sequence[str]) -> list[str]:
+        """The runs to look at now. Half of the later looks are for runs that somebody works on, which are the next to end."""
+        wanted = set(run_ids)
+        again = {
+            run_id: state
+            for run_id, state in self.states.items()
+            if run_id in wanted and not (isinstance(state, str) and state in FINAL_OUTCOMES)
+        }
+        held = [run_id for run_id, state in again.items() if isinstance(state, StoredHold)][: self.most // 2]
+        others = [run_id for run_id in again if run_id not in held][: self.most - len(held)]
+        return [*(run_id for run_id in run_ids if run_id not in self.states), *held, *others]
 
     def left_words(self, seen: Progress, entry: ExperimentEntry, runs: Sequence[RunEntry]) -> str:
         """The time and the cost that are left at the present number of processes, such as `; 4.1 h and 38.20 EUR left`. A run that
@@ -189,6 +216,7 @@ class Onlooker:
             if result is None:
                 return None
             self.outcomes[key] = result.outcome
+            self.attempts[run_id] = max(result.attempts, self.attempts.get(run_id, 0))
             if result.outcome == "done":
                 self.seconds[run_id] = float(result.seconds.get("total") or 0.0)
         return self.outcomes[key]

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -53,7 +54,6 @@ def train_runs(
     Args:
         together: the run ids of a fixed stack in the order of their places; empty without a fixed stack.
     """
-    from palinode.run.environment import kind_here
     from palinode.run.one import run_together
     from palinode.spec.load import load_run
 
@@ -63,8 +63,6 @@ def train_runs(
     }
     # The driver has decided which user code may run before it started this process.
     specs = [load_run(directory, allow_code=True) for directory in directories]
-    for spec in specs:
-        holds[spec.run_id].describe(kind=kind_here(spec, len(together) or len(specs)))
     return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process, together)
 
 
@@ -151,10 +149,13 @@ def _lead(
 ) -> int:
     """Take the holds of the directories, work on their runs, and release the holds."""
     holds: dict[str, Hold] = {}
+    seconds: dict[str, float] = {}
     for directory in options.directories:
-        stale = stale_holds.get(directory.name)
-        if (hold := take(directory, stale=stale, about=options.about)) is None:
-            channel.emit({"event": "busy", "run_id": directory.name})
+        stale, began = stale_holds.get(directory.name), time.monotonic()
+        hold = take(directory, stale=stale, about=options.about)
+        seconds[directory.name] = time.monotonic() - began
+        if hold is None:
+            channel.emit({"event": "busy", "run_id": directory.name, "hold_seconds": seconds[directory.name]})
         else:
             holds[directory.name] = hold
 
@@ -164,7 +165,7 @@ def _lead(
     failures: dict[str, str] = {}
     try:
         for event in _work(holds, channel.emit, should_stop, work, is_fixed_stack=bool(options.together)):
-            channel.emit(event)
+            channel.emit({**event, "hold_seconds": seconds[event["run_id"]]})
             if event.get("outcome") in FAILED_OUTCOMES:
                 failures[event["run_id"]] = event["outcome"]
     finally:

@@ -10,10 +10,12 @@ import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, Protocol, cast, get_args
 
 from palinode.base.errors import BadInput, EnvironmentProblem, did_you_mean
 from palinode.base.user_settings import ExecutorKind, ExecutorTable, UserSettings, user_settings
+from palinode.sweep.local import usable_cores
 
 KINDS = get_args(ExecutorKind)
 PACKAGES = {"slurm": "submitit", "ray": "ray"}  # kind -> the package that it needs
@@ -57,28 +59,45 @@ def table_named(name: str, settings: UserSettings) -> ExecutorTable:
     return settings.executors[name] if name in settings.executors else ExecutorTable(cast(ExecutorKind, name))
 
 
-def executor_of(table: ExecutorTable, options: Mapping[str, Value], folder: Path) -> Executor:
+def executor_of(table: ExecutorTable, options: Mapping[str, Value], folder: Path, workers: int = 1) -> Executor:
     """The engine of a table.
 
     Args:
-        options: the options of the engine; they win over those of the table.
         folder: a folder that all hosts see, for what the engine writes.
 
     Raises:
         BadInput: the engine has no such option.
         EnvironmentProblem: the package of the engine is not installed, or the engine cannot be reached.
     """
+    module, merged = engine_of(table, options, workers)
+    executor = cast(Executor, module.executor(merged, folder))
+    return _WithSetup(executor, table.setup) if table.setup else executor
+
+
+def engine_of(
+    table: ExecutorTable, options: Mapping[str, Value], workers: int = 1
+) -> tuple[ModuleType, dict[str, Value]]:
+    """The module of the engine of a table, and the options of the engine.
+
+    Args:
+        options: the options that the user gave; they win over those of the table.
+        workers: the largest number of workers at the same time. On this machine, they share its cores.
+
+    Raises:
+        BadInput: the engine has no such option.
+        EnvironmentProblem: the package of the engine is not installed.
+    """
     kind = table.kind
     if kind in PACKAGES and importlib.util.find_spec(PACKAGES[kind]) is None:
         raise EnvironmentProblem(f"{PACKAGES[kind]} is not installed", hint=f'pip install "palinode[{kind}]"')
     module = importlib.import_module(f"palinode.sweep.executors.{kind}")
-    merged = {**table.options, **options}
+    defaults: dict[str, Value] = {"cores": max(1, usable_cores() // workers)} if kind == "local" else {}
+    merged = {**defaults, **table.options, **options}
     for option in merged:
         if option not in module.option_names():
             hint = did_you_mean(option, module.option_names())
             raise BadInput(f"{kind} has no option {option!r}", field="--on-option", hint=hint)
-    executor = cast(Executor, module.executor(merged, folder))
-    return _WithSetup(executor, table.setup) if table.setup else executor
+    return module, merged
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Value]:

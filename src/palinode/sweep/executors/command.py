@@ -12,9 +12,16 @@ import threading
 import time
 from collections.abc import Sequence
 
+from palinode.sweep.process import CORES
+
 POLL_SECONDS = 0.1
 STOP_SECONDS = 90.0  # how long a command may take to write its checkpoints after it was asked to stop
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that the system sends when the parent has died
+
+
+def with_cores(cores: int | None) -> dict[str, str]:
+    """The environment of a worker that may use so many cores; None: as many as it finds."""
+    return {**os.environ, **({CORES: str(max(1, cores))} if cores is not None else {})}
 
 
 class Command:
@@ -22,12 +29,13 @@ class Command:
 
     Args:
         folder: the folder in which it runs; None: that of this process.
+        cores: the number of cores that the engine has given it; None: the engine does not say it.
 
     Attributes:
         last_line: the last line that the command has printed on standard error.
     """
 
-    def __init__(self, command: Sequence[str], folder: str | None = None):
+    def __init__(self, command: Sequence[str], folder: str | None = None, cores: int | None = None):
         libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
         def end_with_the_parent() -> None:
@@ -36,7 +44,12 @@ class Command:
 
         self.last_line = ""
         self._process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=end_with_the_parent
+            command,
+            cwd=folder,
+            env=with_cores(cores),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            preexec_fn=end_with_the_parent,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -12,25 +12,35 @@ from pathlib import Path
 from typing import Literal
 
 from palinode.base import fsio
-from palinode.base.errors import EnvironmentProblem
+from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.sweep.executors import Value
+from palinode.sweep.executors.command import with_cores
+
+CORES_OPTION = "cores"  # of each worker
 
 
 def option_names() -> list[str]:
-    """The options of this engine: none."""
-    return []
+    """The options of this engine."""
+    return [CORES_OPTION]
 
 
 def executor(options: Mapping[str, Value], folder: Path) -> LocalExecutor:
-    """The engine that starts workers here."""
-    return LocalExecutor(folder)
+    """The engine that starts workers here.
+
+    Raises:
+        BadInput: an option has a wrong value.
+    """
+    cores = options.get(CORES_OPTION)
+    if cores is not None and (not isinstance(cores, int) or isinstance(cores, bool) or cores < 1):
+        raise BadInput(f"{cores!r} is no number of cores", field="--on-option", hint="such as cores=2")
+    return LocalExecutor(folder, cores)
 
 
 class LocalExecutor:
     """Starts commands as processes of this machine. What they print goes into log files."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, cores: int | None = None):
+        self._folder, self._cores = folder, cores
 
     def start(self, command: Sequence[str]) -> LocalHandle:
         """Start a command.
@@ -42,7 +52,12 @@ class LocalExecutor:
         with fsio.log_for_child(log) as stream:
             try:
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+                    command,
+                    env=with_cores(self._cores),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    start_new_session=True,
                 )
             except OSError as error:
                 raise EnvironmentProblem(f"cannot start a process: {error.strerror}") from error

@@ -93,7 +93,10 @@ class RayHandle:
 
 def run(command: list[str], folder: str) -> str:
     """The task: run a command in the folder of the driver, and return the last line that it printed."""
-    child = Command(command, folder if os.path.isdir(folder) else None)  # Ray starts a task in a folder of its own
+    own_folder = folder if os.path.isdir(folder) else None  # Ray starts a task in a folder of its own
+    context: Any = ray.get_runtime_context()
+    cores = context.get_assigned_resources().get("CPU")  # None for a task with num_cpus=0
+    child = Command(command, own_folder, int(cores) if cores else None)
     try:
         child.wait()
     except KeyboardInterrupt:  # Ray's way to cancel

@@ -46,7 +46,7 @@ class SlurmExecutor:
 
     def __init__(self, options: Mapping[str, Value], folder: Path):
         cluster = str(options.get(CLUSTER, "slurm"))
-        given: dict[str, Any] = {"slurm_max_num_timeout": MOST_TIMEOUTS} if cluster == "slurm" else {}
+        given: dict[str, Any] = {f"{name}_max_num_timeout": MOST_TIMEOUTS for name in ("slurm", "local")}
         try:
             self._executor = submitit.AutoExecutor(folder / "slurm", cluster=cluster, **given)
             self._executor.update_parameters(
@@ -56,6 +56,7 @@ class SlurmExecutor:
                     if name != CLUSTER
                 }
             )
+            self._cores: Any = options.get("cpus_per_task")
         except RuntimeError as error:
             raise EnvironmentProblem(f"slurm cannot be used: {error}") from error
         except (AssertionError, ValueError, TypeError, NameError) as error:
@@ -68,7 +69,7 @@ class SlurmExecutor:
             EnvironmentProblem: Slurm refuses the job.
         """
         try:
-            return SlurmHandle(self._executor.submit(Task(command)))
+            return SlurmHandle(self._executor.submit(Task(command, self._cores)))
         except (submitit.core.utils.FailedSubmissionError, OSError) as error:
             raise EnvironmentProblem(f"slurm refuses the job: {error}") from error
 
@@ -102,16 +103,16 @@ class SlurmHandle:
 class Task:
     """What a job runs: a command. submitit calls `checkpoint` when the job is taken away, and queues the task again."""
 
-    def __init__(self, command: Sequence[str]):
-        self._command = list(command)
+    def __init__(self, command: Sequence[str], cores: int | None = None):
+        self._command, self._cores = list(command), cores
         self._child: Command | None = None
 
     def __call__(self) -> int:
-        child = self._child = Command(self._command)
+        child = self._child = Command(self._command, cores=self._cores)
         return child.wait()
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Stop the worker, and give the task that goes on with its runs."""
         if self._child is not None:
             self._child.stop()
-        return submitit.helpers.DelayedSubmission(Task(self._command))
+        return submitit.helpers.DelayedSubmission(Task(self._command, self._cores))
