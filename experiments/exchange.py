@@ -1,9 +1,9 @@
 """The exchange rate of backward tokens: what a token read right to left buys in the rtl loss, and what it costs in the ltr loss.
 
-Every arm reads the same tokens left to right. `both-P` reads P % of them right to left as well: with one coin for each batch, or for
-each row (`both-P-row`). `rtl-P` reads as many tokens right to left and none left to right. So the rtl loss of `both-P` divided by that
-of `rtl-P` says what the ltr tokens gave to the rtl pass, and the ltr loss of `both-P` divided by that of `ltr` says what the rtl tokens
-cost. The lines through the five shares say how both change when ten times as many tokens are read right to left.
+Every arm reads the same tokens left to right. `both-P` reads P % of them right to left as well: with one coin for each batch, or
+for each row (`both-P-row`). `rtl-P` reads as many tokens right to left and none left to right. So the rtl loss of `both-P` divided
+by that of `rtl-P` says what the ltr tokens gave to the rtl pass, and the ltr loss of `both-P` divided by that of `ltr` says what
+the rtl tokens cost. The lines through the five shares say how both change when ten times as many tokens are read right to left.
 
 Data, model and recipe are those of `mask.py --size laptop`; its runs of the same arms are the same runs. There the other two shapes
 have these arms at P = 5 (claim X1). `palinode data get eltec-eng` fetches the novels.
@@ -25,7 +25,7 @@ from palinode import Arm, Claim, Experiment, Size
 
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
 GRANULARITIES: tuple[Literal["row", "batch"], ...] = ("row", "batch")
-# Share -> what is predicted for the rtl loss of a row coin and of a batch coin over that of `rtl-P`: pilots had +.034 and +.114 at .05.
+# Share -> what is predicted for the rtl loss over that of `rtl-P` less 1, by row and by batch. Pilots had +.034 and +.114 at .05.
 GAINS = {
     0.02: (0.0, 0.1),
     0.05: (0.034, 0.114),
@@ -47,7 +47,7 @@ def ratio(name: str, sentence: str, arm: str, against: str, way: Literal["rtl", 
 
 
 def claims() -> tuple[Claim, ...]:
-    """X1: what ltr tokens give to the rtl pass. X2: what rtl tokens cost left to right. X3: coins for rows against coins for batches."""
+    """X1: what ltr tokens give to the rtl pass. X2: what rtl tokens cost left to right. X3: coins for rows and for batches."""
     rows = []
     groups = tuple(map(percent, SHARES))
     for at, granularity in enumerate(GRANULARITIES):

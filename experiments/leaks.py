@@ -1,12 +1,12 @@
 """What each published defect is worth: every one beside its honest twin, at the same tokens, with the same trials.
 
-The arms marked LEAK repeat published code; the audit of each one fails. Their mixers are written here, as the package refuses to have
-them.
+The arms marked LEAK repeat published code; the audit of each one fails. Their mixers are written here, as the package refuses to
+have them.
 
     rtl-published-mask     the mask of the mask experiments, read right to left only: slots see the token that they predict
-    long-conv-uncut        a long convolution whose kernel is longer than the row, transformed at too few points (safari, zoology: a row
-                           shorter than l_max): the taps beyond the row wrap around, so slots read later slots
-    hyena-blocks           Hyena in two blocks (safari, num_blocks = 2), each with the kernel of the whole row: the same inside a block
+    long-conv-uncut        a long convolution whose kernel is longer than the row, transformed at too few points (safari, zoology:
+                           a row shorter than l_max): the taps beyond the row wrap around, so slots read later slots
+    hyena-blocks           Hyena in two blocks (safari, num_blocks = 2), each with the kernel of the whole row: the same in a block
     dropout-in-evaluation  attention dropout that stays on while the model is scored (the published dropout baseline)
     encdec-mse-published   an embedding loss whose norms can vanish: it falls to zero and says nothing
 
@@ -109,11 +109,12 @@ def wrapped(u: Tensor, kernel: Tensor) -> Tensor:
 
 
 def leaky(name: str, note: str, **change: object) -> Arm:
-    return Arm(name=name, note=note, change={path.replace("__", "."): value for path, value in change.items()}, expect_leak=True)
-
-
-def of_mixer(name: str, mixer: Mixer) -> dict[str, object]:
-    return {"model": plain(WIDTH).with_(mixer=mixer)}
+    return Arm(
+        name=name,
+        note=note,
+        change={path.replace("__", "."): value for path, value in change.items()},
+        expect_leak=True,
+    )
 
 
 WITH_DROPOUT = ON_NOVELS["model"].with_(dropout=DROPOUT)
@@ -121,9 +122,11 @@ ARMS = (
     Arm(name="ltr", note="attention, left to right"),
     Arm(name="rtl", change={"objective": RtlObjective()}, note="attention, right to left"),
     leaky("rtl-published-mask", "through the published mask", objective=RtlObjective(sees=FlippedLowerTriangle())),
-    Arm(name="long-conv", change=of_mixer("long-conv", LongConvConfig()), note="the kernel cut to the row"),
+    Arm(
+        name="long-conv", change={"model": plain(WIDTH).with_(mixer=LongConvConfig())}, note="the kernel cut to the row"
+    ),
     leaky("long-conv-uncut", "the kernel longer than the row", model=plain(WIDTH).with_(mixer=UncutConvConfig())),
-    Arm(name="hyena", change=of_mixer("hyena", HyenaConfig()), note="without blocks"),
+    Arm(name="hyena", change={"model": plain(WIDTH).with_(mixer=HyenaConfig())}, note="without blocks"),
     leaky("hyena-blocks", "in two blocks", model=plain(WIDTH).with_(mixer=BlockedHyenaConfig())),
     Arm(name="dropout", change={"model": WITH_DROPOUT}, note="dropout .2 in training only"),
     leaky(
@@ -149,7 +152,13 @@ DEFECTS: Sequence[tuple[str, str, str, float, float]] = (
     ("rtl-published-mask", "rtl", "The published mask lowers the loss right to left.", -1.5, 0.05),
     ("long-conv-uncut", "long-conv", "A kernel longer than the row lowers the loss of a long convolution.", -1.0, 0.1),
     ("hyena-blocks", "hyena", "Two blocks with the kernel of the whole row lower the loss of Hyena.", -0.5, 0.2),
-    ("dropout", "dropout-in-evaluation", "Dropout that stays on in evaluation makes the loss look higher.", -0.03, 0.01),
+    (
+        "dropout",
+        "dropout-in-evaluation",
+        "Dropout that stays on in evaluation makes the loss look higher.",
+        -0.03,
+        0.01,
+    ),
     ("encdec-mse-published", "encdec", "An embedding loss with the published norms helps.", 0.0, 0.0105),
     ("encdec-mse-published", "encdec-mse", "The published norms help more than norms that cannot vanish.", 0.0, 0.0105),
 )
@@ -161,7 +170,11 @@ experiment = Experiment(
     arms=ARMS,
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(
-        metric="validation.own.nats_per_token", baseline="ltr", better="lower", equal="tokens_read", smallest_effect=0.01
+        metric="validation.own.nats_per_token",
+        baseline="ltr",
+        better="lower",
+        equal="tokens_read",
+        smallest_effect=0.01,
     ),
     sizes={
         "smoke": Size(

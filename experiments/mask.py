@@ -5,12 +5,12 @@ task, and costs nothing in large models. Here no token can see itself as its own
 tokens, and what is read right to left is added to them. `mask_total.py` asks the question at the same total of tokens.
 `both-05-published-mask` reads through the published mask; the audit detects its leak at every length.
 
-Sizes: `smoke` draws every chart in minutes; `laptop` and `long` take hours on two cores and read the bytes of 99 English novels with
-`modern` models, because in so few tokens one batch in twenty teaches something there (`palinode data get eltec-eng`). `laptop` has
-three shapes, of which two differ in width and two in depth. `long` trains the smallest eight times as long, so it shows whether a gap
-closes with tokens. `mask_latent.py` asks the same of the published block and recipe. `gpu`, `paper` and `published` need an accelerator
-and read WikiText-103 (`palinode data get wikitext-103`). `published` is `paper` with the batches of the published runs; docs/recipes.md
-lists what differs.
+Sizes: `smoke` draws every chart in minutes; `laptop` and `long` take hours on two cores and read the bytes of 99 English novels
+with `modern` models, because in so few tokens one batch in twenty teaches something there (`palinode data get eltec-eng`).
+`laptop` has three shapes, of which two differ in width and two in depth. `long` trains the smallest eight times as long, so it
+shows whether a gap closes with tokens. `mask_latent.py` asks the same of the published block and recipe. `gpu`, `paper` and
+`published` need an accelerator and read WikiText-103 (`palinode data get wikitext-103`). `published` is `paper` with the batches
+of the published runs; docs/recipes.md lists what differs.
 """
 
 import math
@@ -122,7 +122,12 @@ BASE = RunSettings(
 
 # The bytes of the novels, and the recipe of the laptop's sizes: 2,000 steps read 1.02 million bytes left to right.
 NOVELS = DataConfig(
-    corpus="eltec-eng", tokenizer="byte", window_tokens=64, split="documents", validation_fraction=0.1, tuning_fraction=0.01
+    corpus="eltec-eng",
+    tokenizer="byte",
+    window_tokens=64,
+    split="documents",
+    validation_fraction=0.1,
+    tuning_fraction=0.01,
 )
 NOVEL_STEPS, LONG_STEPS = 2000, 15_625
 NOVEL_EVALUATION = EvaluationConfig(max_tokens=200_000, windows="spread", curve_tokens=30_000)
@@ -133,7 +138,9 @@ ON_NOVELS: dict[str, Any] = {
     "evaluation": NOVEL_EVALUATION,
 }
 RATES = "recipe.optimizer.rate_factor"
-LONG_TRIAL = 0.5 * NOVEL_STEPS / LONG_STEPS  # the trials of `long` take as many steps as those of `laptop`, and are the same runs
+LONG_TRIAL = (
+    0.5 * NOVEL_STEPS / LONG_STEPS
+)  # the trials of `long` take as many steps as those of `laptop`, and are the same runs
 
 
 def tuning(share: float = 0.5) -> Tuning:
@@ -356,7 +363,10 @@ PREDICTED = {
 
 def own_claims() -> tuple[Claim, ...]:
     """The claims of both questions with what is predicted, and those that need an arm that reads right to left only."""
-    enough, bound = "Reading one batch in twenty right to left is almost as good as reading right to left only.", ALMOST_PERFECT
+    enough, bound = (
+        "Reading one batch in twenty right to left is almost as good as reading right to left only.",
+        ALMOST_PERFECT,
+    )
     row = {"expect": "below", "bound": bound, "needs_learning": True}
     shown = {"expect": "shown", "published": PUBLISHED_GAP}
     arrow = "The loss right to left lies above the loss left to right, each with a model of its own."
@@ -387,7 +397,7 @@ def own_claims() -> tuple[Claim, ...]:
             published=0.0007,
             predicted=-0.001,
             half_width=0.004,
-            source="Arrows of Time (arXiv 2401.17505), English, 16 tokens of context, which are about 64 bytes; read from its figure",
+            source="Arrows of Time (arXiv 2401.17505), English, 16 tokens of context, about 64 bytes; read from its figure",
         ),
     )
 

@@ -227,10 +227,14 @@ def width_less_depth(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]
     if len(grid) != len(sizes) or not (is_grid or is_corner):
         return None
     by_width = [
-        abs(grid[depth, widths[-1]] - grid[depth, widths[0]]) for depth in depths if {(depth, widths[0]), (depth, widths[-1])} <= grid.keys()
+        abs(grid[depth, widths[-1]] - grid[depth, widths[0]])
+        for depth in depths
+        if {(depth, widths[0]), (depth, widths[-1])} <= grid.keys()
     ]
     by_depth = [
-        abs(grid[depths[-1], width] - grid[depths[0], width]) for width in widths if {(depths[0], width), (depths[-1], width)} <= grid.keys()
+        abs(grid[depths[-1], width] - grid[depths[0], width])
+        for width in widths
+        if {(depths[0], width), (depths[-1], width)} <= grid.keys()
     ]
     return mean(by_width) - mean(by_depth)
 
@@ -245,16 +249,23 @@ def ratio_by_tokens(claim: Claim, evidence: Evidence) -> Rows:
     for scale in evidence.scales:
         points: list[tuple[float, Mapping[int, float]]] = []
         for _, arm, (other, *_) in sides(claim, evidence.record):
-            counted = [run.result.counters.get("tokens_scored_rtl") or 0 for run in evidence.record.finished(arm, scale)]
+            counted = [
+                run.result.counters.get("tokens_scored_rtl") or 0 for run in evidence.record.finished(arm, scale)
+            ]
             above, below = (
                 losses.get((name, scale, way), {}) for name, way in zip((arm, other), claim.directions, strict=True)
             )
             ratios = {seed: above[seed] / below[seed] - 1 for seed in above if below.get(seed)}
             if ratios and min(counted) > 0:
                 points.append((math.log10(mean(counted)), ratios))
-        x, seeds = [at for at, _ in points], set.intersection(*(set(ratios) for _, ratios in points)) if points else set()
+        x, seeds = (
+            [at for at, _ in points],
+            set.intersection(*(set(ratios) for _, ratios in points)) if points else set(),
+        )
         enough = len(points) >= LEAST_POINTS
-        values = [float(np.polyfit(x, [ratios[seed] for _, ratios in points], 1)[0]) for seed in sorted(seeds) if enough]
+        values = [
+            float(np.polyfit(x, [ratios[seed] for _, ratios in points], 1)[0]) for seed in sorted(seeds) if enough
+        ]
         row = over_seeds(evidence, scale, claim.arm, claim.against[0], values)
         yield replace(row, reasons=(*row.reasons, *reasons))
 

@@ -92,7 +92,9 @@ def _changed_claims(before: Seal, after: Seal) -> list[str]:
     if not before.claims:
         return []
     sides = [[dict(claim) for claim in seal.claims] for seal in (before, after)]
-    other = [claim for claim in sides[0] if claim not in sides[1]] + [claim for claim in sides[1] if claim not in sides[0]]
+    other = [claim for claim in sides[0] if claim not in sides[1]] + [
+        claim for claim in sides[1] if claim not in sides[0]
+    ]
     return list(dict.fromkeys(str(claim["name"]) for claim in other))
 
 

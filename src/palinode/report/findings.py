@@ -195,7 +195,9 @@ def _promised(claims: Sequence[JudgedClaim]) -> list[Row]:
             "inside": row.prediction_is_inside,
             "promised": row.claim.half_width,
             "reached": row.half_width,
-            "kept": None if row.claim.half_width is None or row.half_width is None else row.half_width <= row.claim.half_width,
+            "kept": None
+            if row.claim.half_width is None or row.half_width is None
+            else row.half_width <= row.claim.half_width,
         }
         for row in claims
         if row.claim.predicted is not None or row.claim.half_width is not None

@@ -1,7 +1,7 @@
 """Two append-only files beside the entry of an experiment: what was planned before the first run, and when verdicts were seen.
 
-    experiments/<name>--<size>.seals.jsonl      a line for each plan: the decision, the claims with what is predicted and promised, the
-                                                seeds, the code
+    experiments/<name>--<size>.seals.jsonl      a line for each plan: the decision, the claims with what is predicted and
+                                                promised, the seeds, the code
     experiments/<name>--<size>.looks.jsonl      a line for each look: the seeds so far, and the outcome of every verdict
 
 Every seal holds the hash of the seal before it, so no seal can be changed or taken out without a change of all later hashes. A hash

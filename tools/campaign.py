@@ -1,0 +1,143 @@
+"""The plan of the campaign: what each experiment settles, how long it takes, in which order to run them: findings/CAMPAIGN.md.
+
+`python tools/campaign.py` times a few steps of every setting on this machine, one process at a time, as `palinode plan` does, and
+writes the page. A run that an earlier experiment of the order has too is counted once. Hours are core-hours; a sitting is 2.3 hours
+on two cores. `--only mask--laptop` measures one experiment and prints its row. The numbers are kept in
+benchmarks/results/campaign.json; `--page` only writes the page from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palinode.base import fsio
+from palinode.experiment.cells import cells_of, expected_steps, pinned
+from palinode.experiment.plan import plan
+from palinode.results.store import Store
+from palinode.spec.load import load
+from palinode.spec.tuning import trials_of
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "findings" / "CAMPAIGN.md"
+RESULTS = ROOT / "benchmarks" / "results" / "campaign.json"
+NUMBERS = "campaign.json"
+SITTING_HOURS, CORES = 2.3, 2
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An experiment of the campaign, and the claims that it settles."""
+
+    experiment: str
+    size: str
+    settles: str
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.experiment}--{self.size}"
+
+
+# Most settled claims for an hour first; experiments that share runs stand together.
+ORDER = (
+    Planned("mask", "laptop", "M1, M2, M3, M4, M5; A1, X1"),
+    Planned("recall", "laptop", "R1, R2; half of R3"),
+    Planned("recall_text", "laptop", "R3"),
+    Planned("exchange", "laptop", "X1, X2, X3: the exchange rate of backward tokens"),
+    Planned("mask_latent", "laptop", "whether M1 and X2 depend on block and recipe"),
+    Planned("encdec", "laptop", "E1, E2, E3, E5 at equal tokens; E4 as far as it goes"),
+    Planned("encdec_parameters", "laptop", "E1, E5 at equal parameters"),
+    Planned("encdec_flops", "laptop", "E1, E5 at equal FLOPs"),
+    Planned("encdec_published", "laptop", "E2 and the author's best with the published norms"),
+    Planned("leaks", "laptop", "what each published defect adds"),
+    Planned("mask", "long", "whether M1's gap closes with tokens; A1"),
+    Planned("recall", "laptop-attention", "R1, R2 with ten seeds where learning is rare"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", help="one experiment, such as mask--laptop")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    chosen = [one for one in ORDER if options.only in (None, one.full_name)]
+    numbers: dict[str, list[Row]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not options.page:
+        for one in chosen:
+            numbers[one.full_name] = runs_of(one)
+            fsio.write_json(RESULTS, numbers)
+            print(
+                f"{one.full_name}: {sum(row['seconds'] for row in numbers[one.full_name]) / 3600:.2f} core-hours",
+                file=sys.stderr,
+            )
+    fsio.write_text(PAGE, page(numbers))
+    return 0
+
+
+def runs_of(planned: Planned) -> list[Row]:
+    """Every trial and run of an experiment: its id, kind, arm, scale and predicted seconds."""
+    source = load(ROOT / "experiments" / f"{planned.experiment}.py")
+    resolved = pinned(source.resolve(planned.size))
+    cells = cells_of(resolved)
+    made = plan(resolved, cells, Store(ROOT / "build" / "campaign"), workers=1, code=source.code, on_failure=print)
+    rows: list[Row] = []
+    for cell, timed in zip(cells, made.cells, strict=True):
+        who = {"arm": timed.arm, "scale": timed.scale}
+        seconds = timed.seconds or 0.0
+        rows += [{"id": spec.run_id, "kind": "run", "seconds": seconds, **who} for spec in cell.specs]
+        if resolved.tuning is not None:
+            for _, specs in trials_of(resolved, timed.arm, timed.scale):
+                share = expected_steps(specs[0].settings) / cell.steps
+                rows += [{"id": spec.run_id, "kind": "trial", "seconds": seconds * share, **who} for spec in specs]
+    return rows
+
+
+def page(numbers: dict[str, list[Row]]) -> str:
+    """The page: one row for each experiment in the order of running, with what earlier ones leave to do."""
+    lines = [
+        "# The plan of the campaign",
+        "",
+        "`python tools/campaign.py` writes this page. Hours are predicted core-hours of one process at a time, from a few timed steps;",
+        "trials and runs that an earlier row has too are counted there. A sitting is 2.3 hours on two cores.",
+        "",
+        "| | experiment | settles | trials | runs | core-hours | sittings | command |",
+        "|--:|---|---|--:|--:|--:|--:|---|",
+    ]
+    total = 0.0
+    for number, (planned, rows) in enumerate(left(numbers), start=1):
+        hours = sum(row["seconds"] for row in rows) / 3600
+        total += hours
+        kinds = [sum(row["kind"] == kind for row in rows) for kind in ("trial", "run")]
+        command = f"`palinode run experiments/{planned.experiment}.py --size {planned.size} --hours {SITTING_HOURS}`"
+        sittings = hours / (SITTING_HOURS * CORES)
+        cells = [number, planned.full_name, planned.settles, *kinds, f"{hours:.2f}", f"{sittings:.1f}", command]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", f"In all {total:.1f} core-hours: {total / (SITTING_HOURS * CORES):.1f} sittings.", "", *RULES]
+    return "\n".join(lines) + "\n"
+
+
+RULES = (
+    "The same command goes on where the last sitting ended: no run is started that would not end in time, the trials come first, and",
+    "runs are taken seed by seed over all arms. Do not give `--seeds` for a part: seeds that are added after a look at verdicts",
+    "need wider intervals. `palinode pack NAME` after each sitting keeps what is done; a later pack replaces an earlier one.",
+)
+
+
+def left(numbers: dict[str, list[Row]]) -> Iterator[tuple[Planned, Sequence[Row]]]:
+    """Each measured experiment of the order, with the trials and runs that no earlier one has."""
+    seen: set[str] = set()
+    for planned in ORDER:
+        if planned.full_name in numbers:
+            rows = {row["id"]: row for row in numbers[planned.full_name]}
+            yield planned, [row for run_id, row in rows.items() if run_id not in seen]
+            seen |= rows.keys()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
