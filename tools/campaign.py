@@ -1,7 +1,7 @@
 """The plan of the campaign: what each experiment settles, how long it takes, in which order to run them: findings/CAMPAIGN.md.
 
-`python tools/campaign.py` times a few steps of every setting on this machine, one process at a time, as `palinode plan` does, and
-writes the page. A run that an earlier experiment of the order has too is counted once. Hours are core-hours; a sitting is 2.3 hours
+`python tools/campaign.py` times a few steps of every model on this machine in CPU seconds, which other work on the machine changes
+less than the seconds that `palinode plan` predicts, and writes the page. A run that an earlier experiment of the order has too is counted once. Hours are core-hours; a sitting is 2.3 hours
 on two cores. `--only mask--laptop` measures one experiment and prints its row. The numbers are kept in
 benchmarks/results/campaign.json; `--page` only writes the page from them.
 """
@@ -11,23 +11,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from palinode.base import fsio
-from palinode.experiment.cells import cells_of, expected_steps, pinned
-from palinode.experiment.plan import plan
-from palinode.results.store import Store
+from palinode.base.config import content_hash, encode
+from palinode.evaluate.layer_cut import REFIT_TOKENS
+from palinode.experiment.cells import (
+    Cell,
+    cells_of,
+    expected_evaluations,
+    expected_passes,
+    expected_steps,
+    pinned,
+)
+from palinode.run.one import new_training
 from palinode.spec.load import load
 from palinode.spec.tuning import trials_of
+from palinode.train.loop import take_step
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "findings" / "CAMPAIGN.md"
 RESULTS = ROOT / "benchmarks" / "results" / "campaign.json"
-NUMBERS = "campaign.json"
 SITTING_HOURS, CORES = 2.3, 2
+WARM_UP_STEPS, TIMED_STEPS = 2, 8
+AUDIT_SECONDS = 2.0  # of a run, after training; audits before training are shared by all seeds
 Row = dict[str, Any]
 
 
@@ -81,21 +92,47 @@ def main() -> int:
 
 
 def runs_of(planned: Planned) -> list[Row]:
-    """Every trial and run of an experiment: its id, kind, arm, scale and predicted seconds."""
+    """Every trial and run of an experiment: its id, kind, arm, scale and predicted CPU seconds."""
     source = load(ROOT / "experiments" / f"{planned.experiment}.py")
     resolved = pinned(source.resolve(planned.size))
-    cells = cells_of(resolved)
-    made = plan(resolved, cells, Store(ROOT / "build" / "campaign"), workers=1, code=source.code, on_failure=print)
     rows: list[Row] = []
-    for cell, timed in zip(cells, made.cells, strict=True):
-        who = {"arm": timed.arm, "scale": timed.scale}
-        seconds = timed.seconds or 0.0
+    timed: dict[str, float] = {}
+    for cell in cells_of(resolved):
+        seconds = seconds_of(cell, timed)
+        who = {"arm": cell.arm.name, "scale": cell.scale}
         rows += [{"id": spec.run_id, "kind": "run", "seconds": seconds, **who} for spec in cell.specs]
         if resolved.tuning is not None:
-            for _, specs in trials_of(resolved, timed.arm, timed.scale):
+            for _, specs in trials_of(resolved, cell.arm.name, cell.scale):
                 share = expected_steps(specs[0].settings) / cell.steps
                 rows += [{"id": spec.run_id, "kind": "trial", "seconds": seconds * share, **who} for spec in specs]
     return rows
+
+
+def seconds_of(cell: Cell, timed: dict[str, float]) -> float:
+    """The CPU seconds of one run: its steps, its evaluations at a third of the price of training, its layer cut, its audit.
+
+    Args:
+        timed: the seconds of a pass over a batch, for each model and batch that was timed already.
+    """
+    spec, settings = cell.spec, cell.settings
+    shape = content_hash([encode(settings.model), spec.recipe.batch_windows, spec.data.window_tokens])
+    if shape not in timed:
+        training = new_training(spec, cell.source)
+        for _ in range(WARM_UP_STEPS):
+            take_step(training)
+        began, passes = time.process_time(), training.counters.passes
+        for _ in range(TIMED_STEPS):
+            take_step(training)
+        timed[shape] = (time.process_time() - began) / (training.counters.passes - passes)
+    of_pass = timed[shape]
+    forward = of_pass / 3 / (spec.recipe.batch_windows * spec.data.window_tokens)
+    evaluation = settings.evaluation
+    ways = len(evaluation.directions)
+    scored = cell.source.scored_tokens(evaluation.split, evaluation.max_tokens) * ways
+    refitted = REFIT_TOKENS * evaluation.layer_cut_refit_steps * ways
+    cut = 2 * forward * (scored + refitted) if evaluation.layer_cut else 0.0
+    steps = expected_steps(settings) * expected_passes(settings) * of_pass
+    return steps + forward * scored * expected_evaluations(settings) + cut + AUDIT_SECONDS
 
 
 def page(numbers: dict[str, list[Row]]) -> str:
@@ -103,8 +140,8 @@ def page(numbers: dict[str, list[Row]]) -> str:
     lines = [
         "# The plan of the campaign",
         "",
-        "`python tools/campaign.py` writes this page. Hours are predicted core-hours of one process at a time, from a few timed steps;",
-        "trials and runs that an earlier row has too are counted there. A sitting is 2.3 hours on two cores.",
+        "`python tools/campaign.py` writes this page. Hours are core-hours, predicted from the CPU seconds of a few",
+        "steps of each model (a run that ends at an accuracy is counted to its last step); trials and runs that an earlier row has too are counted there. A sitting is 2.3 hours on two cores.",
         "",
         "| | experiment | settles | trials | runs | core-hours | sittings | command |",
         "|--:|---|---|--:|--:|--:|--:|---|",
@@ -123,8 +160,8 @@ def page(numbers: dict[str, list[Row]]) -> str:
 
 
 RULES = (
-    "The same command goes on where the last sitting ended: no run is started that would not end in time, the trials come first, and",
-    "runs are taken seed by seed over all arms. Do not give `--seeds` for a part: seeds that are added after a look at verdicts",
+    "The same command goes on where the last sitting ended: no run is started that would not end in time, the trials come first,",
+    "and runs are taken seed by seed over all arms. Do not give `--seeds` for a part: seeds that are added after a look at verdicts",
     "need wider intervals. `palinode pack NAME` after each sitting keeps what is done; a later pack replaces an earlier one.",
 )
 
