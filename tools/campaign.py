@@ -1,9 +1,9 @@
 """The plan of the campaign: what each experiment settles, how long it takes, in which order to run them: findings/CAMPAIGN.md.
 
 `python tools/campaign.py` times a few steps of every model on this machine in CPU seconds, which other work on the machine changes
-less than the seconds that `palinode plan` predicts, and writes the page. A run that an earlier experiment of the order has too is counted once. Hours are core-hours; a sitting is 2.3 hours
-on two cores. `--only mask--laptop` measures one experiment and prints its row. The numbers are kept in
-benchmarks/results/campaign.json; `--page` only writes the page from them.
+less than the seconds that `palinode plan` predicts, and writes the page. A run that an earlier experiment of the order has too is
+counted once. Hours are core-hours; a sitting is 2.3 hours on two cores. `--only mask--laptop` measures one experiment alone. The
+numbers are kept in benchmarks/results/campaign.json; `--page` only writes the page from them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ PAGE = ROOT / "findings" / "CAMPAIGN.md"
 RESULTS = ROOT / "benchmarks" / "results" / "campaign.json"
 SITTING_HOURS, CORES = 2.3, 2
 WARM_UP_STEPS, TIMED_STEPS = 2, 8
+# Seconds of one run of `ltr` at 2x64 in the pilots, with less other work on the machine than there may be when this program runs.
+PILOT, PILOT_SECONDS = ("mask--laptop", "ltr", "2x64"), 50.0
 AUDIT_SECONDS = 2.0  # of a run, after training; audits before training are shared by all seeds
 Row = dict[str, Any]
 
@@ -140,29 +142,47 @@ def page(numbers: dict[str, list[Row]]) -> str:
     lines = [
         "# The plan of the campaign",
         "",
-        "`python tools/campaign.py` writes this page. Hours are core-hours, predicted from the CPU seconds of a few",
-        "steps of each model (a run that ends at an accuracy is counted to its last step); trials and runs that an earlier row has too are counted there. A sitting is 2.3 hours on two cores.",
+        "`python tools/campaign.py` writes this page. Hours are core-hours, predicted from the CPU seconds of a few steps of each",
+        "model; a run that ends at an accuracy is counted to its last step. Trials and runs of an earlier row are counted there.",
+        "A sitting is 2.3 hours on two cores.",
         "",
-        "| | experiment | settles | trials | runs | core-hours | sittings | command |",
-        "|--:|---|---|--:|--:|--:|--:|---|",
+        "| | experiment | settles | trials | runs | core-hours | at the pilots' speed | sittings | command |",
+        "|--:|---|---|--:|--:|--:|--:|--:|---|",
     ]
-    total = 0.0
+    total, speed = 0.0, pilot_speed(numbers)
     for number, (planned, rows) in enumerate(left(numbers), start=1):
         hours = sum(row["seconds"] for row in rows) / 3600
         total += hours
         kinds = [sum(row["kind"] == kind for row in rows) for kind in ("trial", "run")]
         command = f"`palinode run experiments/{planned.experiment}.py --size {planned.size} --hours {SITTING_HOURS}`"
-        sittings = hours / (SITTING_HOURS * CORES)
-        cells = [number, planned.full_name, planned.settles, *kinds, f"{hours:.2f}", f"{sittings:.1f}", command]
+        sittings = speed * hours / (SITTING_HOURS * CORES)
+        both = f"{hours:.2f}", f"{speed * hours:.2f}"
+        cells = [number, planned.full_name, planned.settles, *kinds, *both, f"{sittings:.1f}", command]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", f"In all {total:.1f} core-hours: {total / (SITTING_HOURS * CORES):.1f} sittings.", "", *RULES]
+    at_speed = speed * total
+    lines += [
+        "",
+        f"In all {total:.1f} core-hours, {at_speed:.1f} at the pilots' speed: {at_speed / SITTING_HOURS / CORES:.1f} sittings.",
+    ]
+    lines += [
+        f"The pilots took {PILOT_SECONDS:.0f} s for a run that is {PILOT_SECONDS / speed:.0f} s here.",
+        "",
+        *RULES,
+    ]
     return "\n".join(lines) + "\n"
+
+
+def pilot_speed(numbers: dict[str, list[Row]]) -> float:
+    """The pilots' seconds of a run by those that were measured here; 1 where this run was not measured."""
+    name, arm, scale = PILOT
+    rows = [row for row in numbers.get(name, ()) if (row["kind"], row["arm"], row["scale"]) == ("run", arm, scale)]
+    return PILOT_SECONDS / rows[0]["seconds"] if rows else 1.0
 
 
 RULES = (
     "The same command goes on where the last sitting ended: no run is started that would not end in time, the trials come first,",
-    "and runs are taken seed by seed over all arms. Do not give `--seeds` for a part: seeds that are added after a look at verdicts",
-    "need wider intervals. `palinode pack NAME` after each sitting keeps what is done; a later pack replaces an earlier one.",
+    "and runs are taken seed by seed over all arms. Do not give `--seeds` for a part: seeds that are added after a look at",
+    "verdicts need wider intervals. `palinode pack NAME` after each sitting keeps what is done; a later pack replaces it.",
 )
 
 

@@ -1,5 +1,6 @@
 """What an interval allows to say of a claim, and what keeps a claim from being judged."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,16 +321,16 @@ def test_three_shapes_of_which_two_share_a_depth_and_two_a_width_compare_both():
     sizes = {one.scale: one for one in (shape(2, 64), shape(2, 128), shape(6, 64))}
     ratios = {"2x64": 1.0, "2x128": 0.9, "6x64": 1.03}
     assert width_less_depth(ratios, sizes) == pytest.approx(0.1 - 0.03)
-    assert width_less_depth(ratios, {**sizes, "4x32": shape(4, 32)}) is None
+    assert width_less_depth({**ratios, "4x32": 1.0}, {**sizes, "4x32": shape(4, 32)}) is None
     assert width_less_depth(ratios, {name: sizes[name] for name in ("2x128", "6x64")}) is None
 
 
 def test_a_ratio_changes_with_the_tokens_read_right_to_left(tmp_path):
     """Slopes over three shares of rtl tokens: the loss of each arm is made to rise by .1 for ten times as many."""
-    shares = {"one": 0.01, "two": 0.1, "three": 1.0}
+    shares = {"one": 0.04, "two": 0.2, "three": 1.0}
     arms = tuple(
-        SyntheticArm(f"both-{name}", effect_nats=0.1 * at, rtl="honest", p=p)
-        for at, (name, p) in enumerate(shares.items())
+        SyntheticArm(f"both-{name}", effect_nats=0.1 * math.log10(p / 0.04), rtl="honest", p=p)
+        for name, p in shares.items()
     )
     store = make_store(tmp_path, Synthetic(arms=(SyntheticArm("ltr"), *arms), noise_nats=1e-6))
     name = store.experiments()[0].full_name

@@ -28,9 +28,10 @@ def leaks():
 def built(leaks, arm):
     settings = leaks.experiment.resolve("smoke").settings(arm, "base")
     model = settings.model.build(64, SLOTS, 0).eval()
-    with torch.no_grad():  # some maps start at 0
-        for number, parameter in enumerate(model.parameters()):
-            parameter.normal_(0.0, 0.2, generator=generator(0, "spread", number))
+    with torch.no_grad():  # some maps start at 0; filters keep their start, which decays slowly
+        for number, (name, parameter) in enumerate(model.named_parameters()):
+            if "filter" not in name:
+                parameter.normal_(0.0, 0.2, generator=generator(0, "spread", number))
     return model
 
 

@@ -188,10 +188,10 @@ def test_no_token_of_the_tuning_split_is_trained_on(tmp_path, monkeypatch, limit
 
 
 def test_a_trial_takes_a_share_of_the_steps_of_its_arm():
-    arms = (Arm(name="ltr"), Arm(name="short", change={"recipe.steps": 100}))
+    arms = (Arm(name="ltr"), Arm(name="short", change={"recipe.steps": 240}))
     shorter = experiment(Tuning(values=(0.01, 0.02), share_of_steps=0.5), arms=arms).resolve()
     steps = {run.arm.partition(" at ")[0]: run.spec.settings.recipe.steps for run in trials(shorter).runs}
-    assert steps == {"ltr": 200, "short": 50}
+    assert steps == {"ltr": 200, "short": 120}
     plain = Tuning(values=(0.01, 0.02))
     assert "share_of_steps" not in identity(plain), "the seals of older plans keep their hashes of settings"
     assert identity(plain) == {name: value for name, value in encode(plain).items() if name != "share_of_steps"}

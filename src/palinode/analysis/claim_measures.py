@@ -256,7 +256,7 @@ def ratio_by_tokens(claim: Claim, evidence: Evidence) -> Rows:
                 losses.get((name, scale, way), {}) for name, way in zip((arm, other), claim.directions, strict=True)
             )
             ratios = {seed: above[seed] / below[seed] - 1 for seed in above if below.get(seed)}
-            if ratios and min(counted) > 0:
+            if ratios and mean(counted) > 0:
                 points.append((math.log10(mean(counted)), ratios))
         x, seeds = (
             [at for at, _ in points],
