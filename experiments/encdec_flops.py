@@ -20,6 +20,7 @@ from encdec import (
     WITH_COSINE,
     WITH_MSE,
     Shape,
+    laptop,
     sizes,
 )
 from encdec_parameters import SPECIAL_TOKENS
@@ -62,7 +63,7 @@ experiment = Experiment(
     scales=SCALES,
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(metric=METRIC, baseline="decoder", equal="train_flops", smallest_effect=SMALLEST_EFFECT),
-    sizes=sizes(),
+    sizes={**sizes(), "laptop": laptop("decoder", "decoder-dropout", COMBINED.name)},
     # Claims that compare encoder-decoders are in encdec.py; the runs are the same.
     claims=(AGAINST_DECODER, AGAINST_DROPOUT),
 )

@@ -9,7 +9,7 @@ Scores differ in scale. Each has a coefficient with which its gradient on the em
 is at the start of training as large as that of the MSE times 8 (a test checks this).
 """
 
-from encdec import BASE, MSE, SCALES, SMALLEST_EFFECT, Shape, arm, sizes
+from encdec import BASE, MSE, ON_WIKITEXT, SCALES, SMALLEST_EFFECT, Shape, arm, sizes
 from palinode import (
     Arm,
     BothObjective,
@@ -102,5 +102,5 @@ experiment = Experiment(
     scales=SCALES,
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(metric=METRIC, baseline="combined", equal="window_tokens", smallest_effect=SMALLEST_EFFECT),
-    sizes=sizes(),
+    sizes={**sizes(), "laptop": ON_WIKITEXT},
 )

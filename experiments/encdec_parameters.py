@@ -19,6 +19,7 @@ from encdec import (
     WITH_MSE,
     Shape,
     arm,
+    laptop,
     sizes,
 )
 from palinode import Decision, DecoderConfig, Experiment
@@ -62,7 +63,7 @@ experiment = Experiment(
     scales=SCALES,
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(metric=METRIC, baseline="decoder", equal="parameters", smallest_effect=SMALLEST_EFFECT),
-    sizes=sizes(),
+    sizes={**sizes(), "laptop": laptop("decoder", "decoder-dropout", COMBINED.name)},
     # Claims that compare encoder-decoders are in encdec.py; the runs are the same.
     claims=(AGAINST_DECODER, AGAINST_DROPOUT),
 )

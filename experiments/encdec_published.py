@@ -12,6 +12,7 @@ from encdec import (
     COMBINED,
     COSINE,
     ENCDEC,
+    HALF_WIDTH,
     LOSSES,
     METRIC,
     MSE,
@@ -24,6 +25,7 @@ from encdec import (
     TERMS,
     WITH_COSINE,
     WITH_MSE,
+    laptop,
     sizes,
 )
 from palinode import Arm, Claim, Decision, Experiment
@@ -54,7 +56,10 @@ def claims() -> tuple[Claim, ...]:
             arm=arm.name,
             against=(ENCDEC.name,),
             needs_learning=True,
+            needs_bracket=True,
             published=round(LOSSES[ours.name] - LOSSES[ENCDEC.name], 3),
+            predicted=0.0,
+            half_width=HALF_WIDTH,
             source=SOURCE,
         )
         for ours, arm in PAIRS
@@ -67,6 +72,9 @@ def claims() -> tuple[Claim, ...]:
             arm=arm.name,
             against=(ours.name,),
             needs_learning=True,
+            needs_bracket=True,
+            predicted=0.0,
+            half_width=HALF_WIDTH,
         )
         for ours, arm in PAIRS
     ]
@@ -93,6 +101,6 @@ experiment = Experiment(
     scales=SCALES,
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(metric=METRIC, baseline=ENCDEC.name, equal="tokens_read", smallest_effect=SMALLEST_EFFECT),
-    sizes=sizes(),
+    sizes={**sizes(), "laptop": laptop("encdec", *(arm.name for pair in PAIRS[1:] for arm in pair))},
     claims=claims(),
 )

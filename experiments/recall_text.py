@@ -22,7 +22,7 @@ from palinode import (
     Speedrun,
     Tuning,
 )
-from recall import IN_SMOKE, MIXERS, ON_A_LAPTOP, RATES, rotary
+from recall import FOR_R3, IN_SMOKE, MIXERS, RATES, VARIANTS, rotary
 
 METRIC = "validation.ltr.nats_per_token"
 SMALLEST_EFFECT = 0.01  # nats
@@ -35,7 +35,9 @@ def scale(name: str, steps: int, evaluations: int = 10) -> Scale:
 
 def arm(mixer: str) -> Arm:
     """The arm of one mixer; at each scale its model has the scale's width."""
-    return Arm(name=mixer, at={name: {"model": MIXERS[mixer](width, False)} for name, width in WIDTHS.items()})
+    return Arm(
+        name=mixer, at={name: {"model": {**MIXERS, **VARIANTS}[mixer](width, False)} for name, width in WIDTHS.items()}
+    )
 
 
 BASE = RunSettings(
@@ -74,13 +76,14 @@ def sizes() -> Mapping[str, Size]:
             tuning=Tuning(field=RATES, values=(0.5, 2.0), change={"recipe.steps": 12, **at_the_end}),
         ),
         "laptop": Size(
-            arms=ON_A_LAPTOP,
+            arms=FOR_R3,
             scales=("laptop",),
             seeds=(1, 2, 3),
             tuning=Tuning(field=RATES, values=factors, change={"recipe.steps": 400, **at_the_end}),
         ),
         "gpu": Size(
             change=large,
+            arms=tuple(MIXERS),
             scales=("gpu",),
             seeds=(1, 2, 3),
             tuning=Tuning(field=RATES, values=factors, change={"recipe.steps": 2000, **at_the_end}),
@@ -92,7 +95,7 @@ experiment = Experiment(
     name="recall_text",
     question="How well do the mixers of the recall experiment model text?",
     base=BASE,
-    arms=tuple(arm(mixer) for mixer in MIXERS),
+    arms=tuple(arm(mixer) for mixer in (*MIXERS, *VARIANTS)),
     scales=(scale("smoke", 40), scale("laptop", 1000), scale("gpu", 8000, 40)),
     seeds=(1, 2, 3),
     decision=Decision(metric=METRIC, baseline="attention", equal="tokens_read", smallest_effect=SMALLEST_EFFECT),

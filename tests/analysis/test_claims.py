@@ -1,17 +1,28 @@
 """What an interval allows to say of a claim, and what keeps a claim from being judged."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from palinode import Claim
-from palinode.analysis.claim_measures import ALL_SCALES, AT_THE_CEILING, MEASURES, NOTHING_LEARNED, Measured
+from palinode.analysis.claim_measures import (
+    ALL_SCALES,
+    AT_THE_CEILING,
+    MEASURES,
+    NOTHING_LEARNED,
+    Measured,
+    width_less_depth,
+)
 from palinode.analysis.claims import NOT_SHOWN, OTHER_BOUND, UNDECIDED, JudgedClaim, _of_all, judge, judged_claims
 from palinode.analysis.intervals import Interval
+from palinode.analysis.sizes import ScaleSize
 from palinode.analysis.two_valued import boschloo_p
 from palinode.base.decision import CLAIM_MEASURES, Decision
 from palinode.base.errors import BadInput
+from palinode.report.findings import findings, page_text
+from palinode.results.record import ChoiceEntry
 from palinode.spec.load import load
 from synthetic_store import Synthetic, SyntheticArm, make_store
 from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
@@ -268,3 +279,66 @@ def test_a_claim_on_an_arm_that_no_experiment_has_is_refused():
     mask = load(Path(__file__).parents[2] / "experiments" / "mask.py").experiment
     with pytest.raises(BadInput, match="no arm is named 'both-5'"):
         mask.with_(claims=(mask.claims[1].with_(against=("both-5",)),))
+
+
+def test_what_was_predicted_and_promised_stands_beside_what_came(tmp_path):
+    store = make_store(tmp_path, Synthetic(arms=(SyntheticArm("ltr"), SyntheticArm("other", effect_nats=0.2))))
+    name = store.experiments()[0].full_name
+    asked = claim(measure="ratio", arm="other", against=("ltr",), published=0.5)
+    plain, kept, missed = judged(
+        store, name, asked, asked.with_(half_width=1.0, predicted=0.5), asked.with_(half_width=1e-9)
+    )
+    assert plain.row()["half_width_promised"] is plain.prediction_is_inside is None
+    assert kept.row()["half_width"] == missed.half_width > 1e-9
+    assert kept.prediction_is_inside is False
+    assert asked.with_(predicted=kept.measured.effect).predicted is not None
+    assert kept.published_words == "real but smaller", "a ratio is an effect too"
+    content = findings(store, store.experiment(name))
+    assert [row["kept"] for row in content["promised"]] == [True, False]
+    page = page_text(content)
+    assert "## Predicted and promised" in page
+    store.write_experiment(store.entry(name).with_(claims=(asked,)))
+    assert "promised" not in page_text(findings(store, store.experiment(name)))
+
+
+def test_a_claim_that_needs_a_bracket_is_not_made_at_the_edge_of_the_trials(tmp_path):
+    store = make_store(tmp_path, Synthetic(arms=(SyntheticArm("ltr"), SyntheticArm("other", effect_nats=-0.2))))
+    name = store.experiments()[0].full_name
+    better = claim(measure="difference", arm="other", against=("ltr",), expect="better", needs_bracket=True)
+    for chosen, judgement in ((2.0, HOLDS), (4.0, OPEN)):
+        values = {"values": (1.0, 2.0, 4.0), "scores": (3.0, 2.0, 2.0), "chosen": chosen, "runs": ()}
+        choice = ChoiceEntry(arm="other", scale="base", field="recipe.steps", **values)
+        store.write_experiment(store.entry(name).with_(choices=(choice,)))
+        [one] = judged(store, name, better)
+        assert one.judgement == judgement
+        assert [reason for reason in one.reasons if "the edge of what was tried" in reason] == one.reasons
+
+
+def test_three_shapes_of_which_two_share_a_depth_and_two_a_width_compare_both():
+    def shape(depth, width):
+        return ScaleSize(f"{depth}x{width}", depth, width, 1)
+
+    sizes = {one.scale: one for one in (shape(2, 64), shape(2, 128), shape(6, 64))}
+    ratios = {"2x64": 1.0, "2x128": 0.9, "6x64": 1.03}
+    assert width_less_depth(ratios, sizes) == pytest.approx(0.1 - 0.03)
+    assert width_less_depth({**ratios, "4x32": 1.0}, {**sizes, "4x32": shape(4, 32)}) is None
+    assert width_less_depth(ratios, {name: sizes[name] for name in ("2x128", "6x64")}) is None
+
+
+def test_a_ratio_changes_with_the_tokens_read_right_to_left(tmp_path):
+    """Slopes over three shares of rtl tokens: the loss of each arm is made to rise by .1 for ten times as many."""
+    shares = {"one": 0.04, "two": 0.2, "three": 1.0}
+    arms = tuple(
+        SyntheticArm(f"both-{name}", effect_nats=0.1 * math.log10(p / 0.04), rtl="honest", p=p)
+        for name, p in shares.items()
+    )
+    store = make_store(tmp_path, Synthetic(arms=(SyntheticArm("ltr"), *arms), noise_nats=1e-6))
+    name = store.experiments()[0].full_name
+    asked = claim(measure="ratio_by_tokens", arm="both-{}", against=("ltr",), groups=tuple(shares))
+    [slope] = judged(store, name, asked)
+    runs = store.experiment(name).finished("ltr", "base")
+    loss = sum(run.result.score("validation.ltr.nats_per_token") for run in runs) / len(runs)
+    assert slope.measured.effect == pytest.approx(0.1 / loss, rel=0.02)
+    assert (slope.judgement, slope.measured.count) == (HOLDS, 3)
+    [few] = judged(store, name, asked.with_(groups=("one", "two")))
+    assert (few.judgement, few.measured.count) == (OPEN, 0)

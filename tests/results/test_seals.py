@@ -86,3 +86,22 @@ def test_rows_of_another_shape_and_links_are_damage(store, tmp_path):
         store.looks(ENTRY)
     with pytest.raises(Damaged, match="is a link"):
         store.append_look(ENTRY, Look(seeds=(1,), outcomes=()))
+
+
+def test_claims_are_sealed_and_a_seal_without_them_keeps_its_hash(store):
+    before = store.seals(ENTRY).rows[-1]
+    assert b"claims" not in store.seals_path(ENTRY).read_bytes(), "lines of older versions have no such field"
+    sealed = Seal(
+        number=3,
+        created="",
+        decision={},
+        seeds=(1,),
+        claims=({"name": "M1", "half_width": 0.05},),
+        previous=before.sha256,
+    )
+    store.append_seal(ENTRY, sealed.hashed())
+    assert store.seals(ENTRY).rows[-1].claims == ({"name": "M1", "half_width": 0.05},)
+    path = store.seals_path(ENTRY)
+    path.write_bytes(path.read_bytes().replace(b"0.05", b"0.50"))
+    with pytest.raises(Damaged, match="line 3"):
+        store.seals(ENTRY)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2
+from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Speedrun, Store, gpt2
 from palinode.audit import audit_arm
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
@@ -215,3 +215,23 @@ def test_a_model_with_a_table_of_positions_is_not_scored_on_longer_sequences(tmp
         run_one(RunSpec.of(settings(evaluation=chosen), 1), Store(tmp_path))
     with pytest.raises(BadInput, match="only the sequences of a task"):
         settings(data={"corpus": "python-docs"}, evaluation=EvaluationConfig(length_factors=(2,)))
+
+
+def test_a_run_ends_at_the_accuracy_that_ends_it_also_when_it_was_stopped_before(tmp_path):
+    recipe = Speedrun(steps=60, batch_windows=4, evaluate_every_steps=10)
+    whole = run_one(RunSpec.of(settings(recipe=recipe), 1), Store(tmp_path))
+    assert whole.counters["optimizer_steps"] == 60
+    rows = Store(tmp_path).record(whole.run_id).metrics
+    accuracies = [row["scores"]["ltr"]["accuracy"] for row in rows if row["event"] == "eval" and not row["final"]]
+    goal, at = accuracies[1], next(at for at, one in enumerate(accuracies) if one >= accuracies[1])
+    spec = RunSpec.of(settings(recipe=recipe.with_(stop_at_accuracy=goal)), 1)
+    assert spec.run_id != whole.run_id
+    ended = run_one(spec, Store(tmp_path))
+    assert ended.counters["optimizer_steps"] == 10 * (at + 1)
+    assert ended.score("validation.ltr.accuracy") == accuracies[at]
+    calls = iter(range(100))
+    assert run_one(spec, Store(tmp_path / "again"), should_stop=lambda: next(calls) == 7).outcome == "stopped"
+    again = run_one(spec, Store(tmp_path / "again"))
+    assert (again.weights_sha256, again.counters) == (ended.weights_sha256, ended.counters)
+    with pytest.raises(ValueError, match="stop_at_accuracy: nothing is evaluated"):
+        recipe.with_(stop_at_accuracy=0.9, evaluate_every_steps=None)

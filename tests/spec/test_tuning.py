@@ -18,7 +18,7 @@ from palinode import (
     Size,
     modern,
 )
-from palinode.base.config import decode, encode
+from palinode.base.config import decode, encode, identity
 from palinode.base.errors import BadInput
 from palinode.data.store import prepare
 from palinode.results.record import ChoiceEntry
@@ -185,3 +185,13 @@ def test_no_token_of_the_tuning_split_is_trained_on(tmp_path, monkeypatch, limit
     assert len(prepare(plain).tokens("tuning")) == 0
     with pytest.raises(BadInput, match="tuning split holds"):
         prepare(plain.with_(tuning_fraction=1e-9))
+
+
+def test_a_trial_takes_a_share_of_the_steps_of_its_arm():
+    arms = (Arm(name="ltr"), Arm(name="short", change={"recipe.steps": 240}))
+    shorter = experiment(Tuning(values=(0.01, 0.02), share_of_steps=0.5), arms=arms).resolve()
+    steps = {run.arm.partition(" at ")[0]: run.spec.settings.recipe.steps for run in trials(shorter).runs}
+    assert steps == {"ltr": 200, "short": 120}
+    plain = Tuning(values=(0.01, 0.02))
+    assert "share_of_steps" not in identity(plain), "the seals of older plans keep their hashes of settings"
+    assert identity(plain) == {name: value for name, value in encode(plain).items() if name != "share_of_steps"}

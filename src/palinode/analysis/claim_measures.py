@@ -30,6 +30,7 @@ NATS = "nats_per_token"
 ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
 # A layer cut leaves 1 block, 1/4 or 1/2 of the blocks. In a model of fewer than 4 blocks, two of these three cuts are the same.
 LEAST_BLOCKS = 4
+LEAST_POINTS = 3  # shares of rtl tokens: through two of them a line always fits
 NOTHING_LEARNED = "no run is above what is scored without learning"
 AT_THE_CEILING = (
     "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
@@ -214,17 +215,59 @@ def slope(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float 
 def width_less_depth(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float | None:
     """The effect of width on the ratio minus the effect of depth on the ratio.
 
-    The effect of width is |ratio of the widest model - ratio of the narrowest model|, as a mean over depths. The effect of depth
-    is |ratio of the deepest model - ratio of the shallowest model|, as a mean over widths. The result is None unless the scales
-    form a full grid of at least two depths and two widths.
+    The effect of width is |ratio of the widest model - ratio of the narrowest model|, as a mean over the depths that have models of
+    two widths. The effect of depth is |ratio of the deepest model - ratio of the shallowest model|, as a mean over the widths that
+    have models of two depths. The result is None unless the scales form a full grid of at least two depths and two widths, or three
+    scales of which two share a depth and two a width.
     """
     grid = {(size.depth, size.width): ratios[scale] for scale, size in sizes.items() if size.depth and size.width}
     depths, widths = sorted({depth for depth, _ in grid}), sorted({width for _, width in grid})
-    if not len(grid) == len(sizes) == len(depths) * len(widths) or min(len(depths), len(widths)) < 2:
+    is_grid = len(grid) == len(depths) * len(widths) and min(len(depths), len(widths)) >= 2
+    is_corner = len(grid) == 3 and len(depths) == len(widths) == 2
+    if len(grid) != len(sizes) or not (is_grid or is_corner):
         return None
-    by_width = [abs(grid[depth, widths[-1]] - grid[depth, widths[0]]) for depth in depths]
-    by_depth = [abs(grid[depths[-1], width] - grid[depths[0], width]) for width in widths]
+    by_width = [
+        abs(grid[depth, widths[-1]] - grid[depth, widths[0]])
+        for depth in depths
+        if {(depth, widths[0]), (depth, widths[-1])} <= grid.keys()
+    ]
+    by_depth = [
+        abs(grid[depths[-1], width] - grid[depths[0], width])
+        for width in widths
+        if {(depths[0], width), (depths[-1], width)} <= grid.keys()
+    ]
     return mean(by_width) - mean(by_depth)
+
+
+def ratio_by_tokens(claim: Claim, evidence: Evidence) -> Rows:
+    """The change of (ratio - 1) when the arm reads ten times as many tokens right to left: over the groups, at every scale.
+
+    Each seed gives one slope, by least squares over log10 of the tokens that the arm's runs scored right to left (mean over seeds).
+    """
+    losses = final_scores(evidence.record, evidence.split, NATS)
+    reasons = _ratio_reasons(claim, evidence)
+    for scale in evidence.scales:
+        points: list[tuple[float, Mapping[int, float]]] = []
+        for _, arm, (other, *_) in sides(claim, evidence.record):
+            counted = [
+                run.result.counters.get("tokens_scored_rtl") or 0 for run in evidence.record.finished(arm, scale)
+            ]
+            above, below = (
+                losses.get((name, scale, way), {}) for name, way in zip((arm, other), claim.directions, strict=True)
+            )
+            ratios = {seed: above[seed] / below[seed] - 1 for seed in above if below.get(seed)}
+            if ratios and mean(counted) > 0:
+                points.append((math.log10(mean(counted)), ratios))
+        x, seeds = (
+            [at for at, _ in points],
+            set.intersection(*(set(ratios) for _, ratios in points)) if points else set(),
+        )
+        enough = len(points) >= LEAST_POINTS
+        values = [
+            float(np.polyfit(x, [ratios[seed] for _, ratios in points], 1)[0]) for seed in sorted(seeds) if enough
+        ]
+        row = over_seeds(evidence, scale, claim.arm, claim.against[0], values)
+        yield replace(row, reasons=(*row.reasons, *reasons))
 
 
 def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
@@ -260,7 +303,8 @@ def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
 
 def _ratio_reasons(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
     """The reasons why a ratio cannot be judged: the runs of an arm are not reliable at some scale, or an arm learned nothing."""
-    arms = [arm for arm in dict.fromkeys((claim.arm, *claim.against)) if arm != evidence.rule.baseline]
+    names = {arm.name for arm in evidence.record.entry.arms}
+    arms = [arm for arm in claim.arms() if arm != evidence.rule.baseline and arm in names]
     by_rule = (
         reason
         for arm in arms
@@ -438,6 +482,7 @@ MEASURES: Mapping[str, tuple[Measure, str]] = {
     "difference": (difference, "{row.arm} less {row.against}, {metric}"),
     "score": (score, "{row.arm}, {metric}"),
     "ratio": (of_ratios(mean_less_1), "{ratio} - 1, mean over all scales"),
+    "ratio_by_tokens": (ratio_by_tokens, "change of {ratio} for ten times the rtl tokens"),
     "ratio_slope": (of_ratios(slope), "change of {ratio} for ten times the parameters"),
     "ratio_width_less_depth": (
         of_ratios(width_less_depth),

@@ -8,7 +8,7 @@ A model that predicts worse than token frequencies alone has learned nothing abo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
@@ -31,6 +31,9 @@ UNDECIDED = "the interval allows both answers"
 NOT_SHOWN = "the test does not show an effect"
 OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
 ROUNDING = 1e-12  # the rounding error that is allowed in 1 - confidence
+AT_THE_EDGE = "{} was tuned to {} = {:g}, the edge of what was tried: the claim is not made"
+# Measures whose effect is 0 if nothing differs: their published number is an effect too, and ours is held against it.
+EFFECTS = ("difference", "ratio", "ratio_slope", "ratio_width_less_depth", "layer_cut", "context", "ratio_by_tokens")
 WIDEST_SHARE = 0.2  # an accuracy's interval that is wider than this contains nearly every published number
 
 
@@ -57,11 +60,23 @@ class JudgedClaim:
 
     @property
     def published_words(self) -> PublishedWords | None:
-        """What our difference says about the published one; None without a published difference, or if ours cannot be judged."""
+        """What our effect says about the published one; None without a published effect, or if ours cannot be judged."""
         ours, effect = self.measured.interval, self.measured.effect
-        if self.claim.measure != "difference" or self.published is None or self.measured.reasons:
+        if self.claim.measure not in EFFECTS or self.published is None or self.measured.reasons:
             return None
         return None if ours is None or effect is None else published_words(effect, *ours, self.published)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the width of the interval that came; None without an interval."""
+        ours = self.measured.interval
+        return None if ours is None else (ours.high - ours.low) / 2
+
+    @property
+    def prediction_is_inside(self) -> bool | None:
+        """Whether the predicted effect lies in the interval; None without a prediction, or without an interval."""
+        ours, predicted = self.measured.interval, self.claim.predicted
+        return None if ours is None or predicted is None else ours.low <= predicted <= ours.high
 
     @property
     def reasons(self) -> list[str]:
@@ -93,6 +108,10 @@ class JudgedClaim:
             "count": measured.count,
             "published": self.published,
             "published_words": self.published_words,
+            "predicted": self.claim.predicted,
+            "prediction_is_inside": self.prediction_is_inside,
+            "half_width": self.half_width,
+            "half_width_promised": self.claim.half_width,
             "outcome": measured.outcome,
             "verdict": self.judgement,
             "reasons": self.reasons,
@@ -128,6 +147,8 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
         rows = [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(reason,))]
     else:
         rows = list(measure(claim, evidence))
+    if claim.needs_bracket:
+        rows = [replace(row, reasons=(*row.reasons, *_edges(row, evidence))) for row in rows]
     judged = []
     for row in rows:
         in_words = _words(words, claim, row, evidence)
@@ -137,6 +158,17 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
     if claim.expect == "within" and len(judged) > 1:
         judged.append(_of_all(claim, judged))
     return judged
+
+
+def _edges(row: Measured, evidence: Evidence) -> list[str]:
+    """The reasons that an arm of a row was tuned to the smallest or the largest value that was tried, at a scale of the row."""
+    entry = evidence.record.entry
+    scales = (row.scale,) if row.scale in entry.scales else entry.scales
+    return [
+        AT_THE_EDGE.format(choice.arm, choice.field, choice.chosen)
+        for choice in entry.choices
+        if choice.at_the_edge and choice.scale in scales and choice.arm in (row.arm, row.against)
+    ]
 
 
 def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:

@@ -30,6 +30,8 @@ def deviations(record: ExperimentRecord, seals: Sequence[Seal], looks: Sequence[
             lines.append(f"the settings of {', '.join(changed)} were changed in seal {after.number}")
         if dict(before.code) != dict(after.code):
             lines.append(f"the code was changed in seal {after.number}")
+        if changed := _changed_claims(before, after):
+            lines.append(f"the claims {', '.join(changed)} were changed in seal {after.number}")
     return tuple(lines)
 
 
@@ -83,6 +85,17 @@ def _changed_settings(before: Settings, after: Settings) -> list[str]:
         for scale, one in by_scale.items()
         if after.get(arm, {}).get(scale, one) != one
     ]
+
+
+def _changed_claims(before: Seal, after: Seal) -> list[str]:
+    """The names of the claims that were added, taken out or changed in the later seal; none if the earlier one sealed no claims."""
+    if not before.claims:
+        return []
+    sides = [[dict(claim) for claim in seal.claims] for seal in (before, after)]
+    other = [claim for claim in sides[0] if claim not in sides[1]] + [
+        claim for claim in sides[1] if claim not in sides[0]
+    ]
+    return list(dict.fromkeys(str(claim["name"]) for claim in other))
 
 
 def _named(what: str, numbers: Iterable[int]) -> str:

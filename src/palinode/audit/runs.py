@@ -149,7 +149,8 @@ def _expected(spec: RunSpec) -> Mapping[str, Expected]:
     """The counters that the spec of a finished run implies; empty when the counters depend on what happened during training."""
     recipe = spec.recipe
     limits = (recipe.max_tokens_read, recipe.max_ltr_tokens)
-    if spec.objective.state() or recipe.accumulation or any(limit is not None for limit in limits):
+    by_limit = any(limit is not None for limit in (*limits, recipe.stop_at_accuracy))
+    if spec.objective.state() or recipe.accumulation or by_limit:
         return {}
     if spec.labels != "all" or not spec.objective.reads_in_a_direction:  # scored tokens vary by window
         return {}

@@ -27,6 +27,7 @@ CLAIM_MEASURES: Mapping[str, frozenset[str]] = {
     "difference": frozenset(["against", "groups", "needs_learning"]),
     "score": frozenset(),
     "ratio": frozenset(["against", "directions", "needs_learning"]),
+    "ratio_by_tokens": frozenset(["against", "groups", "directions"]),
     "ratio_slope": frozenset(["against", "directions", "needs_learning"]),
     "ratio_width_less_depth": frozenset(["against", "directions", "needs_learning"]),
     "layer_cut": frozenset(["against", "directions", "needs_learning", "blocks_left", "less_whole", "head"]),
@@ -180,7 +181,11 @@ class Claim(Config):
         head: for the measure `layer_cut`: the head that reads the remaining blocks: a refitted head, or the trained head.
         longest: for the measure `context`: use only the longest context; otherwise every context length.
         experiment: for the measure `rank_correlation`: the experiment that has the arms in `against`; it must have the same size.
+        needs_bracket: judge the claim only when the trials bracket the best setting of every arm that is compared: the chosen value
+            is neither the smallest nor the largest value that was tried.
         published: the published number of the same measure: one number for every row, or one for each scale or context length.
+        predicted: the effect that is expected before the first run.
+        half_width: the half-width of the interval that the plan promises; the page compares it with the half-width that came.
         source: the publication that the published number comes from.
         note: a remark that a reader needs to understand the row.
     """
@@ -200,7 +205,10 @@ class Claim(Config):
     head: Literal["refitted", "trained"] = "refitted"
     longest: bool = False
     experiment: str = ""
+    needs_bracket: bool = False
     published: float | Mapping[str, float] | None = None
+    predicted: float | None = None
+    half_width: float | None = Field(default=None, gt=0)
     source: str = ""
     note: str = ""
 

@@ -71,7 +71,7 @@ def add(
 def get(
     name: NameArgument,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIRECTORY", help="A local copy of the hub's repository.")
+        Path | None, typer.Option("--from", metavar="DIRECTORY", help="A local copy of the data set's repository.")
     ] = None,
     limit_characters: Annotated[
         int | None, typer.Option(min=1, help="The most characters of train text to keep.")
@@ -80,7 +80,7 @@ def get(
 ) -> None:
     """Download a known data set and store it.
 
-    The known data sets are wikitext-2, wikitext-103, tinystories and fineweb-edu.
+    The known data sets are wikitext-2, wikitext-103, tinystories, fineweb-edu and eltec-eng (99 English novels).
     """
     from palinode.data import catalogue
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base.errors import BadInput, Damaged, EnvironmentProblem, nearest
+from palinode.data import novels as eltec
 from palinode.data.cache import MANIFEST, corpora_directory, data_path
 from palinode.data.corpus import PYTHON_DOCS, Corpus
 from palinode.data.hub import HUB_SETS, hub_documents
@@ -17,6 +18,7 @@ from palinode.data.readers import Reading, local_corpus
 from palinode.data.text_store import read_text_store, text_manifest, verify_text_store, write_text_store
 
 LOG = logging.getLogger("palinode")
+FETCHED = (*HUB_SETS, eltec.NOVELS)  # the corpora that `palinode data get` fetches
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -39,12 +41,12 @@ def find_corpus(name: str, cache: Path | None = None, reading: Reading | None = 
         return read_text_store(corpora_directory(cache) / name, name)
     if path := data_path(name, "data.corpus"):
         return local_corpus(path, name, reading)
-    if name in HUB_SETS:
+    if name in FETCHED:
         # Only a user's command fetches a set: a run must not need a network, and each process of a sweep would fetch the set.
         raise EnvironmentProblem(
             f"{name} is not on this machine", field="data.corpus", hint=f"`palinode data get {name}`"
         )
-    valid = [PYTHON_DOCS, *HUB_SETS, *names(cache)]
+    valid = [PYTHON_DOCS, *FETCHED, *names(cache)]
     hint = nearest(name, valid) or "a path, or a name from `palinode data ls`"
     raise BadInput(f"no corpus named {name!r}, and no such file", field="data.corpus", hint=hint)
 
@@ -105,22 +107,30 @@ def add(path: Path | str, name: str, cache: Path | None = None, reading: Reading
 
 
 def get(name: str, cache: Path | None = None, source: Path | None = None, max_characters: int | None = None) -> Entry:
-    """Download a Hugging Face data set as a stream, at its fixed revision. If the data set is on this machine, nothing changes.
+    """Download a data set at its fixed revision. If the data set is on this machine, nothing changes.
 
     Args:
         name: the short name of the data set.
         cache: the folder of stores; None for the default folder.
-        source: the folder of a local copy of the hub repository; None to use the network.
+        source: the folder of a local copy of the repository; None to use the network.
         max_characters: the train split ends with the document that reaches this number of characters; None for no limit.
 
     Raises:
         BadInput: the name is unknown, or the local copy does not contain the data set.
         EnvironmentProblem: `datasets` is not installed, or there is no network.
     """
-    if name not in HUB_SETS:
-        raise BadInput(f"no data set named {name!r} to fetch", field="name", hint=nearest(name, HUB_SETS))
-    hub_set, directory = HUB_SETS[name], corpora_directory(cache) / name
-    if not _is_here(directory):
+    if name not in FETCHED:
+        raise BadInput(f"no data set named {name!r} to fetch", field="name", hint=nearest(name, FETCHED))
+    directory = corpora_directory(cache) / name
+    if _is_here(directory):
+        return _entry(name, directory)
+    if name == eltec.NOVELS:
+        if max_characters is not None:
+            raise BadInput(f"{name} is fetched whole", field="--limit-characters")
+        facts = {"source": f"{eltec.REPOSITORY} {eltec.RELEASE}", "licence": eltec.LICENCE}
+        write_text_store(directory, eltec.novel_documents(source), facts)
+    else:
+        hub_set = HUB_SETS[name]
         facts = {
             "source": f"{hub_set.repository} {hub_set.configuration or ''}".strip(),
             "licence": hub_set.licence,
@@ -140,6 +150,9 @@ def entries(cache: Path | None = None) -> list[Entry]:
         for name, hub_set in HUB_SETS.items()
         if name not in here
     ]
+    if eltec.NOVELS not in here:
+        source = f"{eltec.REPOSITORY} ({eltec.SIZE})"
+        fetchable.append(Entry(eltec.NOVELS, "can be fetched", source, eltec.LICENCE))
     embedded = Entry(PYTHON_DOCS, "embedded", "this Python's own documentation", "PSF-2.0")
     return [embedded, *(_entry(name, corpora_directory(cache) / name) for name in here), *fetchable]
 
@@ -160,7 +173,7 @@ def show(name: str, cache: Path | None = None, verify: bool = False) -> dict[str
     if name == PYTHON_DOCS:
         directory = python_docs_directory(cache)
     elif name not in names(cache):
-        hint = f"`palinode data get {name}`" if name in HUB_SETS else nearest(name, [PYTHON_DOCS, *names(cache)])
+        hint = f"`palinode data get {name}`" if name in FETCHED else nearest(name, [PYTHON_DOCS, *names(cache)])
         raise BadInput(f"no corpus named {name!r} is here", field="name", hint=hint)
     return verify_text_store(directory) if verify else text_manifest(directory)
 
@@ -175,7 +188,7 @@ def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         hint = "at most 64 letters, digits, '.', '_' and '-'; the first is a letter or a digit"
         raise BadInput(f"{name!r} cannot name a corpus", field="name", hint=hint)
-    if name == PYTHON_DOCS or name in HUB_SETS:
+    if name == PYTHON_DOCS or name in FETCHED:
         raise BadInput(f"{name!r} is the name of a built-in corpus", field="name", hint="choose another")
 
 

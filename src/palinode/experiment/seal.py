@@ -11,7 +11,7 @@ from typing import Any
 
 from palinode.analysis.verdict import verdicts
 from palinode.base.config import CODE_HASHES, content_hash, decode, encode, identity
-from palinode.base.decision import UNTIL_DECIDED, Decision
+from palinode.base.decision import UNTIL_DECIDED, Claim, Decision
 from palinode.base.errors import BadInput
 from palinode.base.numerics import NUMERICS_VERSION
 from palinode.results.record import ExperimentEntry
@@ -20,6 +20,7 @@ from palinode.results.store import Store
 from palinode.spec.experiment import ResolvedExperiment
 
 HASH_CHARACTERS = 16  # of a hash of settings: 64 bits, as in the id of a run
+WORDS_OF_CLAIMS = ("sentence", "source", "note")  # a seal leaves these fields out: other words are no other plan
 # The outcomes after which no further seed is needed. An outcome may go on: "better where it ends".
 DECIDED = ("better", "worse", "smaller than matters", "not worse")
 
@@ -100,7 +101,7 @@ def _seal(resolved: ResolvedExperiment, plan: Mapping[str, Any], last: Seal | No
     settings: dict[str, dict[str, str]] = {}
     code: dict[str, str | int] = {"numerics_version": NUMERICS_VERSION}
     for run in (run for run in resolved.runs if run.seed == resolved.seeds[0]):
-        written = [identity(run.spec.settings), *([encode(resolved.tuning)] if resolved.tuning is not None else [])]
+        written = [identity(run.spec.settings), *([identity(resolved.tuning)] if resolved.tuning is not None else [])]
         settings.setdefault(run.arm, {})[run.scale] = content_hash(written)[:HASH_CHARACTERS]
         code |= dict(_code_hashes(encode(run.spec.settings)))
     return Seal(
@@ -113,9 +114,15 @@ def _seal(resolved: ResolvedExperiment, plan: Mapping[str, Any], last: Seal | No
         looks={"first": looks.first, "most": looks.most} if resolved.seeds_planned == UNTIL_DECIDED else {},
         settings=settings,
         code=code,
+        claims=tuple(_plan_of(claim) for claim in resolved.claims),
         runs_ended=runs_ended,
         previous=last.sha256 if last is not None else "",
     )
+
+
+def _plan_of(claim: Claim) -> dict[str, Any]:
+    """A claim as plain data, as a seal keeps it."""
+    return {name: value for name, value in identity(claim).items() if name not in WORDS_OF_CLAIMS}
 
 
 def _code_hashes(value: Any) -> Iterator[tuple[str, str]]:
@@ -141,6 +148,8 @@ def _is_same_plan(seal: Seal, last: Seal, rule: Decision, *, has_same_runs: bool
     except BadInput:  # the rule of another version
         sealed_rule = None
     if sealed_rule != rule or (seal.seeds, seal.looks) != (last.seeds, last.looks):
+        return False
+    if last.claims and seal.claims != last.claims:  # a seal of an older version has no claims
         return False
     return has_same_runs or (seal.settings, seal.code) == (last.settings, last.code)
 

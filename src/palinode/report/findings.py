@@ -79,6 +79,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "smallest_effect": rule.smallest_effect,
         "token_frequencies_nats": token_frequencies(store, record),
         "claims": rows,
+        "promised": _promised(claims),
         "published_outside": [f"{row.claim.name} {row.measured.scale}" for row in claims if row.published_is_outside],
         "sources": list(dict.fromkeys(claim.source for claim in entry.claims if claim.source)),
         "notes": _notes(claims),
@@ -97,7 +98,7 @@ def page_text(content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"table": table, "signed": signed, "between": between}
-    environment.filters |= {"effect_words": effect_words, "published_cell": published_cell}
+    environment.filters |= {"effect_words": effect_words, "published_cell": published_cell, "kept": kept}
     source = (resources.files("palinode.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(content)
 
@@ -139,6 +140,11 @@ def published_cell(row: Mapping[str, Any]) -> str:
     return ": ".join(word for word in (signed(row["published"]), row["published_words"]) if word)
 
 
+def kept(value: bool | None) -> str:
+    """Yes or no; an empty text if it cannot be said."""
+    return "" if value is None else "yes" if value else "no"
+
+
 def without_local_options(command: Sequence[str]) -> str:
     """A stored command line without the options in LOCAL_OPTIONS, which do not change the runs."""
     kept: list[str] = []
@@ -175,6 +181,27 @@ def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
         drawn = f"the same {sequences:,} sequences in every epoch" if sequences else "new sequences at every step"
         return f"{task['kind']} ({options}), {drawn}, {recipe['batch_windows']} sequences a step"
     return f"{data['corpus']} as {data['tokenizer']} in windows of {data['window_tokens']} tokens"
+
+
+def _promised(claims: Sequence[JudgedClaim]) -> list[Row]:
+    """What the plan predicted and promised for each row of a claim, beside what came; empty if no claim predicts or promises."""
+    return [
+        {
+            "name": row.claim.name,
+            "measured": row.words,
+            "group": row.measured.group,
+            "scale": row.measured.scale,
+            "predicted": row.claim.predicted,
+            "inside": row.prediction_is_inside,
+            "promised": row.claim.half_width,
+            "reached": row.half_width,
+            "kept": None
+            if row.claim.half_width is None or row.half_width is None
+            else row.half_width <= row.claim.half_width,
+        }
+        for row in claims
+        if row.claim.predicted is not None or row.claim.half_width is not None
+    ]
 
 
 def _notes(claims: Sequence[JudgedClaim]) -> list[str]:

@@ -1,6 +1,7 @@
 """Two append-only files beside the entry of an experiment: what was planned before the first run, and when verdicts were seen.
 
-    experiments/<name>--<size>.seals.jsonl      a line for each plan: the decision, the predicted effect, the seeds, the code
+    experiments/<name>--<size>.seals.jsonl      a line for each plan: the decision, the claims with what is predicted and
+                                                promised, the seeds, the code
     experiments/<name>--<size>.looks.jsonl      a line for each look: the seeds so far, and the outcome of every verdict
 
 Every seal holds the hash of the seal before it, so no seal can be changed or taken out without a change of all later hashes. A hash
@@ -13,12 +14,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from palinode.base import fsio
-from palinode.base.config import Config, canonical_json, encode
+from palinode.base.config import LATER, Config, canonical_json, identity
 from palinode.base.decision import FIXED, SeedPlan
 from palinode.base.errors import Damaged
 from palinode.results.files import decode_stored, is_regular
@@ -41,6 +42,7 @@ class Seal(Config):
         looks: the first and the largest number of seeds of the looks; empty for fixed seeds.
         settings: arm -> scale -> hash of the settings.
         code: kind of a part that the user wrote -> hash of its code, and `numerics_version` of this program.
+        claims: the claims as plain data without their sentences, sources and notes. Seals of older versions have none.
         runs_ended: the number of planned runs that had ended before this seal was written. Above 0 in the first seal, the plan was
             not written down before these runs.
         previous: the hash of the seal before this one; empty for the first seal.
@@ -56,6 +58,7 @@ class Seal(Config):
     looks: Mapping[str, int] = Field(default_factory=dict)
     settings: Settings = Field(default_factory=dict)
     code: Mapping[str, str | int] = Field(default_factory=dict)
+    claims: Annotated[tuple[Mapping[str, Any], ...], LATER] = ()
     runs_ended: int = Field(default=0, ge=0)
     previous: str = ""
     sha256: str = ""
@@ -98,7 +101,7 @@ class Appended(NamedTuple, Generic[R]):
 
 def seal_hash(seal: Seal) -> str:
     """The SHA-256 (hex) of the hash of the seal before this one, followed by the JSON of this seal without its own hash."""
-    body = {name: value for name, value in encode(seal).items() if name != HASH}
+    body = {name: value for name, value in identity(seal).items() if name != HASH}
     return hashlib.sha256((seal.previous + canonical_json(body)).encode("utf-8", "backslashreplace")).hexdigest()
 
 
@@ -145,7 +148,7 @@ def append(path: Path, row: Seal | Look) -> None:
         EnvironmentProblem: the disk is full or read-only, or permission is missing.
     """
     is_new = not path.exists()
-    fsio.append_line(path, encode(row))
+    fsio.append_line(path, identity(row))
     fsio.sync(path)
     if is_new:
         fsio.sync(path.parent)

@@ -442,6 +442,8 @@ class Attempt:
         with self._timed("evaluate"):
             scores = self.curve_evaluation(split).as_rows()
         self._write({"event": EVALUATION_EVENT, "split": split, "final": False, "scores": scores})
+        own = next((scores[name] for name in (*self.spec.objective.groups(), "own") if name in scores), None)
+        self.training.note_accuracy(own["accuracy"] if own is not None else None)
 
     def stop(self) -> Result:
         """Write a checkpoint, from which the next attempt goes on, and return the result `stopped`."""

@@ -7,11 +7,11 @@ train text and is never trained on. Only runs with the chosen value are scored o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from palinode.base.config import Config
+from palinode.base.config import LATER, Config
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, PalinodeError, nearest
 from palinode.results.record import TRIALS_SUFFIX, ArmEntry
@@ -44,6 +44,7 @@ class Tuning(Config):
         factors: the numbers by which an arm's own value is multiplied; the products are the trial values of the arm.
         seeds: the seeds of the trials.
         change: a change to the settings of the trials only, such as fewer steps.
+        share_of_steps: the share of its own steps that a trial of an arm takes; None: all of them.
     """
 
     field: str = "recipe.optimizer.learning_rate"
@@ -51,6 +52,7 @@ class Tuning(Config):
     factors: tuple[float, ...] = ()
     seeds: Seeds = (0,)
     change: Mapping[str, Any] = Field(default_factory=dict)
+    share_of_steps: Annotated[float | None, LATER] = Field(default=None, gt=0.0, le=1.0)
 
     @model_validator(mode="after")
     def _one_list_of_several(self) -> Tuning:
@@ -93,7 +95,10 @@ class Tuning(Config):
         """
         if not settings.data.keeps("tuning"):
             raise BadInput("tuning needs a part of the train text for its trials", field="data.tuning_fraction")
-        return _changed(settings, {**self.change, **ONLY_THE_LOSS, self.field: value})
+        shorter: dict[str, Any] = {}
+        if self.share_of_steps is not None:
+            shorter["recipe.steps"] = max(1, round(self.share_of_steps * settings.recipe.steps))
+        return _changed(settings, {**shorter, **self.change, **ONLY_THE_LOSS, self.field: value})
 
 
 def value_name(value: float) -> str:

@@ -32,6 +32,7 @@ from palinode.train.optim import Optimizers, optimizer_flops, set_learning_rates
 from palinode.train.recipe import Recipe
 
 LAST_LOSS = "last_loss_nats"
+ACCURACY_REACHED = "accuracy_reached"  # in the recipe state of a run that `stop_at_accuracy` ended
 
 
 @dataclass
@@ -86,8 +87,14 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps of the recipe are taken, or a token limit is reached."""
-        return self.step >= self.recipe.steps or self._share_of_limits() >= 1
+        """Whether all steps of the recipe are taken, or a token limit or the accuracy that ends the run is reached."""
+        return self.step >= self.recipe.steps or self._share_of_limits() >= 1 or ACCURACY_REACHED in self.recipe_state
+
+    def note_accuracy(self, accuracy: float | None) -> None:
+        """End the run if an evaluation has reached the accuracy that ends it. A checkpoint of this step says so too."""
+        goal = self.recipe.stop_at_accuracy
+        if goal is not None and accuracy is not None and accuracy >= goal:
+            self.recipe_state = {**self.recipe_state, ACCURACY_REACHED: 1.0}
 
     @property
     def schedule_step(self) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from palinode.base.config import Part, one_of
+from palinode.base.config import LATER, Part, one_of
 from palinode.base.errors import BadInput
 from palinode.train.growth import WINDOWS_DRAWN, LengthGrowth, NormAccumulation, Reads
 from palinode.train.optim import OPTIMIZERS, AdamW, HlbAdamW, MuonAdamW, OptimizerConfig
@@ -41,6 +41,8 @@ class Recipe(Part):
         log_every_steps: the number of steps from one training row in the metrics to the next.
         evaluate_every_steps: the number of steps between evaluations; None evaluates after the last step only.
         checkpoint_every_steps: the number of steps between checkpoints; None saves ten times in a run.
+        stop_at_accuracy: the accuracy at which the run ends, on the split that is evaluated during training and in the run's own
+            pass. It is looked at in each evaluation; the schedule of the rate stays that of `steps`. None: the run takes all steps.
     """
 
     kind: ClassVar[str] = "custom"
@@ -60,6 +62,7 @@ class Recipe(Part):
     evaluate_every_steps: int | None = Field(default=None, ge=1)
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    stop_at_accuracy: Annotated[float | None, LATER] = Field(default=None, gt=0.0, le=1.0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -71,6 +74,8 @@ class Recipe(Part):
         for name in ("evaluate_every_steps", "checkpoint_every_steps"):
             if (every := getattr(self, name)) is not None and every > self.steps:
                 raise ValueError(f"{name}: {every} is more than steps = {self.steps}")
+        if self.stop_at_accuracy is not None and self.evaluate_every_steps is None:
+            raise ValueError("stop_at_accuracy: nothing is evaluated before the last step; set evaluate_every_steps")
         return self
 
     def reads(self, step: int, state: Mapping[str, float], seed: int, full_tokens: int) -> Reads:

@@ -1,0 +1,200 @@
+"""The plan of the campaign: what each experiment settles, how long it takes, in which order to run them: findings/CAMPAIGN.md.
+
+`python tools/campaign.py` times a few steps of every model on this machine in CPU seconds, which other work on the machine changes
+less than the seconds that `palinode plan` predicts, and writes the page. A run that an earlier experiment of the order has too is
+counted once. Hours are core-hours; a sitting is 2.3 hours on two cores. `--only mask--laptop` measures one experiment alone. The
+numbers are kept in benchmarks/results/campaign.json; `--page` only writes the page from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palinode.base import fsio
+from palinode.base.config import content_hash, encode
+from palinode.evaluate.layer_cut import REFIT_TOKENS
+from palinode.experiment.cells import (
+    Cell,
+    cells_of,
+    expected_evaluations,
+    expected_passes,
+    expected_steps,
+    pinned,
+)
+from palinode.run.one import new_training
+from palinode.spec.load import load
+from palinode.spec.tuning import trials_of
+from palinode.train.loop import take_step
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "findings" / "CAMPAIGN.md"
+RESULTS = ROOT / "benchmarks" / "results" / "campaign.json"
+SITTING_HOURS, CORES = 2.3, 2
+WARM_UP_STEPS, TIMED_STEPS = 2, 8
+# Seconds of one run of `ltr` at 2x64 in the pilots, with less other work on the machine than there may be when this program runs.
+PILOT, PILOT_SECONDS = ("mask--laptop", "ltr", "2x64"), 50.0
+AUDIT_SECONDS = 2.0  # of a run, after training; audits before training are shared by all seeds
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An experiment of the campaign, and the claims that it settles."""
+
+    experiment: str
+    size: str
+    settles: str
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.experiment}--{self.size}"
+
+
+# Most settled claims for an hour first; experiments that share runs stand together.
+ORDER = (
+    Planned("mask", "laptop", "M1, M2, M3, M4, M5; A1, X1"),
+    Planned("recall", "laptop", "R1, R2; half of R3"),
+    Planned("recall_text", "laptop", "R3"),
+    Planned("exchange", "laptop", "X1, X2, X3: the exchange rate of backward tokens"),
+    Planned("mask_latent", "laptop", "whether M1 and X2 depend on block and recipe"),
+    Planned("encdec", "laptop", "E1, E2, E3, E5 at equal tokens; E4 as far as it goes"),
+    Planned("encdec_parameters", "laptop", "E1, E5 at equal parameters"),
+    Planned("encdec_flops", "laptop", "E1, E5 at equal FLOPs"),
+    Planned("encdec_published", "laptop", "E2 and the author's best with the published norms"),
+    Planned("leaks", "laptop", "what each published defect adds"),
+    Planned("mask", "long", "whether M1's gap closes with tokens; A1"),
+    Planned("recall", "laptop-attention", "R1, R2 with ten seeds where learning is rare"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", help="one experiment, such as mask--laptop")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    chosen = [one for one in ORDER if options.only in (None, one.full_name)]
+    numbers: dict[str, list[Row]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not options.page:
+        for one in chosen:
+            numbers[one.full_name] = runs_of(one)
+            fsio.write_json(RESULTS, numbers)
+            print(
+                f"{one.full_name}: {sum(row['seconds'] for row in numbers[one.full_name]) / 3600:.2f} core-hours",
+                file=sys.stderr,
+            )
+    fsio.write_text(PAGE, page(numbers))
+    return 0
+
+
+def runs_of(planned: Planned) -> list[Row]:
+    """Every trial and run of an experiment: its id, kind, arm, scale and predicted CPU seconds."""
+    source = load(ROOT / "experiments" / f"{planned.experiment}.py")
+    resolved = pinned(source.resolve(planned.size))
+    rows: list[Row] = []
+    timed: dict[str, float] = {}
+    for cell in cells_of(resolved):
+        seconds = seconds_of(cell, timed)
+        who = {"arm": cell.arm.name, "scale": cell.scale}
+        rows += [{"id": spec.run_id, "kind": "run", "seconds": seconds, **who} for spec in cell.specs]
+        if resolved.tuning is not None:
+            for _, specs in trials_of(resolved, cell.arm.name, cell.scale):
+                share = expected_steps(specs[0].settings) / cell.steps
+                rows += [{"id": spec.run_id, "kind": "trial", "seconds": seconds * share, **who} for spec in specs]
+    return rows
+
+
+def seconds_of(cell: Cell, timed: dict[str, float]) -> float:
+    """The CPU seconds of one run: its steps, its evaluations at a third of the price of training, its layer cut, its audit.
+
+    Args:
+        timed: the seconds of a pass over a batch, for each model and batch that was timed already.
+    """
+    spec, settings = cell.spec, cell.settings
+    shape = content_hash([encode(settings.model), spec.recipe.batch_windows, spec.data.window_tokens])
+    if shape not in timed:
+        training = new_training(spec, cell.source)
+        for _ in range(WARM_UP_STEPS):
+            take_step(training)
+        began, passes = time.process_time(), training.counters.passes
+        for _ in range(TIMED_STEPS):
+            take_step(training)
+        timed[shape] = (time.process_time() - began) / (training.counters.passes - passes)
+    of_pass = timed[shape]
+    forward = of_pass / 3 / (spec.recipe.batch_windows * spec.data.window_tokens)
+    evaluation = settings.evaluation
+    ways = len(evaluation.directions)
+    scored = cell.source.scored_tokens(evaluation.split, evaluation.max_tokens) * ways
+    refitted = REFIT_TOKENS * evaluation.layer_cut_refit_steps * ways
+    cut = 2 * forward * (scored + refitted) if evaluation.layer_cut else 0.0
+    steps = expected_steps(settings) * expected_passes(settings) * of_pass
+    return steps + forward * scored * expected_evaluations(settings) + cut + AUDIT_SECONDS
+
+
+def page(numbers: dict[str, list[Row]]) -> str:
+    """The page: one row for each experiment in the order of running, with what earlier ones leave to do."""
+    lines = [
+        "# The plan of the campaign",
+        "",
+        "`python tools/campaign.py` writes this page. Hours are core-hours, predicted from the CPU seconds of a few steps of each",
+        "model; a run that ends at an accuracy is counted to its last step. Trials and runs of an earlier row are counted there.",
+        "A sitting is 2.3 hours on two cores.",
+        "",
+        "| | experiment | settles | trials | runs | core-hours | at the pilots' speed | sittings | command |",
+        "|--:|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    total, speed = 0.0, pilot_speed(numbers)
+    for number, (planned, rows) in enumerate(left(numbers), start=1):
+        hours = sum(row["seconds"] for row in rows) / 3600
+        total += hours
+        kinds = [sum(row["kind"] == kind for row in rows) for kind in ("trial", "run")]
+        command = f"`palinode run experiments/{planned.experiment}.py --size {planned.size} --hours {SITTING_HOURS}`"
+        sittings = speed * hours / (SITTING_HOURS * CORES)
+        both = f"{hours:.2f}", f"{speed * hours:.2f}"
+        cells = [number, planned.full_name, planned.settles, *kinds, *both, f"{sittings:.1f}", command]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    at_speed = speed * total
+    lines += [
+        "",
+        f"In all {total:.1f} core-hours, {at_speed:.1f} at the pilots' speed: {at_speed / SITTING_HOURS / CORES:.1f} sittings.",
+    ]
+    lines += [
+        f"The pilots took {PILOT_SECONDS:.0f} s for a run that is {PILOT_SECONDS / speed:.0f} s here.",
+        "",
+        *RULES,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def pilot_speed(numbers: dict[str, list[Row]]) -> float:
+    """The pilots' seconds of a run by those that were measured here; 1 where this run was not measured."""
+    name, arm, scale = PILOT
+    rows = [row for row in numbers.get(name, ()) if (row["kind"], row["arm"], row["scale"]) == ("run", arm, scale)]
+    return PILOT_SECONDS / rows[0]["seconds"] if rows else 1.0
+
+
+RULES = (
+    "The same command goes on where the last sitting ended: no run is started that would not end in time, the trials come first,",
+    "and runs are taken seed by seed over all arms. Do not give `--seeds` for a part: seeds that are added after a look at",
+    "verdicts need wider intervals. `palinode pack NAME` after each sitting keeps what is done; a later pack replaces it.",
+)
+
+
+def left(numbers: dict[str, list[Row]]) -> Iterator[tuple[Planned, Sequence[Row]]]:
+    """Each measured experiment of the order, with the trials and runs that no earlier one has."""
+    seen: set[str] = set()
+    for planned in ORDER:
+        if planned.full_name in numbers:
+            rows = {row["id"]: row for row in numbers[planned.full_name]}
+            yield planned, [row for run_id, row in rows.items() if run_id not in seen]
+            seen |= rows.keys()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
