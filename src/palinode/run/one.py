@@ -617,7 +617,8 @@ class Attempt:
         )
 
     def _write(self, row: Event) -> None:
-        """Append a metrics row with the columns that every row has, and send it to `emit`."""
+        """Append a metrics row with the columns that every row has, and send it to `emit`. Who lost the run writes no more rows."""
+        self.hold.check()
         self.evaluations += row["event"] == EVALUATION_EVENT and row["split"] == self.spec.evaluation.split
         counters = asdict(self.training.counters)
         step = counters.pop("optimizer_steps")
