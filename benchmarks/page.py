@@ -714,7 +714,8 @@ def mirror_cost(result: Row) -> Iterator[str]:
         f"A run of {result['steps']} steps with a row every {result['log_every_steps']} steps, alone and with "
         f"`palinode mirror --follow` beside it, in turn, rounds: {result['rounds']}, with the lowest and highest in brackets. The "
         f"mirror starts with the run, so its start counts. Target: at most {target:g} times the run alone. `at once` is a mirror "
-        "that sends the same rows after the run: most of what a mirror uses is its start, which a longer run has once as well."
+        "that sends the same rows after the run: most of what a mirror uses is its start, which a longer run has once as well. "
+        "Few rounds on a busy machine scatter by more than the target."
     )
     yield ""
     rows = [
