@@ -14,7 +14,11 @@ from palinode.run.one import run_one
 
 pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore:run .* AUDIT COULD NOT TELL")]
 TEXTS = ("The 3th of 9 small", "birds said", "words.\nThe 4th of 16")
-PAIRS = [("The 3th of 9 small birds", "ehT 3th fo 9 lamls dribs"), ("said 4 words.", "sdia 4 rwods."), ("of", "on")]
+PAIRS = [
+    ("The 3th of 9 birds", "ehT 3th fo 9 dribs"),
+    ("said 4 words.", "sdia 4 rwods."),
+    ("lamls dribs", "small birds"),
+]
 TASK = """
 task: pairs
 dataset_path: json
