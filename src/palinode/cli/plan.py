@@ -85,7 +85,7 @@ def plan(
     from palinode.experiment.fan_out import nursery_for
     from palinode.experiment.power import pilot_named
 
-    elsewhere = machines_of(on, on_option, workers, settings, resolved) if on is not None else None
+    elsewhere = machines_of(on, on_option, workers, settings, resolved)
     pilot_record = pilot_named(place, pilot) if pilot is not None else None
     with of_file(file), nursery_for(resolved, _say) as nursery:
         planner = _Planner(source, place, workers, measure, nursery, effect, pilot_record, elsewhere)
@@ -94,24 +94,40 @@ def plan(
         by_size = {resolved.size: whole} | {other.size: planner.plan(other) for other in others}
     whole.say_what_is_missing()
     stacks = _stacks(size_of_stacks, whole.resolved, whole.cells, place)
-    powers = {name: one.power for name, one in by_size.items()}
     in_hours = _in_hours(by_size, hours) if hours is not None else None
     price = price_here(settings, [run.spec.device for run in resolved.runs]) if elsewhere is None else None
     if json:
-        cost = _cost(whole.plan, price) if elsewhere is None else elsewhere.as_data(whole.plan)
-        data = {**whole.plan.as_data(), **cost, "power": whole.power.as_data()}
-        data |= {"stacks": stacks} if stacks else {}
-        typer.echo(as_json(data | ({"within": in_hours} if in_hours is not None else {})))
+        typer.echo(as_json(_data(whole, price, elsewhere, stacks, in_hours)))
         return
-    lines = [plan_text(whole.plan, resolved.decision.equal, price), *(f"stack: {line}" for line in stacks)]
+    of_hours = hours_lines(in_hours, _powers(by_size)) if in_hours is not None else []
+    typer.echo("\n".join([*_lines(whole, price, elsewhere, stacks), *of_hours]))
+
+
+def _lines(whole: _Whole, price: Price | None, elsewhere: Machines | None, stacks: Sequence[str]) -> list[str]:
+    lines = [plan_text(whole.plan, whole.resolved.decision.equal, price), *(f"stack: {line}" for line in stacks)]
     lines += [elsewhere.words(whole.plan)] if elsewhere is not None else []
-    lines += [*power_lines(whole.power), *(hours_lines(in_hours, powers) if in_hours is not None else [])]
-    typer.echo("\n".join(lines))
+    return [*lines, *power_lines(whole.power)]
+
+
+def _data(
+    whole: _Whole,
+    price: Price | None,
+    elsewhere: Machines | None,
+    stacks: Sequence[str],
+    in_hours: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    cost = _cost(whole.plan, price) if elsewhere is None else elsewhere.as_data(whole.plan)
+    data = {**whole.plan.as_data(), **cost, "power": whole.power.as_data()}
+    data |= {"stacks": stacks} if stacks else {}
+    return data | ({"within": in_hours} if in_hours is not None else {})
+
+
+def _powers(by_size: Mapping[str, _Whole]) -> dict[str, Power]:
+    return {name: one.power for name, one in by_size.items()}
 
 
 def _in_hours(by_size: Mapping[str, _Whole], hours: float) -> dict[str, Any]:
-    powers = {name: one.power for name, one in by_size.items()}
-    return hours_data(powers, {name: one.parameters for name, one in by_size.items()}, hours)
+    return hours_data(_powers(by_size), {name: one.parameters for name, one in by_size.items()}, hours)
 
 
 def _cost(planned: Plan, price: Price | None) -> dict[str, float | str]:
@@ -188,6 +204,7 @@ class _Planner:
     def plan(self, resolved: ResolvedExperiment) -> _Whole:
         """The plan of an experiment at one size."""
         from palinode.experiment.cells import refuse_other_numerics
+        from palinode.experiment.plan import Workers
         from palinode.experiment.plan import plan as make_plan
         from palinode.experiment.power import planned_power
         from palinode.experiment.run import default_at_a_time, tuned
@@ -200,13 +217,13 @@ class _Planner:
             resolved, cells, _ = _cells(chosen[0])
         can_train, elsewhere = self._can_train(cells), self.elsewhere
         refuse_sources(cells, store)
-        workers = self.workers if elsewhere is None else None
+        given = self.workers if elsewhere is None else None
+        workers = given or (default_at_a_time(resolved) if can_train else 1)
         planned = make_plan(
             resolved,
             cells,
             store,
-            workers=workers or (default_at_a_time(resolved) if can_train else 1),
-            at_a_time=elsewhere.at_a_time if elsewhere is not None else None,
+            workers=workers if elsewhere is None else Workers(workers, elsewhere.at_a_time),
             code=self.source.code,
             measure="always" if self.measure and can_train and missing is None else "never",
             on_failure=_say,

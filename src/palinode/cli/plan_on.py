@@ -68,18 +68,20 @@ class Machines(NamedTuple):
 
 
 def machines_of(
-    on: str,
+    on: str | None,
     on_option: Sequence[str] | None,
     workers: int | None,
     settings: UserSettings,
     resolved: ResolvedExperiment,
-) -> Machines:
-    """The workers of `--on`, by the options of the engine.
+) -> Machines | None:
+    """The workers of `--on`, by the options of the engine; None for this machine, without `--on`.
 
     Raises:
         BadInput: there is no such engine, or an option of it is unknown or no number.
         EnvironmentProblem: the package of the engine is not installed.
     """
+    if on is None:
+        return None
     from palinode.sweep.executors import engine_of, parse_options, table_named
 
     table, count = table_named(on, settings), workers or 1

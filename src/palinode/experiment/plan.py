@@ -131,13 +131,19 @@ class Plan:
         }
 
 
+class Workers(NamedTuple):
+    """The number of runs at a time: on this machine, where steps are timed, and on the machines that train."""
+
+    here: int
+    at_a_time: int
+
+
 def plan(
     resolved: ResolvedExperiment,
     cells: Sequence[Cell],
     store: Store,
     *,
-    workers: int,
-    at_a_time: int | None = None,
+    workers: int | Workers,
     code: Code | None = None,
     measure: Measure = "always",
     on_failure: Callable[[str], None] = lambda line: None,
@@ -147,8 +153,7 @@ def plan(
 
     Args:
         cells: the cells of this experiment, after every check that could refuse them.
-        workers: the number of runs at a time on this machine.
-        at_a_time: the number of runs at a time on other machines that train them; None: this machine trains them.
+        workers: the number of runs at a time; `Workers` where other machines train them.
         code: the user's Python that parts of the experiment were written in.
         measure: when to time a few steps of the distinct settings, to predict seconds (a large grid times only some settings).
             `if long`: not when the runs that are left are guessed to take less than three minutes.
@@ -158,10 +163,11 @@ def plan(
     left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
     unfinished = [cell for cell in cells if (cell.arm.name, cell.scale) in left]
     predicted = Predicted({}, 0, 0)
-    is_short = measure == "if long" and _is_short(resolved, cells, left, store, workers)
+    here, at_a_time = workers if isinstance(workers, Workers) else (workers, workers)
+    is_short = measure == "if long" and _is_short(resolved, cells, left, store, at_a_time)
     is_measured = measure != "never" and not is_short
     if is_measured:
-        predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure, nursery=nursery)
+        predicted = calibrate(unfinished, len(left), code, workers=here, on_failure=on_failure, nursery=nursery)
     before = tokens_before(cells, store)
     planned = tuple(
         replace(
@@ -173,7 +179,6 @@ def plan(
     trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
     trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]
     seconds = [predicted.seconds[place] for place in left if place in predicted.seconds]
-    at_a_time = at_a_time or workers
     wall = makespan([trial.seconds for trial in trials_left], at_a_time) + makespan(seconds, at_a_time)
     warnings = parity_warnings(planned, resolved)
     if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
