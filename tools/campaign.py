@@ -2,8 +2,9 @@
 
 `python tools/campaign.py` times a few steps of every model on this machine in CPU seconds, which other work on the machine changes
 less than the seconds that `palinode plan` predicts, and writes the page. A run that an earlier experiment of the order has too is
-counted once. Hours are core-hours; a sitting is 2.3 hours on two cores. `--only mask--laptop` measures one experiment alone. The
-numbers are kept in benchmarks/results/campaign.json; `--page` only writes the page from them.
+counted once. Hours are core-hours; a sitting is 2.3 hours on two cores. `--only mask--laptop` measures one experiment alone, and
+`--again` measures what was measured before. The numbers are kept in benchmarks/results/campaign.json; `--page` only writes the
+page from them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,16 @@ ORDER = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", help="one experiment, such as mask--laptop")
+    parser.add_argument("--again", action="store_true", help="also those that were measured before")
+    parser.add_argument("--wikitext", metavar="CORPUS", help="where WikiText-2 is, such as data:wikitext-2")
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
     chosen = [one for one in ORDER if options.only in (None, one.full_name)]
+    corpora = {"wikitext-2": options.wikitext} if options.wikitext else {}
     numbers: dict[str, list[Row]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if not options.page:
-        for one in chosen:
-            numbers[one.full_name] = runs_of(one)
+        for one in (one for one in chosen if options.again or one.full_name not in numbers):
+            numbers[one.full_name] = runs_of(one, corpora)
             fsio.write_json(RESULTS, numbers)
             print(
                 f"{one.full_name}: {sum(row['seconds'] for row in numbers[one.full_name]) / 3600:.2f} core-hours",
@@ -93,10 +97,18 @@ def main() -> int:
     return 0
 
 
-def runs_of(planned: Planned) -> list[Row]:
-    """Every trial and run of an experiment: its id, kind, arm, scale and predicted CPU seconds."""
+def runs_of(planned: Planned, corpora: Mapping[str, str]) -> list[Row]:
+    """Every trial and run of an experiment: its id, kind, arm, scale and predicted CPU seconds.
+
+    Args:
+        corpora: the name of a corpus -> the place where this machine has it.
+    """
     source = load(ROOT / "experiments" / f"{planned.experiment}.py")
-    resolved = pinned(source.resolve(planned.size))
+    resolved = source.resolve(planned.size)
+    data = resolved.runs[0].spec.data
+    if (corpus := getattr(data, "corpus", "")) in corpora:
+        resolved = source.resolve(planned.size, {"data.corpus": corpora[corpus]})
+    resolved = pinned(resolved)
     rows: list[Row] = []
     timed: dict[str, float] = {}
     for cell in cells_of(resolved):
