@@ -477,7 +477,8 @@ def step_rate(result: Row) -> Iterator[str]:
         "model's matrices alone: forward, and both gradients. Steps and products took turns. Model `modern`, recipe `speedrun`, "
         f"{result['vocabulary']} tokens; 16 x 128 means a batch of 16 windows of 128 tokens. With one thread the share is of CPU "
         "seconds, with two threads of wall seconds. Brackets hold the quartiles. Peak memory is above what was resident before "
-        "the model was built."
+        "the model was built. Cases may come from different starts of the benchmark (`--case`): compare shares of rows whose "
+        "product rates are alike, because what slows the machine down lowers a share more than a product rate."
     )
     yield ""
     yield from table(
