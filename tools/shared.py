@@ -29,8 +29,9 @@ def processes(folder: Path, reference: State, tally: Tally, count: int, chance: 
     for number in range(count):
         way = WAYS[number % len(WAYS)]
         place = _place(folder / f"processes-{number}", alone.folder)
-        tally["tried"] += 1
-        if _ends(place, way, tally, f"processes {number}"):
+        has_ended = _ends(place, way, tally, f"processes {number}")
+        tally["tried"] += 1  # a trial that is interrupted, as by Ctrl-C, does not count
+        if has_ended:
             losses[f"{number} {way}"] = loss = _loss(place)
             tally[f"{way} ended with exit 0"] += 1
             tally["silent"] += abs(loss - losses["one process"]) > EQUAL_WITHIN * losses["one process"]
