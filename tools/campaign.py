@@ -3,7 +3,7 @@
 `python tools/campaign.py` times a few steps of every model on this machine in CPU seconds, which other work on the machine changes
 less than the seconds that `palinode plan` predicts, and writes the page. A run that an earlier experiment of the order has too is
 counted once. Hours are core-hours; a sitting is 2.3 hours on two cores. `--only mask--laptop` measures one experiment alone, and
-`--again` measures what was measured before. The numbers are kept in benchmarks/results/campaign.json; `--page` only writes the
+`--again` measures what was measured before. The numbers are kept in findings/campaign.json; `--page` only writes the
 page from them.
 """
 
@@ -36,7 +36,7 @@ from palinode.train.loop import take_step
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "findings" / "CAMPAIGN.md"
-RESULTS = ROOT / "benchmarks" / "results" / "campaign.json"
+RESULTS = ROOT / "findings" / "campaign.json"
 SITTING_HOURS, CORES = 2.3, 2
 WARM_UP_STEPS, TIMED_STEPS = 2, 8
 # Seconds of one run of `ltr` at 2x64 in the pilots, with less other work on the machine than there may be when this program runs.
