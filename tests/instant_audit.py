@@ -13,7 +13,7 @@ import pytest
 from palinode.audit import AuditedArm
 from palinode.base.config import content_hash, encode
 from palinode.base.finding import AuditReport, Finding
-from palinode.experiment.fan_out import JOB_MODULES
+from palinode.experiment.fan_out import JOB_MODULES, nursery_for
 from palinode.results.store import Store
 from palinode.run import one
 from palinode.sweep.nursery import Nursery
@@ -81,3 +81,12 @@ def one_nursery(shared_nursery, monkeypatch) -> Nursery:
     for module in (fan_out, run):
         monkeypatch.setattr(module, "nursery_for", lambda resolved, on_problem: shared_nursery)
     return shared_nursery
+
+
+@pytest.fixture
+def own_nurseries(one_nursery, real_audit, monkeypatch) -> None:
+    """Each command starts a nursery, whose processes audit trained runs: for tests that compare them with other processes."""
+    from palinode.experiment import fan_out, run
+
+    for module in (fan_out, run):
+        monkeypatch.setattr(module, "nursery_for", nursery_for)

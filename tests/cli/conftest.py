@@ -7,6 +7,7 @@ import pytest
 
 from instant_audit import (  # noqa: F401 - fixtures
     one_nursery,
+    own_nurseries,
     real_audit,
     shared_nursery,
     trained_runs_are_audited_at_once,

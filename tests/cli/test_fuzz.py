@@ -1,6 +1,6 @@
 """Mutated experiments and command lines: each ends with an answer or with one line, in bounded time, and never with a traceback.
 
-300 examples in every test run, always the same; 2,000 new ones in `make test-nightly`.
+180 examples in every test run, always the same; 2,000 new ones in `make test-nightly`.
 """
 
 import contextlib

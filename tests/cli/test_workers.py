@@ -242,7 +242,7 @@ def scores_of(store: Path) -> dict[str, object]:
 
 
 @pytest.mark.nightly
-def test_detached_runs_end_with_the_same_bits_and_the_same_verdict(quick, tiny):
+def test_detached_runs_end_with_the_same_bits_and_the_same_verdict(quick, tiny, own_nurseries):
     assert quick("run", str(tiny), "--store", "local").code == 0
     output = quick("run", str(tiny), "--store", "shared", "--detach")
     assert output.code == 0
@@ -263,7 +263,7 @@ def test_detached_runs_end_with_the_same_bits_and_the_same_verdict(quick, tiny):
     ("engine", "package"),
     [(("local",), None), (("slurm", "--on-option", "cluster=local"), "submitit"), (("ray",), "ray")],
 )
-def test_every_engine_ends_with_the_same_bits(quick, tiny, engine, package, monkeypatch):
+def test_every_engine_ends_with_the_same_bits(quick, tiny, own_nurseries, engine, package, monkeypatch):
     if package is not None:
         pytest.importorskip(package)
     monkeypatch.setenv("PYTHONPATH", str(Path(executors.__file__).parents[3]))
@@ -276,7 +276,9 @@ def test_every_engine_ends_with_the_same_bits(quick, tiny, engine, package, monk
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
-def test_the_demo_on_an_engine_ends_with_the_report_of_the_local_run(palinode, here, engine, package, monkeypatch):
+def test_the_demo_on_an_engine_ends_with_the_report_of_the_local_run(
+    palinode, here, own_nurseries, engine, package, monkeypatch
+):
     """As docs/scaling-out.md tells a new user. The tables and figures of the report are equal, but for those of clock seconds."""
     pytest.importorskip(package)
     monkeypatch.setenv("PYTHONPATH", str(Path(executors.__file__).parents[3]))
