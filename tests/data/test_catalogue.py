@@ -64,8 +64,8 @@ def test_token_files_are_used_by_path(tmp_path, cache):
 def test_the_list_shows_what_is_here_and_what_can_be_fetched(folder, cache):
     catalogue.add(folder, "birds", cache)
     states = {entry.name: entry.state for entry in catalogue.entries(cache)}
-    hub = dict.fromkeys(("wikitext-2", "wikitext-103", "tinystories", "fineweb-edu"), "can be fetched")
-    assert states == {"python-docs": "embedded", "birds": "here"} | hub
+    fetched = ("wikitext-2", "wikitext-103", "tinystories", "fineweb-edu", "eltec-eng")
+    assert states == {"python-docs": "embedded", "birds": "here"} | dict.fromkeys(fetched, "can be fetched")
 
 
 def test_show_gives_the_manifest_and_verifies_on_request(folder, cache):
