@@ -29,9 +29,8 @@ LOOK_SECONDS = 1.0
 LOOKS = 40  # at runs, in LOOK_SECONDS
 AT_ONCE_SECONDS = 60.0  # a worker that ends in this time, while no run was taken or has ended, has ended at once
 MOST_ENDED_AT_ONCE = 3
-NOTICE_SECONDS = (
-    60.0  # how long a worker may take to notice that its driver needs it no more; on a busy machine 10 s were too few
-)
+# How long a worker may take to end by itself: one that begins now looks for the file of its driver for 60 s.
+NOTICE_SECONDS = 90.0
 KILL_SECONDS = 120.0  # how long a worker may take to stop
 
 Say = Callable[[str], None]
