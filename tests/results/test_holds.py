@@ -107,6 +107,23 @@ def test_the_hold_of_another_host_is_stale_after_it_stayed_the_same_while_we_wat
         assert hold.number == 4
 
 
+def test_what_is_added_to_a_hold_is_there_at_once_and_stays(tmp_path, monkeypatch):
+    hold = take(tmp_path)
+    hold.describe(kind="k")
+    assert newest_hold(tmp_path).content["kind"] == "k"
+    with monkeypatch.context() as full:
+        full.setattr(fsio, "write_table", lambda *args: (_ for _ in ()).throw(EnvironmentProblem("No space left")))
+        hold.describe(more="m")
+    hold.release(failure="oom")
+    content = newest_hold(tmp_path).content
+    assert [content[name] for name in ("kind", "more", "failure", "released")] == ["k", "m", "oom", True]
+    other = take(tmp_path)
+    write(tmp_path, other.number + 1, OTHER)
+    with pytest.raises(HoldLostError):
+        other.describe(kind="k")
+    other.release()
+
+
 @pytest.mark.parametrize("differs", ["boot", "namespace"])
 def test_a_host_of_the_same_name_is_another_host(tmp_path, differs):
     write(tmp_path, 1, {**OTHER, **this_host(), differs: "another", "pid": 2**22 + 1})

@@ -5,6 +5,7 @@ By night the demo runs on both (tests/cli/test_workers.py).
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ def test_slurm_through_its_local_executor(tmp_path):
     from palinode.sweep.executors.slurm import executor
 
     handle = executor({"cluster": "local"}, tmp_path).start([*COMMAND, "a job"])
+    assert re.fullmatch(r"job \d+", handle.name)
     until = time.monotonic() + 60
     while handle.state() != "ended" and time.monotonic() < until:
         time.sleep(0.05)

@@ -262,8 +262,12 @@ def test_each_slot_has_as_many_gpus_as_processes_share_a_run(store, monkeypatch,
     run = RunEntry(arm="a", scale="base", seed=1, run_id="r")
     store.write_experiment(ExperimentEntry(name="idea", size="default", runs=(run,)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ids)
-    one = host._Host(store, replace(OPTIONS, slots=None, processes=processes, parallel="ddp"), print, print)
+    monkeypatch.setattr(host, "gpu_names", lambda: ("NVIDIA A100", "NVIDIA T4"))
+    said = []
+    one = host._Host(store, replace(OPTIONS, slots=None, processes=processes, parallel="ddp"), print, said.append)
     assert one.devices == expected
+    assert (", 2 slots (NVIDIA A100, NVIDIA T4), " in said[0]) == (len(expected) == 2)
+    assert ("NVIDIA" in said[0]) == bool(expected)
 
 
 def test_slots_are_the_cores_that_the_engine_gave_divided_by_what_a_run_needs(store, monkeypatch):

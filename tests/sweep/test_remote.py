@@ -29,6 +29,8 @@ NAME = "idea--default"
 class Thread:
     """A handle of a host that is a thread of this process."""
 
+    name = "job 8123"
+
     def __init__(self, store: Store, command):
         probe = command[command.index("--probe") + 1]
         options = HostOptions(command[command.index("--experiment") + 1], 1, probe=probe, worker=WORKER)
@@ -49,6 +51,8 @@ class Thread:
 
 class Ended:
     """A handle of a worker that ends at once."""
+
+    name = ""
 
     def state(self):
         return "ended"
@@ -102,6 +106,7 @@ def test_workers_train_the_runs_and_end_when_the_driver_has_what_it_needs(store)
     assert (end.reused, end.interrupted, end.is_cut_short) == (frozenset(), None, False)
     assert sorted(event["run_id"] for event in events if event["event"] == "finished") == ["a", "b", "c"]
     assert lines[-1] == "2 done, 1 diverged, 0 open"
+    assert "2 workers asked of threads (job 8123, job 8123)" in lines
     assert 1 <= len(engine.started) <= 3
     assert list((store.root / "workers").glob("probe-*")) == []
     again = fleet.sweep([Job(name, store.run_directory(name)) for name in "abc"], store, NAME, events.append)

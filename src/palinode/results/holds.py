@@ -131,6 +131,7 @@ class Hold:
         self._content = content
         self._descriptor = descriptor
         self._ended = threading.Event()
+        self._writing = threading.Lock()  # between the heartbeat and `describe`
         self._thread = threading.Thread(target=self._keep, args=(heartbeat_seconds,), daemon=True)
         self._thread.start()
 
@@ -155,8 +156,18 @@ class Hold:
             raise HoldLostError(f"lost to {newest.owner}")
 
     def describe(self, **about: str | float) -> None:
-        """Add items to the content of the hold file. They are written with the next heartbeat, or at the release."""
-        self._content = {**self._content, **about}
+        """Add items to the content of the hold file and write it, so that an attempt that is killed at once tells them too.
+
+        A disk that cannot take them now gets them with the next heartbeat.
+
+        Raises:
+            HoldLostError: another process has taken a larger number.
+        """
+        with self._writing:
+            self._content = {**self._content, **about}
+        with contextlib.suppress(EnvironmentProblem):
+            self.check()
+            self._write()
 
     def release(self, failure: str | None = None) -> None:
         """End the hold, so that another process may take the directory. The hold file stays as a record of the attempt.
@@ -166,11 +177,10 @@ class Hold:
         """
         self._ended.set()
         self._thread.join()
-        if failure is not None:
-            self.describe(failure=failure)
+        of_failure = {"failure": failure} if failure is not None else {}
         with contextlib.suppress(HoldLostError, EnvironmentProblem):  # a hold that is not released becomes stale later
             self.check()
-            self._write(released=True)
+            self._write(released=True, **of_failure)
         os.close(self._descriptor)
 
     def _keep(self, heartbeat_seconds: float) -> None:
@@ -183,10 +193,11 @@ class Hold:
             except EnvironmentProblem:  # a full disk may have room at the next heartbeat
                 continue
 
-    def _write(self, *, released: bool = False) -> None:
-        beat = {"beat": self._content["beat"] + 1, "until": _now(), "released": released}
-        self._content = {**self._content, **beat}
-        fsio.write_table(_path(self.directory, self.number), self._content)
+    def _write(self, *, released: bool = False, **about: str) -> None:
+        with self._writing:
+            beat = {"beat": self._content["beat"] + 1, "until": _now(), "released": released}
+            self._content = {**self._content, **about, **beat}
+            fsio.write_table(_path(self.directory, self.number), self._content)
 
 
 class Watch:

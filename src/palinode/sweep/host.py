@@ -111,6 +111,13 @@ def gpus() -> tuple[str, ...]:
     return tuple(str(index) for index in range(torch.cuda.device_count()))
 
 
+def gpu_names() -> tuple[str, ...]:
+    """The names of the GPUs that this process may use, each name once."""
+    import torch
+
+    return tuple(dict.fromkeys(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))
+
+
 def _grouped(ids: Sequence[str], size: int) -> tuple[str, ...]:
     """The ids of GPUs in groups of this size. A last group that is smaller is left out, unless it is the only one."""
     starts = range(0, max(len(ids) - size, 0) + 1, size) if ids else ()
@@ -176,7 +183,8 @@ class _Host:
             self.devices = _grouped(gpus(), self.options.processes)[: self.options.slots]
         threads = max((one.job.threads for one in self.open.values()), default=1)
         self.slots = self.options.slots or len(self.devices) or default_workers(self.options.processes * threads)
-        slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}{' on GPUs' if self.devices else ''}"
+        on = f" ({', '.join(gpu_names()) or 'on GPUs'})" if self.devices else ""
+        slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}{on}"
         self.say(f"{platform.node()}, {slots}, {self.store.root}: {len(self.open):,} of {total:,} runs open")
         self.price = self.options.price({one.device for one in self.open.values()})
         about: Event = {"slots": self.slots, "devices": list(self.devices), "price": self.price}

@@ -138,12 +138,18 @@ class Fleet:
             if self._is_over(seen, store):
                 return seen.outcomes
             missing = min(self.workers, len(seen.open) + len(seen.hosts)) - len(self.members)
-            for _ in range(missing):
-                handle = self.executor.start(command)
-                self.members.append(_Member(handle, time.monotonic(), onlooker.signs_of_work))
-            if missing > 0:
-                self.say(f"{missing} worker{'' if missing == 1 else 's'} asked of {self.name}")
+            asked = [self._start(command, onlooker.signs_of_work) for _ in range(missing)]
+            if asked:
+                names = ", ".join(filter(None, asked))
+                number = f"{len(asked)} worker{'' if len(asked) == 1 else 's'}"
+                self.say(f"{number} asked of {self.name}{f' ({names})' if names else ''}")
             time.sleep(LOOK_SECONDS)
+
+    def _start(self, command: Sequence[str], signs_of_work: int) -> str:
+        """Ask for a worker, and return what the engine calls it."""
+        handle = self.executor.start(command)
+        self.members.append(_Member(handle, time.monotonic(), signs_of_work))
+        return handle.name
 
     def _is_over(self, seen: Progress, store: Store) -> bool:
         """Whether every run has ended. A run that failed once may be tried again by a worker on another host."""

@@ -23,8 +23,14 @@ Value = str | int | float | bool
 
 
 class Handle(Protocol):
-    """A worker that an engine was asked to start."""
+    """A worker that an engine was asked to start.
 
+    Attributes:
+        name: what the engine calls it, such as `job 8123`; empty where that would help nobody.
+    """
+
+    @property
+    def name(self) -> str: ...
     def state(self) -> Literal["queued", "running", "ended"]: ...
     def why(self) -> str:
         """The last line that the worker printed, or what the engine says about its end."""

@@ -69,6 +69,7 @@ class LocalHandle:
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path):
         self._process, self._log = process, log
+        self.name = f"process {process.pid}"
 
     def state(self) -> Literal["queued", "running", "ended"]:
         return "running" if self._process.poll() is None else "ended"

@@ -67,6 +67,8 @@ class RayExecutor:
 class RayHandle:
     """A worker that is a task."""
 
+    name = ""  # Ray's commands know a task by an id of 48 digits
+
     def __init__(self, reference: Any):
         self._reference = reference
 

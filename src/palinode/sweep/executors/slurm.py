@@ -80,6 +80,10 @@ class SlurmHandle:
     def __init__(self, job: Any):
         self._job = job
 
+    @property
+    def name(self) -> str:
+        return f"job {self._job.job_id}"
+
     def state(self) -> Literal["queued", "running", "ended"]:
         if self._job.done():
             return "ended"
@@ -95,9 +99,7 @@ class SlurmHandle:
         """Cancel the job: Slurm sends SIGTERM first."""
         self._job.cancel(check=False)
 
-    def kill(self) -> None:
-        """Cancel the job."""
-        self._job.cancel(check=False)
+    kill = stop
 
 
 class Task:
