@@ -18,7 +18,7 @@ from tiny_training import WINDOW_TOKENS, make_training
 
 from palinode.base.example import SpecialTokens
 from palinode.evaluate.losses import Scoring, evaluate
-from palinode.models import MODELS
+from palinode.models import MODELS, HfModel
 from palinode.models.encoder_decoder import EncoderDecoderConfig
 from palinode.models.latent import LatentConfig
 from palinode.objectives import OBJECTIVES, LtrObjective, RtlObjective
@@ -39,6 +39,7 @@ class Case:
         wrong: a fault that is planted in the shared step; empty for none.
         load, save: a directory of checkpoints to go on from, and to write to at the end.
         evaluate: the number of batches to score after the last step, by all processes and by this one alone; 0: none.
+        source, train: the folder of an open model, for the model `hf`, and what of it is trained.
     """
 
     processes: int = 0
@@ -55,6 +56,8 @@ class Case:
     dropout: bool = True
     changes: tuple = ()
     evaluate: int = 0
+    source: str = ""
+    train: str = "all"
 
 
 class Varying(LtrObjective):
@@ -75,7 +78,11 @@ def training_of(case):
         training.objective = OBJECTIVES[case.objective]()
         training.objective_state = training.objective.state()
     if case.model:
-        sizes = {"encoder_decoder": EncoderDecoderConfig(width=16, heads=2), "latent": LatentConfig(layers=2, width=64)}
+        sizes = {
+            "encoder_decoder": EncoderDecoderConfig(width=16, heads=2),
+            "latent": LatentConfig(layers=2, width=64),
+            "hf": HfModel(source=case.source, train=case.train, lora_rank=2),
+        }
         config = sizes.get(case.model) or MODELS[case.model](layers=2, width=16, heads=2)
         training.model = config.build(SpecialTokens(32).vocab_size, WINDOW_TOKENS, 3)
     training.labels = case.labels

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 from palinode.base.errors import BadInput
 from palinode.models import MODELS
@@ -110,7 +111,7 @@ def test_any_number_of_processes(tmp_path, processes):
 
 PARTS = (
     [{"recipe": name} for name in RECIPES if name != "custom"]
-    + [{"model": name} for name in MODELS if name != "hf"]  # an open model needs a folder
+    + [{"model": name} for name in MODELS if name != "hf"]  # see `test_an_open_model`
     + [{"objective": name} for name in OBJECTIVES]
     + [{"labels": "last"}]
 )
@@ -120,6 +121,26 @@ PARTS = (
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: "-".join(part.values()))
 def test_every_recipe_model_and_objective(tmp_path, part):
     case = {"steps": 3, **part}
+    shared = {way: {**case, "processes": 2, "parallel": way} for way in WAYS}
+    found = measured({"alone": case, **shared}, tmp_path)
+    for way in WAYS:
+        assert_same(found[way], found["alone"])
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A folder with a tiny random Llama that has as many ids as the text of the tiny training."""
+    folder = tmp_path_factory.mktemp("llama")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"vocab_size": 32, "bos_token_id": 0, "eos_token_id": None, "tie_word_embeddings": True}
+    transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**ids, **sizes)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("train", ["all", "lora", "head", "last:1"])
+def test_an_open_model(tmp_path, llama, train):
+    case = {"steps": 3, "model": "hf", "source": llama, "train": train}
     shared = {way: {**case, "processes": 2, "parallel": way} for way in WAYS}
     found = measured({"alone": case, **shared}, tmp_path)
     for way in WAYS:
