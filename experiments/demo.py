@@ -9,6 +9,7 @@ the arm's `expect_leak`, Palinode refuses to run it.
 from palinode import (
     Arm,
     BothObjective,
+    Claim,
     Constant,
     DataConfig,
     Decision,
@@ -51,6 +52,26 @@ experiment = Experiment(
         better="lower",
         equal="window_tokens",
         smallest_effect=0.02,
+    ),
+    claims=(
+        Claim(
+            name="cost",
+            sentence="Reading right to left as well changes the loss left to right.",
+            measure="ratio",
+            arm="both",
+            against=("ltr",),
+            directions=("ltr", "ltr"),
+            expect="shown",
+        ),
+        Claim(
+            name="leak",
+            sentence="The published mask, which shows the answer, changes the loss right to left.",
+            measure="ratio",
+            arm="both-published-mask",
+            against=("both",),
+            directions=("rtl", "rtl"),
+            expect="shown",
+        ),
     ),
     sizes={
         "smoke": Size(change={"recipe.steps": 20, "recipe.evaluate_every_steps": 10}, seeds=(1, 2)),

@@ -1,10 +1,12 @@
 """`palinode findings`: a page and its numbers, or one line that says why not."""
 
 import json
+import re
 
 import pytest
 
 from palinode import Claim, Store
+from palinode.cli import compare
 from synthetic_store import Synthetic, SyntheticArm, make_store
 
 COMMAND = ("palinode", "run", "an idea.py", "--store", "/here/runs", "--workers=2", "--set", "a=1", "--stack", "8")
@@ -65,6 +67,18 @@ def test_a_report_shows_the_claims_of_an_experiment_that_has_some(store, palinod
         store.write_experiment(store.entry("idea").with_(claims=claims))
         assert palinode("report", "idea", "--out", "report").code == 0
         assert ('id="claims"' in (here / "report" / "report.html").read_text()) == shown
+
+
+def test_compare_ends_with_a_line_for_each_claim_or_with_where_to_read_them(store, palinode, monkeypatch):
+    lines = palinode("compare", "idea").out.strip().splitlines()[-3:]
+    assert re.fullmatch(r"C1: Better: −0\.\d+ \(−0\.\d+ to −0\.\d+; \d seeds\): holds", lines[0])
+    assert re.fullmatch(r"C2: Lower: −\d+\.\d% \(−\d+\.\d% to −\d+\.\d%; \d seeds\): holds", lines[1])
+    assert lines[2].startswith("C3: Shown: +") and lines[2].endswith("seeds)")
+    rows = json.loads(palinode("compare", "idea", "--json").out)
+    assert [row["arm"] for row in rows] == ["other"]
+    monkeypatch.setattr(compare, "MOST_CLAIMS", 2)
+    last = palinode("compare", "idea").out.strip().splitlines()[-1]
+    assert last == "3 rows judge its claims: `palinode findings idea--laptop` writes them."
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from palinode.cli.texttable import shown, text_table
 
 if TYPE_CHECKING:
     from palinode.analysis.verdict import Verdict
-    from palinode.results.record import Record
+    from palinode.results.record import ExperimentRecord, Record
     from palinode.results.store import Store
 
+MOST_CLAIMS = 6  # rows that fit under the verdicts
 VERDICT_FIELDS = (
     *("arm", "baseline", "scale", "metric", "outcome", "sentence", "by_more_than_matters", "leak", "collapse"),
     *(
@@ -78,7 +79,20 @@ def verdicts_of(store: Store, name: str, *, json: bool, one_kind: bool = False) 
     for arm in dict.fromkeys(one.arm for one in found):
         together = over_scales_of(record, [one for one in found if one.arm == arm])
         texts += [[f"{arm}: {line}"] for line in [over_scales(together, record.entry.rule)] if line is not None]
-    return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in texts)
+    blocks = ["\n  ".join(shown(line, 1000) for line in lines) for lines in texts]
+    claims = "\n".join(shown(line, 1000) for line in _claims(store, record))
+    return "\n\n".join([*blocks, claims] if claims else blocks)
+
+
+def _claims(store: Store, record: ExperimentRecord) -> list[str]:
+    """A line for each row of the claims; where they are many, only where to read them."""
+    from palinode.analysis.claims import judged_claims
+    from palinode.report.words import claim_line
+
+    rows = judged_claims(store, record)
+    if len(rows) > MOST_CLAIMS:
+        return [f"{len(rows)} rows judge its claims: `palinode findings {record.entry.full_name}` writes them."]
+    return [claim_line(row.row(), scaled=len(record.entry.scales) > 1) for row in rows]
 
 
 def verdict_data(verdict: Verdict) -> dict[str, Any]:

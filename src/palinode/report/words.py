@@ -282,6 +282,25 @@ def verdict_lines(verdict: Verdict, levels: str = "") -> list[str]:
     return lines + [f"Note: {caution}" for caution in verdict.cautions]
 
 
+def claim_line(row: Mapping[str, Any], *, scaled: bool) -> str:
+    """The line of a judged claim (`JudgedClaim.row`) for a terminal: what was claimed, the effect, its interval and the judgement.
+
+    A ratio is told in percent.
+
+    Args:
+        scaled: whether to name the scales of the row.
+    """
+    tell = percent if row["measure"] == "ratio" else signed
+    places = [row["group"], row["scale"] if scaled else ""]
+    where = f" [{', '.join(filter(None, places))}]" if any(places) else ""
+    parts = [] if row["effect"] is None else [tell(row["effect"])]
+    if row["low"] is not None:
+        parts.append(f"({tell(row['low'])} to {tell(row['high'])}; {plural(row['count'], 'seed')})")
+    measured = f": {' '.join(parts)}" if parts else ""
+    judged = "" if row["verdict"] == "not judged" else f": {'; '.join([row['verdict'], *row['reasons']])}"
+    return f"{row['name']}{where}: {row['claim'].rstrip('.')}{measured}{judged}"
+
+
 def plain(value: Any) -> str:
     """A stored value as text; a missing value becomes a dash."""
     if value is None:
