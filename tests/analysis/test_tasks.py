@@ -75,6 +75,7 @@ def test_means_say_how_many_seeds_learned(record):
 COMPARISONS = 200
 
 
+@pytest.mark.nightly
 def test_runs_that_guess_are_seldom_taken_for_one_that_learned(record):
     """Of comparisons of ten runs at the trivial level, no more than 1 in 40 may say that one is above, as of one run alone."""
     runs = record.runs_of("answer", "v30") * 4

@@ -50,7 +50,9 @@ def test_honest_arms_pass(model, objective):
     assert pictured == set(OBJECTIVES[objective].groups())
 
 
-@pytest.mark.parametrize("model", [pytest.param("gpt2", marks=pytest.mark.nightly), "modern"])
+# By day the canary trains on the honest arms of the demo (tests/audit/test_auditing.py).
+@pytest.mark.nightly
+@pytest.mark.parametrize("model", ["gpt2", "modern"])
 def test_honest_arms_pass_the_canary(model):
     report = audit_subject(arm(MODELS[model].with_(dropout=0.0), OBJECTIVES["both"]), checks=("C2",), canary=CANARY)
     assert {f.check: f.message for f in report.findings if f.outcome != "pass"} == {}

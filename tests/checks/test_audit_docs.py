@@ -23,6 +23,7 @@ def printed():
     return texts
 
 
+@pytest.mark.nightly
 def test_every_block_runs_and_its_assertions_hold(printed):
     assert sum(language == "python" for language, _ in BLOCKS) >= 6
     assert len(printed) == 1

@@ -99,7 +99,7 @@ def failed(report: AuditReport) -> dict[str, str]:
     return {finding.check: finding.message for finding in report.findings if finding.outcome == "fail"}
 
 
-@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("sealed", [pytest.param(False, marks=pytest.mark.nightly), True])
 @pytest.mark.parametrize("model", MODELS)
 def test_honest_arms_pass(model, sealed):
     assert outcomes(flow(arm(BottleneckObjective(sealed=sealed), model))) == PASSED

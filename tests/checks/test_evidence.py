@@ -45,6 +45,7 @@ def test_tokens_that_inform_each_other_may_not_be_bet_on_in_sequence():
     assert separate == pytest.approx(1.0, abs=1e-9)
 
 
+@pytest.mark.nightly
 def test_luck_stays_within_its_bound():
     """Ville: the evidence of honest bets ever exceeds 20 in at most 5 % of runs (here with the worst kind of guesser, one that
     is sure of itself)."""

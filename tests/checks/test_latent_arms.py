@@ -30,7 +30,8 @@ def test_honest_arms_pass(model, objective):
     assert {f.check: f.message for f in report.findings if f.outcome != "pass"} == {}
 
 
-@pytest.mark.parametrize("objective", ["ltr", pytest.param("both", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("objective", ["ltr", "both"])
 def test_an_honest_arm_passes_the_canary(objective):
     report = audit_subject(arm(LATENTS["latent"], OBJECTIVES[objective]), checks=("C2",), canary=CANARY)
     assert {f.check: f.message for f in report.findings if f.outcome != "pass"} == {}

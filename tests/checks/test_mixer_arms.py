@@ -84,6 +84,7 @@ def test_non_causal_arms_see_both_sides_and_not_what_is_hidden(mixer):
     assert not_passed(report) == {}
 
 
+@pytest.mark.nightly
 def test_alibi_and_blocks_without_an_mlp_pass():
     assert not_passed(flow(subject(AttentionConfig(), position="alibi"))) == {}
     assert not_passed(flow(subject(HyenaConfig(), mlp="none"))) == {}

@@ -33,7 +33,6 @@ OBJECTIVES: dict[str, Objective] = {
     "rtl": RtlObjective(),
     "masked": MaskedObjective(hide_answers=False, rate=0.3),
 }
-QUICK = {("base_conv", "rtl")}
 QUICKLY_PLANTED = ("linear_attention", "base_conv")
 HONEST = CanarySettings(window_tokens=32, rows=8, steps=100, neighbour_steps=30, markov_steps=100, frozen_tokens=4096)
 FLOW = FlowSettings(lengths=(2, 3, 17), train_passes=2, draws=2)
@@ -55,14 +54,9 @@ def outcomes(report: AuditReport) -> dict[str, str]:
     return {finding.check: finding.outcome for finding in report.findings}
 
 
-@pytest.mark.parametrize(
-    ("name", "direction"),
-    [
-        pytest.param(name, direction, marks=[] if (name, direction) in QUICK else pytest.mark.nightly)
-        for name in MIXED
-        for direction in OBJECTIVES
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("direction", OBJECTIVES)
+@pytest.mark.parametrize("name", MIXED)
 def test_honest_mixers_pass_the_canary(name, direction):
     report = audit_subject(arm(name, OBJECTIVES[direction]), checks=("C2",), canary=HONEST)
     markov = "could_not_tell" if direction == "masked" else "pass"

@@ -122,6 +122,7 @@ def computing_seconds(*arguments: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.nightly
 def test_help_computes_at_most_six_times_as_long_as_the_import_of_typer(here):
     """0.3 s on a quiet machine, where this import takes 0.06 to 0.08 s. A busy or slow machine takes longer for both."""
     pairs = [(computing_seconds("-m", "palinode", "--help"), computing_seconds("-c", "import typer")) for _ in range(6)]

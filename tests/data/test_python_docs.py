@@ -97,6 +97,7 @@ def test_a_python_without_source_says_so(tmp_path, monkeypatch):
         python_docs(tmp_path)
 
 
+@pytest.mark.nightly
 def test_another_process_gathers_the_same_text(cache, tmp_path):
     program = (
         "import sys; from pathlib import Path\nfrom palinode.data.store import prepare\n"

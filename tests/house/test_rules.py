@@ -24,6 +24,12 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of its tree: to walk it takes longer than to look at the nodes."""
+    return tuple(ast.walk(parsed(path)))
+
+
 def place(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
 
@@ -40,7 +46,7 @@ def test_there_are_modules_to_scan():
 def test_functions_stay_short():
     long = []
     for path in MODULES:
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef) and lines_without_docstring(node) > LONGEST_FUNCTION_LINES:
                 long.append(place(path, node))
     assert long == []
@@ -50,7 +56,7 @@ def test_public_functions_have_few_parameters():
     """What comes together travels as one object. A command of the CLI is not counted: its parameters are its options."""
     many = []
     for path in MODULES:
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
                 continue
             is_command = room(path) == "cli" and node.name == path.stem
@@ -73,7 +79,7 @@ def lines_without_docstring(node):
 def test_no_globals_no_broad_excepts_no_kwargs_in_configs():
     result = []
     for path in MODULES:
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if isinstance(node, ast.Global):
                 result.append(f"{place(path, node)} global")
             if isinstance(node, ast.ExceptHandler) and room(path) not in ("sweep", "cli"):
@@ -90,7 +96,7 @@ def test_no_globals_no_broad_excepts_no_kwargs_in_configs():
 def test_nothing_executes_or_unpickles_files():
     result = []
     for path in MODULES:
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name.split(".")[0] for alias in node.names} | {
                     (getattr(node, "module", "") or "").split(".")[0]
@@ -110,7 +116,7 @@ def test_only_fsio_writes_files():
     for path in MODULES:
         if path == PACKAGE / "base" / "fsio.py":
             continue
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
@@ -139,7 +145,7 @@ def test_torch_global_generator_is_seeded_in_one_place():
     users = [
         place(path, node)
         for path in MODULES
-        for node in ast.walk(parsed(path))
+        for node in nodes(path)
         if isinstance(node, ast.Call)
         and ast.unparse(node.func)
         in ("torch.manual_seed", "torch.default_generator.manual_seed", "np.random.seed", "random.seed")
@@ -150,6 +156,7 @@ def test_torch_global_generator_is_seeded_in_one_place():
     )
 
 
+@pytest.mark.nightly
 def test_importing_opens_no_file_for_writing_and_no_socket():
     program = """
 import sys, importlib, pkgutil

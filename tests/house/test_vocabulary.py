@@ -37,8 +37,9 @@ def listed(node):
 def second_lists(source):
     result = []
     for node in ast.walk(ast.parse(source)):
+        strings = listed(node)
         for name, (words, fewest) in VOCABULARIES.items():
-            if len(listed(node) & words) >= fewest:
+            if len(strings & words) >= fewest:
                 result.append(f"{node.lineno}: {name}")
     return result
 

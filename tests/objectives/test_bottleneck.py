@@ -164,6 +164,7 @@ def accuracy_after(objective, steps: int) -> float:
     return sum(hits[-10:]) / 10
 
 
+@pytest.mark.nightly
 def test_it_is_learned_through_one_token_and_not_when_that_is_sealed():
     """Chance is 0.25, and 1280 answers are scored."""
     assert accuracy_after(BottleneckObjective(), 80) > 0.95

@@ -302,6 +302,7 @@ def test_scales_have_figures_and_verdicts_of_their_own(tmp_path, page_only):
     assert "both: worse than ltr at all 2 scales" in page.text
 
 
+@pytest.mark.nightly
 def test_a_hundred_runs_fit_on_a_page(tmp_path, page_only):
     arms = tuple(SyntheticArm(f"arm {number}", rtl="honest", p=0.3, effect_nats=number / 100) for number in range(10))
     report, _ = built(tmp_path, arms=arms, seeds=tuple(range(10)), steps=2000, evaluate_every=50, picture_length=64)

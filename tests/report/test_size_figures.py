@@ -194,6 +194,7 @@ def test_log_axes_leave_out_what_lies_at_zero(figures):
     assert "Infinity" not in svg
 
 
+@pytest.mark.nightly
 def test_four_depths_by_four_widths_fit_two_megabytes(tmp_path, monkeypatch):
     monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
     wanted = grid((4, 8, 16, 32), (64, 128, 256, 512), refitted=True, seeds=(0, 1))

@@ -583,6 +583,7 @@ def test_audits_are_cached_under_their_hash(tmp_path):
         store.audit("../x")
 
 
+@pytest.mark.nightly
 def test_listing_five_thousand_runs_takes_under_a_second(tmp_path):
     root = tmp_path / "runs"
     root.mkdir()

@@ -85,6 +85,7 @@ def test_two_processes_may_measure_one_setting(corpus, nursery):
     assert predicted.seconds["a", "base"] > 0
 
 
+@pytest.mark.nightly
 def test_no_process_outlives_a_killed_driver(module, corpus):
     script = DRIVER.format(tests=str(Path(__file__).parent), corpus=str(corpus))
     driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -87,6 +87,7 @@ def test_fixed_sequences_come_again_in_another_order():
     assert {tuple(row) for row in epochs[0].tolist()} == {tuple(row) for row in epochs[1].tolist()}
 
 
+@pytest.mark.nightly
 def test_the_audit_of_a_task_checks_its_prompts(tmp_path):
     report = audit_arm(settings(), name="ltr", store=Store(tmp_path)).report
     assert report.outcome != "fail", report.findings

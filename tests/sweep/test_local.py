@@ -237,6 +237,7 @@ def test_runs_end_when_their_driver_is_killed_and_the_next_driver_goes_on(run, s
     assert end.outcomes == {"s0": "done"}
 
 
+@pytest.mark.nightly
 def test_two_drivers_do_every_run_once(store):
     names = [job(store, f"r{i}", "sleep", seconds=0.15).run_id for i in range(6)]
     drivers = [drive(store, *order) for order in (names, names[::-1], names)]

@@ -1,0 +1,53 @@
+"""findings/README.md and its figure say what the committed pages say."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "what_survives.py"
+ROW = {
+    "name": "M1",
+    "claim": "Enough.",
+    "effect": -0.4,
+    "effect_bound": None,
+    "low": -0.5,
+    "high": -0.3,
+    "p": None,
+    "count": 5,
+    "published": -0.8,
+    "published_words": "real but smaller",
+    "verdict": "holds",
+    "reasons": [],
+}
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("what_survives", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_made_from_the_pages_of_experiments(tool):
+    pages, page = tool.read_pages(tool.FINDINGS), tool.PAGE.read_text(encoding="utf-8")
+    assert page == tool.written(page, pages, tool.planned_hours(tool.FINDINGS)), "run: python tools/what_survives.py"
+    shares = tool.shares_of_published(pages)
+    assert tool.FIGURE.exists() == bool(shares)
+    if shares:
+        assert tool.FIGURE.read_text(encoding="utf-8") == tool.drawn(shares)
+
+
+def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_effect(tool):
+    undecided = {**ROW, "published_words": None, "published": None, "verdict": "cannot tell", "reasons": ["too few"]}
+    pages = {"mask--laptop": {"claims": [ROW, {**ROW, "effect": 9.0}, {**undecided, "name": "M2"}]}}
+    page = tool.written(tool.PAGE.read_text(encoding="utf-8"), pages, {"encdec--laptop": 2.0})
+    first = next(line for line in page.splitlines() if line.startswith("| M1"))
+    assert first.startswith("| M1. Enough. | -0.8000 | -0.4000 | -0.5000 to -0.3000 | real but smaller | 5 |")
+    assert "| M2. Enough. |  | -0.4000 | -0.5000 to -0.3000 | cannot tell: too few | 5 |" in page
+    assert "| E1 |  |  |  | not run yet: 2.0 core-hours planned |  | `encdec--laptop` |" in page
+    assert tool.written(page, pages, {"encdec--laptop": 2.0}) == page
+    (share,) = tool.shares_of_published(pages)
+    assert (share["share"], share["low"], share["high"]) == (0.5, 0.375, 0.625)
+    assert tool.drawn([share]).startswith("<svg")

@@ -1,0 +1,180 @@
+"""What survives: the published claims in one table and one figure, from the pages that `palinode findings` wrote.
+
+`python tools/what_survives.py` reads findings/*.json, writes the table into findings/README.md between its two marks, and draws
+findings/what-survives.svg. A claim has one row: the first row of its name on its page, which is the one with the published number.
+A claim whose experiment has no page yet says so, with the hours that are planned for it (findings/CAMPAIGN.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import vl_convert
+
+from palinode.base import fsio
+from palinode.report import theme
+from palinode.report.findings import between, signed, table
+
+ROOT = Path(__file__).parent.parent
+FINDINGS = ROOT / "findings"
+PAGE = FINDINGS / "README.md"
+FIGURE = FINDINGS / "what-survives.svg"
+BEGIN, END = "<!-- tools/what_survives.py writes from here -->", "<!-- to here -->"
+Row = dict[str, Any]
+# Judgement of a claim without a published effect -> the word in the table.
+WORDS = {"holds": "confirmed", "does not hold": "not found here"}
+COLOURS = {
+    "confirmed": "#1f8a80",
+    "real but smaller": "#3c9dc4",
+    "real but larger": "#5f8f2e",
+    "not found here": "#c8372d",
+    "cannot tell": "#8c8678",
+}
+
+
+class Asked(NamedTuple):
+    """A claim of the table: its name, and the page that judges it."""
+
+    name: str
+    page: str
+
+
+CLAIMS = (
+    *(Asked(f"M{number}", "mask--laptop") for number in range(1, 6)),
+    *(Asked(f"E{number}", "encdec--laptop") for number in range(1, 6)),
+    *(Asked(f"R{number}", "recall--laptop") for number in range(1, 4)),
+)
+QUESTIONS = (*(Asked(f"X{number}", "exchange--laptop") for number in range(1, 4)), Asked("A1", "mask--laptop"))
+
+
+def main() -> None:
+    pages, hours = read_pages(FINDINGS), planned_hours(FINDINGS)
+    fsio.write_text(PAGE, written(PAGE.read_text(encoding="utf-8"), pages, hours))
+    if shares := shares_of_published(pages):
+        fsio.write_text(FIGURE, drawn(shares))
+
+
+def read_pages(findings: Path) -> dict[str, Row]:
+    """Name of a page -> its numbers."""
+    pages = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(findings.glob("*--*.json"))}
+    return {name: page for name, page in pages.items() if "claims" in page}
+
+
+def planned_hours(findings: Path) -> dict[str, float]:
+    """Name of an experiment -> the core-hours that are planned for its trials and runs."""
+    planned = json.loads((findings / "campaign.json").read_text(encoding="utf-8"))
+    return {name: sum(row["seconds"] for row in rows) / 3600 for name, rows in planned.items()}
+
+
+def written(page: str, pages: Mapping[str, Row], hours: Mapping[str, float]) -> str:
+    """The page with its tables written anew."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    figure = (
+        ["", f"![Our effects as shares of the published ones]({FIGURE.name})"] if shares_of_published(pages) else []
+    )
+    tables = [
+        claims_table(CLAIMS, pages, hours),
+        *figure,
+        "",
+        "Questions that nobody had asked, by the same rules:",
+        "",
+        claims_table(QUESTIONS, pages, hours),
+    ]
+    return "\n".join([before.rstrip(), "", BEGIN, "", *tables, "", END, "", after.strip(), ""])
+
+
+def claims_table(claims: Sequence[Asked], pages: Mapping[str, Row], hours: Mapping[str, float]) -> str:
+    """A Markdown table of claims, one row each."""
+    heads = "claim, published, ours, 95 % interval, verdict, seeds, page"
+    return table((cells(asked, pages, hours) for asked in claims), heads)
+
+
+def cells(asked: Asked, pages: Mapping[str, Row], hours: Mapping[str, float]) -> Sequence[Any]:
+    row = row_of(asked, pages)
+    if row is None:
+        planned = f"not run yet: {hours[asked.page]:.1f} core-hours planned" if asked.page in hours else "not run yet"
+        return (asked.name, "", "", "", planned, "", f"`{asked.page}`")
+    page = f"[{asked.page}]({asked.page}.md)"
+    why = f": {row['reasons'][0]}" if verdict_of(row) == "cannot tell" and row["reasons"] else ""
+    claim = f"{asked.name}. {row['claim']}"
+    return (
+        claim,
+        signed(row["published"]),
+        signed(row["effect"]),
+        between(row),
+        verdict_of(row) + why,
+        row["count"],
+        page,
+    )
+
+
+def row_of(asked: Asked, pages: Mapping[str, Row]) -> Row | None:
+    """The first row of a claim on its page; None without a page, or where the page lacks the claim."""
+    rows: Iterable[Row] = pages.get(asked.page, {"claims": ()})["claims"]
+    return next((row for row in rows if row["name"] == asked.name), None)
+
+
+def verdict_of(row: Row) -> str:
+    """What our runs say of a claim: about the published effect where there is one, else about the claim."""
+    return str(row["published_words"] or WORDS.get(row["verdict"], row["verdict"]))
+
+
+def shares_of_published(pages: Mapping[str, Row]) -> list[Row]:
+    """Each claim with a published effect and an interval of ours, both divided by the published effect."""
+    shares = []
+    for asked in CLAIMS:
+        row = row_of(asked, pages)
+        if row is None or not row["published"] or row["low"] is None or row["published_words"] is None:
+            continue
+        low, high = sorted((row["low"] / row["published"], row["high"] / row["published"]))
+        shares.append(
+            {
+                "claim": asked.name,
+                "share": row["effect"] / row["published"],
+                "low": low,
+                "high": high,
+                "verdict": verdict_of(row),
+            }
+        )
+    return shares
+
+
+def drawn(shares: Sequence[Row]) -> str:
+    """The figure as SVG: 0 is no effect, 1 is the published one."""
+    domain = [min(-0.5, *(row["low"] for row in shares)), max(1.5, *(row["high"] for row in shares))]
+    words = [word for word in COLOURS if any(row["verdict"] == word for row in shares)]
+    x = {"type": "quantitative", "scale": {"domain": domain, "nice": False}, "title": "share of the published effect"}
+    colour = {
+        "field": "verdict",
+        "type": "nominal",
+        "scale": {"domain": words, "range": [COLOURS[word] for word in words]},
+        "legend": {"orient": "top", "title": None},
+    }
+    y = {"field": "claim", "type": "nominal", "title": None, "sort": None}
+    at = {"data": {"values": [{"at": 0}, {"at": 1}]}, "mark": {"type": "rule", "strokeDash": [3, 3]}}
+    chart = {
+        "width": 560,
+        "height": {"step": 26},
+        "data": {"values": list(shares)},
+        "layer": [
+            {**at, "encoding": {"x": {"field": "at", **x}}},
+            {
+                "mark": {"type": "rule", "strokeWidth": 5, "opacity": 0.4},
+                "encoding": {"y": y, "x": {"field": "low", **x}, "x2": {"field": "high"}, "color": colour},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+                "encoding": {"y": y, "x": {"field": "share", **x}, "color": colour},
+            },
+        ],
+    }
+    config = {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
+    return str(vl_convert.vegalite_to_svg(json.dumps(chart), config=config, allowed_base_urls=[]))
+
+
+if __name__ == "__main__":
+    main()
