@@ -49,5 +49,5 @@ def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_
     assert "| E1 |  |  |  | not run yet: 2.0 core-hours planned |  | `encdec--laptop` |" in page
     assert tool.written(page, pages, {"encdec--laptop": 2.0}) == page
     (share,) = tool.shares_of_published(pages)
-    assert (share["share"], share["low"], share["high"]) == (0.5, 0.375, 0.625)
+    assert (share["share"], share["low"], share["high"]) == pytest.approx((0.5, 0.375, 0.625))
     assert tool.drawn([share]).startswith("<svg")
