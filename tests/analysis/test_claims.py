@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy import stats
+from statsmodels.stats.power import TTestPower
 
 from palinode import Claim
 from palinode.analysis.claim_measures import (
@@ -268,11 +270,28 @@ def test_a_loss_above_that_of_token_frequencies_is_not_judged_where_learning_is_
     assert store.entry(name).rule.baseline == "ltr"
 
 
-def test_an_open_claim_says_why(tmp_path):
-    store = make_store(tmp_path, Synthetic(arms=(SyntheticArm("ltr"), SyntheticArm("other"))))
-    wide = claim(measure="ratio", arm="other", against=("ltr",), expect="below", bound=0.0)
-    [one] = judged(store, store.experiments()[0].full_name, wide)
-    assert one.row()["reasons"] == ([UNDECIDED] if one.judgement == OPEN else [])
+def test_an_open_claim_says_why_and_how_many_seeds_and_hours_would_tell(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("other", effect_nats=0.2))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    name = store.experiments()[0].full_name
+    shown = claim(measure="ratio", arm="other", against=("ltr",), expect="shown")
+    [known] = judged(store, name, shown)
+    effect, half = known.measured.effect, known.half_width
+    near = shown.with_(expect="below", bound=effect + half / 4)
+    [one, decided] = judged(store, name, near, near.with_(bound=effect + 2 * half))
+    assert (one.judgement, decided.judgement, decided.needed) == (OPEN, HOLDS, None)
+    runs = [run for run in store.experiment(name).finished() if run.entry.arm in ("ltr", "other")]
+    hours_of_a_seed = sum(run.result.seconds["total"] for run in runs) / 4 / 3600
+    deviation = half / stats.t.ppf(0.975, 3) * math.sqrt(4)
+    wanted = math.ceil(TTestPower().solve_power(half / 4 / deviation, alpha=0.05, power=0.8))
+    assert abs(one.needed.seeds - wanted) <= 1
+    assert one.needed.hours == pytest.approx(one.needed.seeds * hours_of_a_seed)
+    assert one.row()["reasons"][0] == UNDECIDED
+    assert f"about {one.needed.seeds:,} seeds, " in one.row()["reasons"][1]
+    [published] = judged(store, name, near.with_(published=effect + half / 4 + 10 * half))
+    assert published.needed.seeds < one.needed.seeds, "seeds are planned for the published effect"
+    [hopeless] = judged(store, name, near.with_(bound=effect + half * 1e-6))
+    assert "no number of seeds would show" in hopeless.row()["reasons"][1]
 
 
 def test_a_claim_on_an_arm_that_no_experiment_has_is_refused():

@@ -7,12 +7,15 @@ A model that predicts worse than token frequencies alone has learned nothing abo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+from scipy import special
 
 from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
-from palinode.analysis.intervals import ends
+from palinode.analysis.intervals import ends, mean, seeds_needed
 from palinode.analysis.published_effect import PublishedWords, agrees, published_words
 from palinode.base.decision import Claim, Decision
 from palinode.results.record import ExperimentRecord, ExperimentRun
@@ -37,11 +40,26 @@ EFFECTS = ("difference", "ratio", "ratio_slope", "ratio_width_less_depth", "laye
 WIDEST_SHARE = 0.2  # an accuracy's interval that is wider than this contains nearly every published number
 
 
+class Needed(NamedTuple):
+    """What it would take to judge a claim that our seeds leave open.
+
+    Attributes:
+        seeds: the number of paired seeds that would tell four times in five; None if no number that anybody can train would.
+        effect: the effect that they are planned for, less the bound of the claim: the published one, else the one that came.
+        hours: the hours of training and evaluating the compared arms with so many seeds, one run after the other.
+    """
+
+    seeds: int | None
+    effect: float
+    hours: float | None
+
+
 @dataclass(frozen=True)
 class JudgedClaim:
     """One row of numbers about a claim, and the judgement of the claim by this row.
 
     Attributes:
+        needed: what would judge the claim; None if it is judged, or if more seeds would not change the reasons.
         published: the number that others published for what the row measures; None if nobody published it.
         words: a text that says what was measured.
     """
@@ -51,6 +69,7 @@ class JudgedClaim:
     judgement: Judgement
     published: float | None
     words: str
+    needed: Needed | None = None
 
     @property
     def published_is_outside(self) -> bool:
@@ -84,8 +103,16 @@ class JudgedClaim:
         if self.measured.reasons or self.judgement != "cannot tell":
             return list(self.measured.reasons)
         if self.measured.interval is not None or self.measured.p is None:
-            return [UNDECIDED]
+            return [UNDECIDED, *self._needed_words()]
         return [NOT_SHOWN if _is_tested(self.claim, self.measured) else OTHER_BOUND]
+
+    def _needed_words(self) -> list[str]:
+        if self.needed is None:
+            return []
+        if self.needed.seeds is None:
+            return [f"no number of seeds would show {self.needed.effect:.2g}"]
+        hours = f", {self.needed.hours:.1f} hours," if self.needed.hours is not None else ""
+        return [f"about {self.needed.seeds:,} seeds{hours} would show {self.needed.effect:.2g} four times in five"]
 
     def row(self) -> dict[str, Any]:
         """The measured value, the published one and the judgement, as plain data."""
@@ -112,6 +139,8 @@ class JudgedClaim:
             "prediction_is_inside": self.prediction_is_inside,
             "half_width": self.half_width,
             "half_width_promised": self.claim.half_width,
+            "seeds_needed": self.needed.seeds if self.needed is not None else None,
+            "hours_needed": self.needed.hours if self.needed is not None else None,
             "outcome": measured.outcome,
             "verdict": self.judgement,
             "reasons": self.reasons,
@@ -152,12 +181,33 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
     judged = []
     for row in rows:
         in_words = _words(words, claim, row, evidence)
-        judged.append(
-            JudgedClaim(claim, row, judge(claim, row, evidence.rule), claim.published_at(row.scale), in_words)
-        )
+        judgement, published = judge(claim, row, evidence.rule), claim.published_at(row.scale)
+        needed = _needed(claim, row, published, evidence) if judgement == "cannot tell" else None
+        judged.append(JudgedClaim(claim, row, judgement, published, in_words, needed))
     if claim.expect == "within" and len(judged) > 1:
         judged.append(_of_all(claim, judged))
     return judged
+
+
+def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evidence) -> Needed | None:
+    """What it would take to judge a claim; None where more seeds are not what is missing."""
+    if row.reasons or row.effect is None or row.interval is None or row.count < 2 or claim.expect == "published":
+        return None
+    effect = abs((published if published and claim.measure in EFFECTS else row.effect) - claim.bound)
+    half, confidence = (row.interval.high - row.interval.low) / 2, evidence.rule.confidence
+    deviation = half * math.sqrt(row.count) / float(special.stdtrit(row.count - 1, (1 + confidence) / 2))
+    seeds, hours = seeds_needed(effect, deviation, confidence), _hours_of_a_seed(row, evidence)
+    return Needed(seeds, effect, None if seeds is None or hours is None else seeds * hours)
+
+
+def _hours_of_a_seed(row: Measured, evidence: Evidence) -> float | None:
+    """The hours that one seed of the arms of a row took; None where no run of them has ended."""
+    scales = (row.scale,) if row.scale in evidence.record.entry.scales else evidence.record.entry.scales
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for run in evidence.record.finished():
+        if run.entry.scale in scales and run.entry.arm in (row.arm, row.against):
+            seconds.setdefault((run.entry.arm, run.entry.scale), []).append(run.result.seconds.get("total") or 0.0)
+    return math.fsum(map(mean, seconds.values())) / 3600 if seconds else None
 
 
 def _edges(row: Measured, evidence: Evidence) -> list[str]:
