@@ -305,10 +305,7 @@ CLEAN_CANARIES = list({planted.clean: planted for planted in WITH_CANARY}.values
 # A clean twin trains to the end. The first is trained by day, all by night.
 @pytest.mark.parametrize(
     "planted",
-    [
-        one if place == 0 else pytest.param(one, marks=pytest.mark.nightly)
-        for place, one in enumerate(CLEAN_CANARIES)
-    ],
+    [one if place == 0 else pytest.param(one, marks=pytest.mark.nightly) for place, one in enumerate(CLEAN_CANARIES)],
     ids=lambda planted: planted.clean,
 )
 def test_the_canary_passes_the_clean_twin(planted):

@@ -30,6 +30,7 @@ handles = [engine.start([*json.loads(sys.argv[1]), name]) for name in ("a", "b",
 while any(handle.state() != "ended" for handle in handles):
     time.sleep(0.05)
 print(json.dumps([handle.why() for handle in handles]))
+cluster.shutdown()
 """
 
 

@@ -1,5 +1,6 @@
 """The driver of workers: engines start them, and the store says how far they are."""
 
+import socket
 import sys
 import threading
 import time
@@ -185,6 +186,25 @@ def test_workers_of_one_machine_share_its_cores(tmp_path, monkeypatch):
     assert ended_with(executor_of(table, {"cores": 5}, tmp_path, workers=3).start(TELL_CORES)) == "cores 5"
     with pytest.raises(BadInput, match="0 is no number of cores"):
         executor_of(table, {"cores": 0}, tmp_path)
+
+
+def test_a_cluster_of_ray_that_is_gone_is_not_waited_for(monkeypatch):
+    """Ray itself would ask for it for a quarter of an hour. `found`: what Ray makes of an option, RAY_ADDRESS, its own notes."""
+    module = pytest.importorskip("palinode.sweep.executors.ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        alive = f"127.0.0.1:{listening.getsockname()[1]}"
+        found = {"": None, "there": alive}
+        monkeypatch.setattr(module, "canonicalize_bootstrap_address", lambda given: found[given or ""])
+        assert module._address("") == "local"
+        assert module._address("there") == alive
+        assert module._address("ray://far:10001") == "ray://far:10001"
+        found[""] = alive
+        assert module._address("") == alive
+    assert module._address("") == "local", "a note of a cluster that was here"
+    for give in (lambda: "there", lambda: monkeypatch.setenv("RAY_ADDRESS", alive) or ""):
+        with pytest.raises(ConnectionError, match=f"nobody answers at {alive}"):
+            module._address(give())
 
 
 @pytest.mark.parametrize(("resources", "told"), [({"CPU": 3.0}, "cores 3"), ({"CPU": 0.5}, "cores 1"), ({}, "cores")])
