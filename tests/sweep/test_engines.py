@@ -19,6 +19,7 @@ COMMAND = [sys.executable, "-c", "import sys; print('from', sys.argv[1], file=sy
 ON_RAY = """
 import json, sys, time
 from pathlib import Path
+import ray
 from ray.cluster_utils import Cluster
 from palinode.sweep.executors.ray import executor
 
@@ -30,7 +31,8 @@ handles = [engine.start([*json.loads(sys.argv[1]), name]) for name in ("a", "b",
 while any(handle.state() != "ended" for handle in handles):
     time.sleep(0.05)
 print(json.dumps([handle.why() for handle in handles]))
-cluster.shutdown()
+ray.shutdown()
+cluster.shutdown()  # which also deletes the note of its address
 """
 
 
