@@ -179,6 +179,14 @@ class LanguageModel(nn.Module):
         """Whether `residuals` yields the states between the blocks of `hidden`: False if a subclass has replaced only `hidden`."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
 
+    def first_blocks(self, count: int) -> LanguageModel:
+        """A copy of the model that keeps its first `count` blocks and its final norm, with weights of its own.
+
+        Raises:
+            BadInput: the model cannot be copied so, or has fewer blocks. The error names no field.
+        """
+        raise BadInput(f"a {type(self).__name__} gives no copy of its first blocks", hint="an open model (kind hf) does")
+
     def reach_slots(self, sees: Visibility) -> int | None:
         """The greatest distance, in slots, at which a state depends on another slot, through all layers; None means no limit."""
         return None

@@ -321,6 +321,19 @@ class HfLanguageModel(LanguageModel):
         turned.counts_down = True
         return turned
 
+    def first_blocks(self, count: int) -> HfLanguageModel:
+        blocks = self.blocks
+        if count > len(blocks):
+            raise BadInput(f"{count} blocks are more than the {len(blocks)} of the model")
+        left_out = list(blocks)[count:]
+        del blocks[count:]  # so that they are not copied
+        try:
+            copied = copy.deepcopy(self)
+        finally:
+            blocks.extend(left_out)
+        _keep_blocks(copied.lm, tuple(range(count)))
+        return copied
+
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
         options = self._positions(tokens, tokens.shape[1], 0) | {"use_cache": False}
         if (mask := self._mask(tokens, sees)) is not None:

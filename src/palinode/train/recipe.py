@@ -46,7 +46,7 @@ class Recipe(Part):
     """
 
     kind: ClassVar[str] = "custom"
-    steps: int = Field(ge=1, le=10**9)
+    steps: int = Field(ge=0, le=10**9)
     batch_windows: int = Field(ge=1, le=10**6)
     micro_batches: int = Field(default=1, ge=1)
     growth: LengthGrowth | None = None
