@@ -193,16 +193,18 @@ def predicted(verdict: Verdict) -> str | None:
 
 
 def new_text(verdict: Verdict) -> str | None:
-    """The sentence about the interval over seeds and documents; None where it was not measured."""
+    """The sentence about the interval over seeds and documents, or over queries; None where it was not measured."""
     text = verdict.deciding.text
     if text is None or text.interval is None:
         return None
     decides = "it decides" if verdict.deciding.over != "seeds" else "it does not decide"
     floor = f"; no number of seeds makes it narrower than ±{number(text.floor, 2)}" if text.floor > 0 else ""
+    ends = f"{signed(text.interval.low)} to {signed(text.interval.high)}; {decides}."
+    if text.unit == "queries":
+        return f"For new queries as well ({number(text.documents)} queries): {ends}"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in text.shares.items())
     return (
-        f"For new text as well ({plural(text.documents, 'unit')} of text): {signed(text.interval.low)} to "
-        f"{signed(text.interval.high)}; {decides}. Variance: {shares}{floor}."
+        f"For new text as well ({plural(text.documents, 'unit')} of text): {ends} Variance: {shares}{floor}."
     )
 
 
