@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from palinode.base.bounds import LARGEST_SIZE
 from palinode.base.config import Part
-from palinode.base.errors import Unfinished
+from palinode.base.errors import BadInput, Unfinished
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
 from palinode.models.cost import Cost

@@ -124,6 +124,7 @@ class SmallHfModel(ModelConfig):
     rtl_positions: Annotated[RtlPositions, LATER] = "flipped"
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> HfLanguageModel:
+        vocab_size = max(vocab_size, 1 + len(SPECIAL_NAMES))  # an audit of auxiliary terms asks for a vocabulary of 1
         fields = {**json.loads(self.fields), "vocab_size": vocab_size - len(SPECIAL_NAMES)}
         is_meta = torch.empty(0).is_meta
         model = _new(_transformers().AutoConfig.for_model(**fields))

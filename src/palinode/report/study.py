@@ -22,7 +22,7 @@ from palinode.analysis.curves import evaluation_curves, mean_curves, trained_dir
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.decision import Decision
-from palinode.base.measures import CURVE_AXES, PASS_MEASURES
+from palinode.base.measures import CURVE_AXES
 from palinode.report import theme
 from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
@@ -167,9 +167,8 @@ class Study:
 
     @property
     def score(self) -> str:
-        """The measure that curves and ratios show: that of the rule, or the loss where no evaluation pass has the rule's measure."""
-        measure = self.rule.score.measure
-        return measure if measure in PASS_MEASURES else PASS_MEASURES[0]
+        """The measure that curves and ratios show."""
+        return self.rule.curve_measure
 
     @property
     def scales(self) -> tuple[str, ...]:

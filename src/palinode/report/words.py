@@ -199,12 +199,13 @@ def new_text(verdict: Verdict) -> str | None:
         return None
     decides = "it decides" if verdict.deciding.over != "seeds" else "it does not decide"
     floor = f"; no number of seeds makes it narrower than ±{number(text.floor, 2)}" if text.floor > 0 else ""
-    ends = f"{signed(text.interval.low)} to {signed(text.interval.high)}; {decides}."
+    between = f"{signed(text.interval.low)} to {signed(text.interval.high)}"
     if text.unit == "queries":
-        return f"For new queries as well ({number(text.documents)} queries): {ends}"
+        decides = "the wider of it and of the interval over seeds decides" if verdict.deciding.over != "seeds" else decides
+        return f"For other queries ({number(text.documents)} queries): {between}; {decides}."
     shares = ", ".join(f"{name} {share:.0%}" for name, share in text.shares.items())
     return (
-        f"For new text as well ({plural(text.documents, 'unit')} of text): {ends} Variance: {shares}{floor}."
+        f"For new text as well ({plural(text.documents, 'unit')} of text): {between}; {decides}. Variance: {shares}{floor}."
     )
 
 
