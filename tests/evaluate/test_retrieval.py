@@ -66,7 +66,9 @@ def test_bm25_has_its_known_quality_on_scifact():
     relevant = np.zeros((len(queries), len(places)), dtype=bool)
     for row, query in enumerate(queries):
         relevant[row, [places[document] for document in whole.relevant[query]]] = True
-    found = ranking_scores(Bm25(list(whole.documents.values())).scores([whole.queries[one] for one in queries]), relevant)
+    found = ranking_scores(
+        Bm25(list(whole.documents.values())).scores([whole.queries[one] for one in queries]), relevant
+    )
     assert (len(queries), len(places), len(whole.queries)) == (300, 5183, 1109)
     assert np.mean(found["ndcg_at_10"]) == pytest.approx(0.6617, abs=0.001)
     assert np.mean(found["recall_at_100"]) == pytest.approx(0.876, abs=0.002)
@@ -123,7 +125,9 @@ def test_a_query_with_the_text_of_a_tested_one_is_not_trained_on():
 
 
 def test_a_collection_is_read_and_hashed(tmp_path):
-    folder = made(tmp_path / "c", {"1": "owl", "2": "wren"}, {"a": "o", "b": "w"}, [("a", 1, 1), ("b", 2, 0), ("a", 2, 2)])
+    folder = made(
+        tmp_path / "c", {"1": "owl", "2": "wren"}, {"a": "o", "b": "w"}, [("a", 1, 1), ("b", 2, 0), ("a", 2, 2)]
+    )
     found = read_collection(str(folder))
     assert found.queries == {"a": "o"}, "a query without a relevant document is left out"
     assert found.relevant == {"a": frozenset(["1", "2"])}
@@ -139,9 +143,18 @@ def test_a_collection_is_read_and_hashed(tmp_path):
         (lambda folder: (folder / "qrels" / "test.tsv").unlink(), r"c: folder: has no qrels/\*.tsv"),
         (lambda folder: (folder / "corpus.jsonl").unlink(), "corpus.jsonl: folder: cannot be read: No such file"),
         (lambda folder: (folder / "corpus.jsonl").write_text("{"), "corpus.jsonl: folder: line 1 is not JSON"),
-        (lambda folder: (folder / "queries.jsonl").write_text("[]"), "queries.jsonl: folder: line 1 has no _id and text"),
-        (lambda folder: (folder / "qrels" / "test.tsv").write_text("h\na 1"), "line 2 is not query, document and grade"),
-        (lambda folder: (folder / "qrels" / "test.tsv").write_text("h\na\t9\t1"), "names the document '9', which is not"),
+        (
+            lambda folder: (folder / "queries.jsonl").write_text("[]"),
+            "queries.jsonl: folder: line 1 has no _id and text",
+        ),
+        (
+            lambda folder: (folder / "qrels" / "test.tsv").write_text("h\na 1"),
+            "line 2 is not query, document and grade",
+        ),
+        (
+            lambda folder: (folder / "qrels" / "test.tsv").write_text("h\na\t9\t1"),
+            "names the document '9', which is not",
+        ),
         (lambda folder: (folder / "qrels" / "test.tsv").write_text("h\na\t1\t0"), "no query has a relevant document"),
     ],
 )

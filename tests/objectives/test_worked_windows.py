@@ -242,7 +242,9 @@ def test_choose_hides_what_it_reads_and_scores_every_token():
         assert torch.equal(example.inputs[kept], plain[way].inputs[kept])
     drawn = objective.draw(50, 20, generator(0, "draw"), Progress())
     assert drawn["hidden"].sum(1).tolist() == [8] * 50
-    assert torch.equal(drawn["rtl"], ChooseObjective(p=Constant(p=0.5)).draw(50, 20, generator(0, "draw"), Progress())["rtl"])
+    assert torch.equal(
+        drawn["rtl"], ChooseObjective(p=Constant(p=0.5)).draw(50, 20, generator(0, "draw"), Progress())["rtl"]
+    )
     assert objective.evaluation() == ChooseObjective(p=Constant(p=0.5)).evaluation(), "nothing is hidden in evaluation"
 
 

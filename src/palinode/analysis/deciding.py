@@ -3,8 +3,8 @@
 - Other comparisons: all pairs of an arm and a scale are one family (`family.py`).
 - Several looks: an experiment with `seeds = "until decided"` is judged after every seed, and a look has a confidence of its own;
   seeds that were added after a look to a fixed number of seeds need an interval that is valid at every look (`looks.py`).
-- Other text: with `over = "seeds and text"`, the wider one of this interval and of that over seeds and documents (`sources.py`), or over
-  the queries of a retriever (`queries.py`).
+- Other text: with `over = "seeds and text"`, the wider one of this interval and of that over seeds and documents (`sources.py`), or
+  over the queries of a retriever (`queries.py`).
 """
 
 from __future__ import annotations

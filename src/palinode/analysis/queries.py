@@ -1,8 +1,8 @@
 """The scores of retrievers by query, and their interval over queries: would a difference hold with other queries?
 
 Every seed tests one fold of the queries, so most queries are seen by one seed alone, and seeds and queries are not crossed as in
-`sources.py`. The bootstrap draws queries. A query that several seeds tested is drawn with all its differences, and queries are drawn
-among those that the same seeds tested, so that each seed keeps its number of queries.
+`sources.py`. The bootstrap draws queries. A query that several seeds tested is drawn with all its differences, and queries are
+drawn among those that the same seeds tested, so that each seed keeps its number of queries.
 """
 
 from __future__ import annotations

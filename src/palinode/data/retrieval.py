@@ -127,7 +127,9 @@ def check_apart(collection: Collection, trained: set[str], tested: tuple[str, ..
     for query in tested:
         if query in trained or (twin := texts.get(_plain(collection.queries[query]))) is not None:
             known = query if query in trained else f"{twin}, which has its text,"
-            raise AuditFailed(f"query {query} is tested, and query {known} was trained on", field="evaluation.retrieval")
+            raise AuditFailed(
+                f"query {query} is tested, and query {known} was trained on", field="evaluation.retrieval"
+            )
 
 
 def _plain(text: str) -> str:

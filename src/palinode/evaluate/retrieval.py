@@ -83,8 +83,8 @@ def bm25s_package() -> Any:
 def pool_of(relevant: Sequence[Sequence[int]], scores: Floats, size: int) -> list[int]:
     """The documents that the queries of a fold are ranked over, as rising places among all documents.
 
-    All relevant documents are in it, then the PER_QUERY best of BM25 for each query, then the best that are left, rank by rank, until
-    it has `size` documents.
+    All relevant documents are in it, then the PER_QUERY best of BM25 for each query, then the best that are left, rank by rank,
+    until it has `size` documents.
 
     Args:
         relevant: the places of the relevant documents of each query.

@@ -185,7 +185,9 @@ class LanguageModel(nn.Module):
         Raises:
             BadInput: the model cannot be copied so, or has fewer blocks. The error names no field.
         """
-        raise BadInput(f"a {type(self).__name__} gives no copy of its first blocks", hint="an open model (kind hf) does")
+        raise BadInput(
+            f"a {type(self).__name__} gives no copy of its first blocks", hint="an open model (kind hf) does"
+        )
 
     def reach_slots(self, sees: Visibility) -> int | None:
         """The greatest distance, in slots, at which a state depends on another slot, through all layers; None means no limit."""

@@ -1,8 +1,8 @@
 """A late-interaction retriever on the first blocks of a language model (ColBERT, arXiv 2004.12832).
 
-A text is read, and a linear map turns the state of each of its tokens into a vector of length 1. The score of a document for a query
-is the sum, over the query's tokens, of the largest dot product with a token of the document. Texts of one length are read together,
-so no row has padding. Legend: B rows, T tokens of a text, D width, d width of a vector.
+A text is read, and a linear map turns the state of each of its tokens into a vector of length 1. The score of a document for a
+query is the sum, over the query's tokens, of the largest dot product with a token of the document. Texts of one length are read
+together, so no row has padding. Legend: B rows, T tokens of a text, D width, d width of a vector.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Retriever(nn.Module):
             self.map.weight.copy_(torch.randn(width, states, generator=rng) / states**0.5)
 
     def states(self, tokens: Tensor) -> Tensor:
-        """(B, T) token ids -> the (B, T, D) states of the tokens (both: 2 D). The token that marks the start is read, not returned."""
+        """(B, T) token ids -> the (B, T, D) states of the tokens (both: 2 D). The start token has no state here."""
         if self.reading != "both":
             sees = Full() if self.reading == "full" else Ltr()
             return self.model.hidden(self._behind("[L]", tokens), sees)[:, 1:]

@@ -28,9 +28,9 @@ from palinode.report.cut_figures import cut_figures
 from palinode.report.embedding_figures import embedding_figures
 from palinode.report.maps import map_figures
 from palinode.report.page import render_page
+from palinode.report.retrieval_figures import retrieval_figures
 from palinode.report.size_figures import size_figures
 from palinode.report.study import LATE, Figure, Study, Window
-from palinode.report.retrieval_figures import retrieval_figures
 from palinode.report.task_figures import task_figures
 from palinode.results.store import Store
 

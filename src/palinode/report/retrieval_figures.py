@@ -37,7 +37,9 @@ def retrieval_figures(study: Study) -> Iterator[Figure]:
         for retriever in RETRIEVERS:
             found = levels.filter(scale=scale, retriever=retriever)
             if retriever != BM25 and not found.is_empty():
-                yield _figure(study, pl.concat([found, levels.filter(scale=scale, retriever=BM25)[:1]]), retriever, scale)
+                yield _figure(
+                    study, pl.concat([found, levels.filter(scale=scale, retriever=BM25)[:1]]), retriever, scale
+                )
 
 
 def _figure(study: Study, levels: pl.DataFrame, retriever: str, scale: str) -> Figure:
@@ -81,7 +83,8 @@ def _type_row(cell: pl.DataFrame) -> dict[str, Any]:
     rows = {row["arm"]: row for row in cell.iter_rows(named=True)}
     one = next(iter(rows.values()))
     cells = {
-        arm: (number(row["value"], 3), "" if row["difference"] is None else _difference(row)) for arm, row in rows.items()
+        arm: (number(row["value"], 3), "" if row["difference"] is None else _difference(row))
+        for arm, row in rows.items()
     }
     where = f"{one['way']}: {one['type']}"
     return {"where": where, "queries": one["queries"], "bm25": number(one[BM25], 3), "cells": cells}

@@ -201,12 +201,12 @@ def new_text(verdict: Verdict) -> str | None:
     floor = f"; no number of seeds makes it narrower than ±{number(text.floor, 2)}" if text.floor > 0 else ""
     between = f"{signed(text.interval.low)} to {signed(text.interval.high)}"
     if text.unit == "queries":
-        decides = "the wider of it and of the interval over seeds decides" if verdict.deciding.over != "seeds" else decides
+        decides = (
+            "the wider of it and of the interval over seeds decides" if verdict.deciding.over != "seeds" else decides
+        )
         return f"For other queries ({number(text.documents)} queries): {between}; {decides}."
     shares = ", ".join(f"{name} {share:.0%}" for name, share in text.shares.items())
-    return (
-        f"For new text as well ({plural(text.documents, 'unit')} of text): {between}; {decides}. Variance: {shares}{floor}."
-    )
+    return f"For new text as well ({plural(text.documents, 'unit')} of text): {between}; {decides}. Variance: {shares}{floor}."
 
 
 def over_scales(over: OverScales | None, rule: Decision) -> str | None:

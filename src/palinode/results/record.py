@@ -24,7 +24,15 @@ from palinode.base.measures import BESIDE_PASSES, DIRECTIONS, OWN, CostAxis, Rec
 from palinode.results.documents import DocumentNats, read_documents
 from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
-from palinode.results.row_shapes import ContextLengthsRow, EmbeddingsRow, LayerCutRow, MetricsRow, RetrievalRow, ScoresRow, TaskRow
+from palinode.results.row_shapes import (
+    ContextLengthsRow,
+    EmbeddingsRow,
+    LayerCutRow,
+    MetricsRow,
+    RetrievalRow,
+    ScoresRow,
+    TaskRow,
+)
 from palinode.results.rows import checked_rows, metrics_paths
 from palinode.results.scored import ScoredText
 

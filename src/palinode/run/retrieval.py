@@ -1,4 +1,4 @@
-"""The retriever of a run: trained from a copy of the last weights on the queries of all folds but one, scored on the queries of that one.
+"""The retriever of a run: trained from a copy of the last weights, and scored on queries it was not trained on.
 
 Legend: Q tested queries, P documents of the pool.
 """
@@ -57,7 +57,9 @@ def check_retrieval(spec: RunSpec, model: LanguageModel, specials: SpecialTokens
     bm25s_package()
     found = collection_sha256(config.folder, FOLDER)
     if config.folder_sha256 not in (None, found):
-        message = f"{config.folder!r} is {found[:12]}... here, the spec was resolved with {str(config.folder_sha256)[:12]}..."
+        message = (
+            f"{config.folder!r} is {found[:12]}... here, the spec was resolved with {str(config.folder_sha256)[:12]}..."
+        )
         raise BadInput(message, field=f"{SETTING}.folder_sha256", hint="another folder needs a new resolved spec")
     try:
         divided(read_collection(config.folder, FOLDER).first(config.queries), config.folds, spec.seed)

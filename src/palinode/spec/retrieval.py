@@ -1,4 +1,4 @@
-"""The settings of a retriever that is trained from the weights of a run, at its end, and scored on queries it was not trained on."""
+"""The settings of a retriever that is trained from the last weights of a run, and scored on queries it was not trained on."""
 
 from __future__ import annotations
 

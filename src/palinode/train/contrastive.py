@@ -1,7 +1,7 @@
 """Trains a retriever: of the documents in a batch, each query must give its own document the highest score.
 
-The loss is the mean cross-entropy of score / (query tokens x temperature) over the documents of the batch. A document of the batch that
-is relevant to a query beside its own is left out of that query's sum.
+The loss is the mean cross-entropy of score / (query tokens x temperature) over the documents of the batch. A document of the batch
+that is relevant to a query beside its own is left out of that query's sum.
 """
 
 from __future__ import annotations
