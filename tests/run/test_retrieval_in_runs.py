@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from palinode.analysis.queries import retrieval_table, type_table
 from palinode.analysis.verdict import verdicts
 from palinode.base.errors import AuditFailed, BadInput, EnvironmentProblem
 from palinode.data.retrieval import Fold, collection_sha256, divided, fold_of
+from palinode.experiment.calibrate import measure
 from palinode.experiment.cells import pinned
 from palinode.report.build import build_report
 from palinode.report.retrieval_figures import retrieval_content, retrieval_figures
@@ -201,6 +203,15 @@ def test_a_query_that_is_tested_and_trained_on_fails_the_run(corpus, llama, coll
     monkeypatch.setattr("palinode.run.retrieval.divided", leaking)
     with pytest.raises(AuditFailed, match=r"evaluation.retrieval: query q\d+ is tested, and query q\d+ was trained on"):
         run_one(spec_of(corpus, llama, collection, 0, steps=20), Store(tmp_path))
+
+
+def test_a_plan_counts_the_seconds_of_the_retriever(corpus, llama, collection, tmp_path):
+    spec = spec_of(corpus, llama, collection, 1)
+    calibration, _ = measure(spec, Store(tmp_path / "with"), 0.0)
+    assert calibration.retrieval_seconds > 0
+    shorter = replace(calibration, retrieval_seconds=0.0)
+    counted = calibration.predicted_seconds(spec) - shorter.predicted_seconds(spec)
+    assert counted == pytest.approx(calibration.retrieval_seconds)
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

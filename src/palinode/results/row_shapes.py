@@ -108,7 +108,8 @@ class RetrievalRow(ScoresRow):
 
     @model_validator(mode="after")
     def _one_for_each_query(self) -> RetrievalRow:
-        lists = [*self.types.values(), *(values for table in self.by_query.values() for values in table.values())]
-        if any(len(values) != len(self.queries) for values in lists):
+        numbers = [values for table in self.by_query.values() for values in table.values()]
+        counts = {len(values) for values in numbers} | {len(names) for names in self.types.values()}
+        if counts - {len(self.queries)}:
             raise ValueError("a list has not one entry for each query")
         return self

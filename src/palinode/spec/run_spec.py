@@ -182,6 +182,7 @@ class RunSettings(Config):
         text = not isinstance(self.data, TaskData)
         longest = max(evaluation.context_lengths, default=0)
         no_answers, whole = "text marks no answers: use 'all' or 'last'", "a task is read in whole sequences"
+        only_tasks = "only the sequences of a task can be made longer"
         needs_answers = f"{self.objective.kind_name()} needs the answers of a task, and text marks none"
         no_tuning = evaluation.split == "tuning" and not self.data.keeps("tuning")
         refusals = (
@@ -195,11 +196,7 @@ class RunSettings(Config):
             ),
             (text and getattr(self.objective, "needs_answers", False), "objective", needs_answers),
             (not text and self.recipe.growth, "recipe.growth", f"{whole}, so their length cannot grow"),
-            (
-                text and evaluation.length_factors,
-                "evaluation.length_factors",
-                "only the sequences of a task can be made longer",
-            ),
+            (text and evaluation.length_factors, "evaluation.length_factors", only_tasks),
             (not text and longest, "evaluation.context_lengths", whole),
             (not text and evaluation.pairs, "evaluation.pairs", "the tokens of a task write no sentences"),
             (not text and evaluation.last_word, "evaluation.last_word", "the tokens of a task write no sentences"),
