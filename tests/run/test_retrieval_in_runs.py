@@ -105,8 +105,8 @@ def test_the_scores_of_every_query_are_kept_and_their_means_are_metrics(done):
     assert {fold_of(query, 3) for query in tested} == {1}
     assert set(row.by_query) == {"retrieval_full", "mean_full", "bm25"}
     for name, one in row.by_query.items():
-        for measure, values in one.items():
-            assert result.score(f"validation.{name}.{measure}") == pytest.approx(sum(values) / len(values))
+        for kind, values in one.items():
+            assert result.score(f"validation.{name}.{kind}") == pytest.approx(sum(values) / len(values))
     assert result.sentences["bm25"]["count"] == len(tested)
     assert result.score("validation.bm25.ndcg_at_10") == 1.0, "each query names the one bird of its document"
     assert [one.query for one in row.shown] == tested[:10]
