@@ -50,6 +50,7 @@ from palinode.spec.experiment import Arm as Arm
 from palinode.spec.experiment import Experiment as Experiment
 from palinode.spec.experiment import Scale as Scale
 from palinode.spec.experiment import Size as Size
+from palinode.spec.retrieval import Retrieval as Retrieval
 from palinode.spec.run_spec import EvaluationConfig as EvaluationConfig
 from palinode.spec.run_spec import RunSettings as RunSettings
 from palinode.spec.run_spec import RunSpec as RunSpec

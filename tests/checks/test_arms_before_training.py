@@ -21,6 +21,7 @@ OBJECTIVES = {
     "both": BothObjective(p=Constant(p=0.05)),
     "choose": ChooseObjective(p=Constant(p=0.5)),
     "masked input": MaskedInputObjective(rate=0.3),
+    "choose, hiding": ChooseObjective(p=Constant(p=0.5), hide=0.2),
 }
 PUBLISHED = BothObjective(rtl_sees=FlippedLowerTriangle())
 FLOW = FlowSettings(lengths=(1, 2, 3, 33, 65), train_passes=4)

@@ -223,6 +223,31 @@ def test_choose_reads_every_window_once():
         assert [group[0] for group in passes(ChooseObjective().example(windows, draw, SPECIALS))] == [name]
 
 
+def hiding(is_rtl, *hidden):
+    """A draw for one window: whether it is read rtl, and the tokens that are read as [MASK]."""
+    return Draw({**coins(is_rtl).decisions, "hidden": (torch.arange(6)[None, :, None] == torch.tensor(hidden)).any(-1)})
+
+
+def test_choose_hides_what_it_reads_and_scores_every_token():
+    objective = ChooseObjective(p=Constant(p=0.5), hide=0.4)
+    mask = SPECIALS["[MASK]"]
+    ltr, rtl = (objective.example(WINDOW, hiding(is_rtl, 1, 5), SPECIALS) for is_rtl in (False, True))
+    plain = {way: ChooseObjective().example(WINDOW, coins(way == "rtl"), SPECIALS) for way in ("ltr", "rtl")}
+    assert (ltr.inputs == mask).nonzero()[:, 1].tolist() == [2], "token 1; nothing reads token 5, the last one"
+    assert (rtl.inputs == mask).nonzero()[:, 1].tolist() == [0, 4], "tokens 1 and 5"
+    for way, example in (("ltr", ltr), ("rtl", rtl)):
+        assert torch.equal(example.targets, plain[way].targets)
+        assert torch.equal(example.loss_weight, plain[way].loss_weight)
+        kept = example.inputs != mask
+        assert torch.equal(example.inputs[kept], plain[way].inputs[kept])
+    drawn = objective.draw(50, 20, generator(0, "draw"), Progress())
+    assert drawn["hidden"].sum(1).tolist() == [8] * 50
+    assert torch.equal(
+        drawn["rtl"], ChooseObjective(p=Constant(p=0.5)).draw(50, 20, generator(0, "draw"), Progress())["rtl"]
+    )
+    assert objective.evaluation() == ChooseObjective(p=Constant(p=0.5)).evaluation(), "nothing is hidden in evaluation"
+
+
 def reach(mask):
     """Which slots can influence which through any number of layers: the transitive closure of `may read`."""
     closed = mask.clone()
@@ -261,6 +286,8 @@ HONEST = [
     (BothObjective(direction_token=False), coins(True)),
     (ChooseObjective(), coins(True)),
     (ChooseObjective(), coins(False)),
+    (ChooseObjective(hide=0.4), hiding(True, 1, 5)),
+    (ChooseObjective(hide=0.4), hiding(False, 1, 5)),
 ]
 
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 import polars as pl
 
 from palinode.analysis.frames import RUN, RUN_AND_ID, Row, Schema, columns, run_frame
-from palinode.base.measures import CURVE_AXES, DIRECTIONS, MEASURES, affinity
+from palinode.base.measures import CURVE_AXES, DIRECTIONS, PASS_MEASURES, affinity
 from palinode.results.files import number
 from palinode.results.layer_cut import LAYER_CUT_EVENT
 from palinode.results.record import ExperimentRecord, ExperimentRun, FinishedRun
 
 _NUMBERS = ("window_tokens", "epochs", *(axis for axis in CURVE_AXES if axis != "step"))
 _WHERE = columns((pl.Int64, "step")) | dict.fromkeys(_NUMBERS, pl.Float64)
-MEASURE_COLUMNS = dict.fromkeys(MEASURES, pl.Float64)
+MEASURE_COLUMNS = dict.fromkeys(PASS_MEASURES, pl.Float64)
 EVALUATION_SCHEMA = (
     RUN_AND_ID | columns((pl.String, "split direction"), (pl.Boolean, "trained")) | _WHERE | MEASURE_COLUMNS
 )
@@ -53,7 +53,7 @@ def evaluation_curves(record: ExperimentRecord) -> pl.DataFrame:
         trained = trained_directions(run)
         for direction, scores in row.get("scores", {}).items():
             point = {"split": row.get("split"), "direction": direction, "trained": direction in trained}
-            yield point | {score: number(scores.get(score)) for score in MEASURES}
+            yield point | {score: number(scores.get(score)) for score in PASS_MEASURES}
 
     return _frame(record, "eval", points, EVALUATION_SCHEMA).sort(*RUN, "split", "direction", "step")
 
@@ -94,7 +94,7 @@ def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
                 what = {"split": split, "direction": direction, "trained": direction in trained, "head": head}
                 what["of_blocks"] = max((item["blocks"] for item in scores), default=0)
                 for item in scores:
-                    yield what | {"blocks": item["blocks"]} | {name: number(item.get(name)) for name in MEASURES}
+                    yield what | {"blocks": item["blocks"]} | {name: number(item.get(name)) for name in PASS_MEASURES}
 
     return run_frame(record.finished(), rows_of, LAYER_CUT_SCHEMA)
 

@@ -3,7 +3,8 @@
 - Other comparisons: all pairs of an arm and a scale are one family (`family.py`).
 - Several looks: an experiment with `seeds = "until decided"` is judged after every seed, and a look has a confidence of its own;
   seeds that were added after a look to a fixed number of seeds need an interval that is valid at every look (`looks.py`).
-- Other text: with `over = "seeds and text"`, the wider one of this interval and of that over seeds and documents (`sources.py`).
+- Other text: with `over = "seeds and text"`, the wider one of this interval and of that over seeds and documents (`sources.py`), or
+  over the queries of a retriever (`queries.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from palinode.analysis.compare import Comparison, seeds_on_two_kinds
 from palinode.analysis.family import FamilyInterval, family_intervals
 from palinode.analysis.intervals import Interval, mean, t_interval
 from palinode.analysis.looks import look_alpha, mixture_interval
+from palinode.analysis.queries import over_queries, query_differences
 from palinode.analysis.sizes import scale_sizes
 from palinode.analysis.sources import NOT_MEASURED, TextInterval, paired_documents, text_and_seeds
 from palinode.base.decision import UNTIL_DECIDED, Decision
-from palinode.base.measures import OWN, Metric
+from palinode.base.measures import OWN, RETRIEVAL_MEASURES, Metric
 from palinode.results.record import ExperimentRecord
 
 ONE_LOOK, SEVERAL_LOOKS, ADDED = "one look", "looks until decided", "seeds added after a look"
@@ -143,9 +145,12 @@ def _looks(record: ExperimentRecord) -> str:
 
 
 def _text(record: ExperimentRecord, comparison: Comparison, rule: Decision, confidence: float) -> TextInterval | None:
-    """The interval over seeds and documents of a loss; None where the runs have no scores of documents, or for another metric."""
+    """The interval over seeds and documents of a loss, or over the queries of a retriever.
+
+    None where the runs have no scores of documents or queries, or for another metric.
+    """
     metric = Metric.parse(comparison.metric)
-    if metric.measure != TEXT_MEASURE or len(comparison.pairs) < 2:
+    if metric.measure not in (TEXT_MEASURE, *RETRIEVAL_MEASURES) or len(comparison.pairs) < 2:
         return None
     sides = []
     for arm in (comparison.arm, comparison.baseline):
@@ -154,11 +159,15 @@ def _text(record: ExperimentRecord, comparison: Comparison, rule: Decision, conf
         own = metric.direction == OWN
         names = [run.result.own_pass(metric.split) if own else metric.direction for run in used]
         sides.append([(run.record, name) for run, name in zip(used, names, strict=True)])
+    if metric.measure in RETRIEVAL_MEASURES:
+        ours, theirs = ([run for run, _ in side] for side in sides)
+        differences = query_differences(ours, theirs, metric.direction, metric.measure)
+        return None if differences is None else over_queries(differences, confidence, rule.better)
     paired = paired_documents(sides[0], sides[1], metric.split)
     if paired is None:
         return None
-    ours, theirs, documents = paired
-    return text_and_seeds(ours, theirs, documents.tokens, confidence, rule.better, documents.kind)
+    nats, baseline_nats, documents = paired
+    return text_and_seeds(nats, baseline_nats, documents.tokens, confidence, rule.better, documents.kind)
 
 
 def _wider(interval: Interval, text: TextInterval, rule: Decision) -> Interval:

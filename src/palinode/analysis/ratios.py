@@ -30,7 +30,7 @@ from palinode.analysis.curves import trained_directions
 from palinode.analysis.frames import CELL, columns
 from palinode.analysis.sizes import SIZE_AXES, scale_sizes
 from palinode.base.decision import Decision
-from palinode.base.measures import CURVE_AXES, MEASURES
+from palinode.base.measures import CURVE_AXES, MEASURES, PASS_MEASURES
 from palinode.results.record import ExperimentRecord
 
 RATIO_1, RATIO_2 = "ratio_1", "ratio_2"
@@ -178,7 +178,7 @@ def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
     rule, sizes = record.entry.rule, scale_sizes(record)
     leaks = {arm.name: arm_audit(record, arm.name).leak for arm in record.entry.arms}
     rows = []
-    for score in MEASURES:
+    for score in PASS_MEASURES:
         ratios = final_ratios(record, split, score)
         for arm in arms_with(record, RATIO_2):
             for scale in record.entry.scales:

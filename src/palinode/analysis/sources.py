@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,8 +48,9 @@ class TextInterval:
         design_effect: the variance over seeds and documents, divided by that over seeds alone; at least 1, and None if the seeds
             have no variance.
         floor: the half-width that remains with infinitely many seeds on this text.
-        documents, seeds: the numbers of documents and of seeds.
+        documents, seeds: the numbers of documents and of seeds. For the scores of a retriever the documents are queries.
         caution: what a reader must know about the interval; empty if nothing.
+        unit: what the number of documents counts.
     """
 
     mean: float
@@ -61,6 +63,7 @@ class TextInterval:
     documents: int
     seeds: int
     caution: str = ""
+    unit: Literal["units of text", "queries"] = "units of text"
 
 
 def text_and_seeds(

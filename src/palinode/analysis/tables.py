@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis import ratios, tasks
+from palinode.analysis import queries, ratios, tasks
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.compare import costs
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts, training_curves
@@ -34,7 +34,7 @@ def all_tables(
     """
     found = verdicts(record) if found is None else found
     curves = evaluation_curves(record) if curves is None else curves
-    split, _, score = record.entry.rule.score
+    split, score = record.entry.rule.score.split, record.entry.rule.curve_measure
     cuts, geometry, accuracy = layer_cuts(record, split), embedding_numbers(record), tasks.task_accuracy(record, split)
     pooled_axis = "epochs" if curves["epochs"].count() else "step"
     pooled = ratios.as_published(record, split, score, pooled_axis, curves)
@@ -59,6 +59,9 @@ def all_tables(
         "embeddings": geometry,
         "embedding_means": embedding_means(record, geometry),
         "auxiliary_terms": auxiliary_curves(record),
+        "retrieval": queries.retrieval_table(record),
+        "retrieval_by_type": queries.type_table(record),
+        "retrieval_shown": queries.shown_table(record),
         # The tables about accuracy on synthetic tasks have no rows if no run of the experiment trains on a task.
         "task_accuracy": accuracy,
         "task_means": tasks.task_means(record, accuracy),

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput, nearest
-from palinode.base.measures import MEASURES, Better, Direction, Metric, ParityAxis
+from palinode.base.measures import MEASURES, PASS_MEASURES, Better, Direction, Metric, ParityAxis
 
 Expect = Literal["better", "not worse", "above", "below", "within", "published", "shown"]
 BY_THE_RULE = ("better", "not worse")
@@ -156,6 +156,11 @@ class Decision(Config):
     def score(self) -> Metric:
         """The three parts of the metric."""
         return Metric.parse(self.metric)
+
+    @property
+    def curve_measure(self) -> str:
+        """The measure of curves and ratios: that of the metric, or the loss where the metric's measure belongs to no pass."""
+        return self.score.measure if self.score.measure in PASS_MEASURES else PASS_MEASURES[0]
 
 
 class Claim(Config):

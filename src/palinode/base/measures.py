@@ -31,6 +31,7 @@ class Measure:
         better: whether a lower or a higher value is better.
         is_loss: whether the measure is a mean of -log p of the targets.
         has_chance_levels: whether the measure is a share from 0 to 1, and tasks give the share that guessing reaches.
+        of_passes: whether the evaluation passes of a split have it; the measures of retrieval belong to no pass.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Measure:
     better: Better = "lower"
     is_loss: bool = False
     has_chance_levels: bool = False
+    of_passes: bool = True
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -48,8 +50,12 @@ MEASURES: Mapping[str, Measure] = {
         Measure("bits_per_byte", "loss", "bits per byte", is_loss=True),
         Measure("accuracy", "accuracy", "accuracy", better="higher", has_chance_levels=True),
         Measure("perplexity", "perplexity", "perplexity"),
+        Measure("ndcg_at_10", "nDCG@10", "nDCG@10", better="higher", of_passes=False),
+        Measure("recall_at_100", "recall@100", "recall@100", better="higher", of_passes=False),
     )
 }
+PASS_MEASURES = tuple(name for name, measure in MEASURES.items() if measure.of_passes)
+RETRIEVAL_MEASURES = tuple(name for name, measure in MEASURES.items() if not measure.of_passes)
 
 
 class Metric(NamedTuple):
@@ -77,16 +83,35 @@ class Metric(NamedTuple):
 
 
 PAIRS, LAST_WORD = "pairs", "last_word"  # in the place of a direction: scores of files of sentences
+# How a retriever reads a text: causally, without a mask, or causally from both ends with the states joined.
+Reading = Literal["ltr", "full", "both"]
+READINGS: tuple[Reading, ...] = get_args(Reading)
+BM25 = "bm25"
+
+
+def retrieval_name(reading: str) -> str:
+    """The place of a direction in a metric, for late interaction with this reading."""
+    return f"retrieval_{reading}"
+
+
+def mean_pooling_name(reading: str) -> str:
+    """The place of a direction in a metric, for the mean of the vectors of this reading."""
+    return f"mean_{reading}"
+
+
+RETRIEVERS = (*map(retrieval_name, READINGS), *map(mean_pooling_name, READINGS), BM25)
+BESIDE_PASSES = (PAIRS, LAST_WORD, *RETRIEVERS)  # in the place of a direction: scores that belong to no pass
 METRICS = (
     *(
         Metric(split, direction, measure)
         for split in METRIC_SPLITS
         for direction in (*DIRECTIONS, OWN)
-        for measure in MEASURES
+        for measure in PASS_MEASURES
     ),
     Metric("validation", PAIRS, "accuracy"),
     Metric("validation", LAST_WORD, "accuracy"),
     Metric("validation", LAST_WORD, "nats_per_token"),
+    *(Metric("validation", retriever, measure) for retriever in RETRIEVERS for measure in RETRIEVAL_MEASURES),
 )
 
 # If the loss on shuffled pairs is smaller than this, both losses have vanished, and their ratio is a rounding error.

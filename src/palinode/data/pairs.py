@@ -48,7 +48,7 @@ def read_pairs(name: str, field: str = "pairs") -> list[Pair]:
     path, pairs = _path(name, field), list[Pair]()
     is_one = path.is_file() and path.suffix.lower() != ZIP
     for file, content in _contents(path, field):
-        rows = list(_rows(file, content, field))
+        rows = list(json_rows(file, content, field))
         if is_one or any(isinstance(row, dict) and {GOOD, BAD} & row.keys() for _, row in rows):
             pairs += _pairs_of(file, rows, field)
     if not pairs:
@@ -64,7 +64,7 @@ def read_last_words(name: str, field: str = "last_word") -> list[str]:
     """
     texts = []
     for file, content in _contents(_path(name, field), field):
-        for number, row in _rows(file, content, field):
+        for number, row in json_rows(file, content, field):
             if not isinstance(row, dict) or not isinstance(row.get(TEXT), str) or not row[TEXT].strip():
                 raise BadInput(f"line {number} has no {TEXT}", file=file, field=field)
             texts.append(row[TEXT])
@@ -143,8 +143,12 @@ def _pairs_of(file: str, rows: Iterable[tuple[int, Any]], field: str) -> Iterato
         yield Pair(part, paradigm, row[GOOD], row[BAD])
 
 
-def _rows(file: str, content: bytes, field: str) -> Iterator[tuple[int, Any]]:
-    """(line number, JSON value) of every line that is not blank."""
+def json_rows(file: str, content: bytes, field: str) -> Iterator[tuple[int, Any]]:
+    """(line number, JSON value) of every line that is not blank.
+
+    Raises:
+        BadInput: a line is not JSON. The error names the file and the line.
+    """
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue

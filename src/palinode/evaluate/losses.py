@@ -23,7 +23,7 @@ from torch import Tensor
 
 from palinode.base.config import Config
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, Windows
-from palinode.base.measures import MEASURES
+from palinode.base.measures import PASS_MEASURES
 from palinode.base.seeds import generator
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read
@@ -68,7 +68,7 @@ class DirectionScores(Config):
 
     def as_row(self) -> dict[str, float | int | None]:
         """The sums and the ratios by name, as the records of runs store them."""
-        return {**self.model_dump(exclude_none=True), **{name: getattr(self, name) for name in MEASURES}}
+        return {**self.model_dump(exclude_none=True), **{name: getattr(self, name) for name in PASS_MEASURES}}
 
 
 @dataclass(frozen=True)

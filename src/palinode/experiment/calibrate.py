@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from palinode.experiment.cells import Cell, expected_evaluations, expected_passe
 from palinode.experiment.fan_out import Message, end_with_the_driver, fan_out, say
 from palinode.results.store import Store
 from palinode.run.one import Attempt
+from palinode.run.retrieval import AT_ONCE, Task, trained_retriever, vectors
 from palinode.run.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.code import Code
 from palinode.spec.load import load_run
@@ -46,6 +48,7 @@ WARM_UP_STEPS = 2  # the first steps allocate; they are several times slower
 LEAST_STEPS, MOST_STEPS = 4, 40
 BUDGET_SECONDS = 1.5  # the seconds of training steps that are measured per distinct arm and scale
 EVALUATION_BATCHES = 3
+RETRIEVER_STEPS = 2  # a step of 16 queries on 12 blocks of SmolLM2 takes about 8 s on a core
 MOST_SECONDS = 60.0  # a process begins to measure no further setting after this time
 SHARE_OF_RUNS = 0.1  # a process also stops after this share of the seconds that the runs will take
 FEW_SETTINGS = 8  # a process does not stop for SHARE_OF_RUNS before this number of settings was measured
@@ -61,6 +64,7 @@ class Calibration:
         seconds_per_slot: the seconds of training for each slot that is read.
         evaluation_seconds, checkpoint_seconds, audit_seconds: the seconds of one evaluation, save, and audit.
         cut_seconds: the seconds of the layer cut of one split and its refits; 0 where the evaluation has none.
+        retrieval_seconds: the seconds of all retrievers, with their training; 0 where the evaluation has none.
     """
 
     startup_seconds: float
@@ -69,6 +73,7 @@ class Calibration:
     checkpoint_seconds: float
     audit_seconds: float
     cut_seconds: float
+    retrieval_seconds: float = 0.0
 
     def predicted_seconds(self, settings: RunSettings) -> float:
         """The predicted wall time of one run in seconds."""
@@ -84,6 +89,7 @@ class Calibration:
             + self.checkpoint_seconds * saves
             + self.audit_seconds
             + self.cut_seconds * splits
+            + self.retrieval_seconds
         )
 
 
@@ -359,6 +365,7 @@ def measure(spec: RunSpec, store: Store, importing_seconds: float) -> tuple[Cali
         checkpoint_seconds=_timed(attempt.save),
         audit_seconds=_timed(lambda: _audit(attempt, evaluation)),
         cut_seconds=_cut_seconds(attempt) if spec.evaluation.layer_cut else 0.0,
+        retrieval_seconds=_retrieval_seconds(attempt) if spec.evaluation.retrieval is not None else 0.0,
     )
     return calibration, product_share
 
@@ -405,6 +412,22 @@ def _cut_seconds(attempt: Attempt) -> float:
     if not refit_steps:
         return seconds
     return seconds + _timed(lambda: refit_for_cuts(short)) * config.layer_cut_refit_steps / refit_steps
+
+
+def _retrieval_seconds(attempt: Attempt) -> float:
+    """BM25, and for each reading a few training steps and a few texts, scaled to all of them."""
+    task = Task.of(attempt.trained)
+    seconds = _timed(lambda: task.pool)
+    texts = {len(task.pool): [task.document_ids(task.documents[place]) for place in task.pool[:AT_ONCE]]}
+    texts[len(task.fold.tested)] = [task.query_ids(query) for query in task.fold.tested[:AT_ONCE]]
+    for reading in task.config.readings:
+        steps = min(RETRIEVER_STEPS, task.config.steps)
+        started = time.perf_counter()
+        retriever, _ = trained_retriever(task, reading, steps)
+        seconds += (time.perf_counter() - started) * task.config.steps / max(1, steps)
+        for count, some in texts.items():
+            seconds += _timed(partial(vectors, task, retriever, some)) * count / len(some)
+    return seconds
 
 
 def _split_tokens(spec: RunSpec, data: Source) -> tuple[int, int]:

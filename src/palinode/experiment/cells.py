@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
+from typing import Any
 
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError
@@ -24,6 +25,7 @@ from palinode.base.visibility import Ltr, Visibility
 from palinode.data.absent import AbsentText, known_vocabulary
 from palinode.data.config import DataConfig, Split
 from palinode.data.pairs import lines_sha256
+from palinode.data.retrieval import collection_sha256
 from palinode.data.source import Data, Source, prepare, resolve
 from palinode.data.task_store import TaskData
 from palinode.models.base import ModelConfig
@@ -34,6 +36,7 @@ from palinode.objectives.label_mask import masked
 from palinode.results.record import ArmEntry
 from palinode.results.store import Store
 from palinode.run.one import refuse_evaluation
+from palinode.run.retrieval import FOLDER
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
 from palinode.spec.start import with_sources
@@ -198,7 +201,12 @@ def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
         if (model := run.spec.model) not in models:
             models[model] = _pinned_model(model)
         evaluation = run.spec.evaluation
-        hashes = {f"{field}_sha256": _sentences_sha256(field, evaluation) for field in evaluation.of_sentences}
+        hashes: dict[str, Any] = {
+            f"{field}_sha256": _sentences_sha256(field, evaluation) for field in evaluation.of_sentences
+        }
+        if (retrieval := evaluation.retrieval) is not None and retrieval.folder_sha256 is None:
+            found_hash = collection_sha256(retrieval.folder, FOLDER)
+            hashes["retrieval"] = retrieval.with_(folder_sha256=found_hash)
         found = {"data": by_config[data], "model": models[model], "evaluation": evaluation.with_(**hashes)}
         runs.append(run.with_(spec=run.spec.with_(**found)))
     return with_sources(resolved.with_(runs=tuple(runs)))
@@ -292,7 +300,7 @@ def expected_evaluations(settings: RunSettings) -> float:
 def _over_the_run(settings: RunSettings) -> list[Mapping[str, float]]:
     """Pass -> its probability for a window, at moments spread evenly over the steps."""
     steps, objective = settings.recipe.steps, settings.objective
-    moments = range(0, steps, max(1, steps // MOMENTS))
+    moments = range(0, max(1, steps), max(1, steps // MOMENTS))
     return [objective.pass_probabilities(Progress(step, steps, objective.state())) for step in moments]
 
 

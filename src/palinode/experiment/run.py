@@ -394,7 +394,7 @@ def refuse_reading_weights(evaluation: EvaluationConfig) -> None:
     Raises:
         BadInput: the evaluation has such a measurement.
     """
-    for name in ("layer_cut", "embeddings"):
+    for name in ("layer_cut", "embeddings", "retrieval"):
         if getattr(evaluation, name):
             message = "needs the whole weights, which do not fit the memory of one process"
             raise BadInput(message, field=f"evaluation.{name}", hint=f"leave out evaluation.{name}")

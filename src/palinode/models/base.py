@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from palinode.base.bounds import LARGEST_SIZE
 from palinode.base.config import Part
-from palinode.base.errors import Unfinished
+from palinode.base.errors import BadInput, Unfinished
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
 from palinode.models.cost import Cost
@@ -178,6 +178,16 @@ class LanguageModel(nn.Module):
     def can_be_cut(self) -> bool:
         """Whether `residuals` yields the states between the blocks of `hidden`: False if a subclass has replaced only `hidden`."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
+
+    def first_blocks(self, count: int) -> LanguageModel:
+        """A copy of the model that keeps its first `count` blocks and its final norm, with weights of its own.
+
+        Raises:
+            BadInput: the model cannot be copied so, or has fewer blocks. The error names no field.
+        """
+        raise BadInput(
+            f"a {type(self).__name__} gives no copy of its first blocks", hint="an open model (kind hf) does"
+        )
 
     def reach_slots(self, sees: Visibility) -> int | None:
         """The greatest distance, in slots, at which a state depends on another slot, through all layers; None means no limit."""

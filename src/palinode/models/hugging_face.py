@@ -124,6 +124,7 @@ class SmallHfModel(ModelConfig):
     rtl_positions: Annotated[RtlPositions, LATER] = "flipped"
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> HfLanguageModel:
+        vocab_size = max(vocab_size, 1 + len(SPECIAL_NAMES))  # an audit of auxiliary terms asks for a vocabulary of 1
         fields = {**json.loads(self.fields), "vocab_size": vocab_size - len(SPECIAL_NAMES)}
         is_meta = torch.empty(0).is_meta
         model = _new(_transformers().AutoConfig.for_model(**fields))
@@ -320,6 +321,19 @@ class HfLanguageModel(LanguageModel):
         turned = copy.copy(self)  # shares all modules
         turned.counts_down = True
         return turned
+
+    def first_blocks(self, count: int) -> HfLanguageModel:
+        blocks = self.blocks
+        if count > len(blocks):
+            raise BadInput(f"{count} blocks are more than the {len(blocks)} of the model")
+        left_out = list(blocks)[count:]
+        del blocks[count:]  # so that they are not copied
+        try:
+            copied = copy.deepcopy(self)
+        finally:
+            blocks.extend(left_out)
+        _keep_blocks(copied.lm, tuple(range(count)))
+        return copied
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
         options = self._positions(tokens, tokens.shape[1], 0) | {"use_cache": False}

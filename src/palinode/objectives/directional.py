@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
-from palinode.base.config import one_of
+from palinode.base.config import LATER, one_of
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, joined, one_pass
 from palinode.base.measures import Direction
 from palinode.base.objective import Objective, Progress
@@ -45,16 +45,32 @@ class OneWay(Objective):
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
         return self.reading(windows, specials)
 
-    def reading(self, windows: Tensor, specials: SpecialTokens, rows: Tensor | None = None) -> Example:
-        """The inputs and targets of one forward pass over the windows whose indices are in `rows` (None: over all windows)."""
+    def reading(
+        self,
+        windows: Tensor,
+        specials: SpecialTokens,
+        rows: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Example:
+        """The inputs and targets of one forward pass over the windows whose indices are in `rows` (None: over all windows).
+
+        Args:
+            hidden: (windows, window_tokens) boolean: the tokens that are read as `[MASK]`; None: no token.
+        """
         sources, targets = self.shifted(windows.shape[1])
+        start: int | Tensor = specials["[L]" if self.direction == "ltr" else "[R]"]
+        if hidden is not None:
+            of_rows = hidden if rows is None else hidden[rows]
+            masked = of_rows[:, sources.clamp_min(0)] & (sources != NO_SOURCE).to(hidden.device)
+            start = torch.where(masked, specials["[MASK]"], start)
+            sources = torch.where(masked, NO_SOURCE, sources.to(hidden.device))
         return one_pass(
             windows,
             name=self.direction,
             sees=self.visibility(),
             input_source=sources,
             target_source=targets,
-            special_input=specials["[L]" if self.direction == "ltr" else "[R]"],
+            special_input=start,
             window_row=rows,
         )
 
@@ -117,6 +133,13 @@ def precedes(direction: str, source: Tensor, target: Tensor) -> Tensor:
 
 Granularity = Literal["batch", "row"]
 RTL = "rtl"  # the name of the random decision whether a window is read right to left
+HIDDEN = "hidden"  # the name of the random decision which tokens are read as [MASK]
+
+
+def exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
+    """A (B, window_tokens) boolean tensor with `count` True entries in each row, at uniformly random places."""
+    order = torch.rand(batch, window_tokens, generator=generator).argsort(1).argsort(1)
+    return order < count
 
 
 class Mixture(Objective):
@@ -208,15 +231,32 @@ class ChooseObjective(Mixture):
     """Every window is read once: rtl with probability p, else ltr.
 
     `choose` costs as much as `ltr`, so that `choose` and `ltr` are compared at equal compute.
+
+    Attributes:
+        hide: the share of tokens that both passes read as `[MASK]`, in training only (as in MEAP, arXiv 2502.07490):
+            round(hide * window_tokens) tokens of each window. Every token is still scored.
     """
 
     kind: ClassVar[str] = "choose"
     granularity: Granularity = "row"
+    hide: Annotated[float, LATER] = Field(default=0.0, ge=0.0, lt=1.0)
+
+    def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
+        drawn = super().draw(batch, window_tokens, generator, progress)
+        if not self.hide:
+            return drawn
+        hidden = exactly(round(self.hide * window_tokens), batch, window_tokens, generator)
+        return Draw({**drawn.decisions, HIDDEN: hidden})
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
         is_rtl = draw[RTL].to(windows.device)
+        hidden = draw[HIDDEN].to(windows.device) if self.hide else None
         chosen = [(one, rows.nonzero().flatten()) for one, rows in ((self.ltr, ~is_rtl), (self.rtl, is_rtl))]
-        return joined([one.reading(windows, specials, rows) for one, rows in chosen if len(rows)])
+        return joined([one.reading(windows, specials, rows, hidden) for one, rows in chosen if len(rows)])
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        informs = super().may_inform(source, target, group, draw)
+        return informs & ~draw[HIDDEN][source] if self.hide else informs
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
         p = self.p.at(progress)

@@ -20,7 +20,7 @@ from palinode.base.errors import BadInput, Unfinished
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.objective import Objective, Progress
 from palinode.base.visibility import Bottleneck, Full, Ltr, Native, Visibility
-from palinode.objectives.directional import LtrObjective
+from palinode.objectives.directional import LtrObjective, exactly
 
 # Audits and plans, whose results must hold for every task, take this share of the tokens, at random, as the answers of a task.
 STAND_IN_SHARE = 0.25
@@ -77,7 +77,7 @@ class MaskedObjective(HiddenInPlace):
         return self
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
-        hidden = _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)
+        hidden = exactly(round(self.rate * window_tokens), batch, window_tokens, generator)
         decisions = {"hidden": hidden}
         if self.hide_answers:
             decisions["answers"] = _stand_in(batch, window_tokens, generator)
@@ -133,7 +133,7 @@ class MaskedInputObjective(Objective):
         sources, _ = self._unmasked().shifted(window_tokens)
         read = sources[sources != NO_SOURCE]
         hidden = torch.zeros(batch, window_tokens, dtype=torch.bool)
-        hidden[:, read] = _exactly(round(self.rate * len(read)), batch, len(read), generator)
+        hidden[:, read] = exactly(round(self.rate * len(read)), batch, len(read), generator)
         return hidden
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
@@ -170,13 +170,7 @@ def _hidden(objective: MaskedObjective | MaskedInputObjective, draw: Draw) -> Te
 
 def _stand_in(batch: int, window_tokens: int, generator: Generator) -> Tensor:
     """Random places of the windows, (B, window_tokens) boolean, which serve as answers if no task marks the answers."""
-    return _exactly(max(1, round(STAND_IN_SHARE * window_tokens)), batch, window_tokens, generator)
-
-
-def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
-    """A (B, window_tokens) boolean tensor with `count` True entries in each row, at uniformly random places."""
-    order = torch.rand(batch, window_tokens, generator=generator).argsort(1).argsort(1)
-    return order < count
+    return exactly(max(1, round(STAND_IN_SHARE * window_tokens)), batch, window_tokens, generator)
 
 
 class BottleneckObjective(HiddenInPlace):

@@ -28,6 +28,7 @@ from palinode.report.cut_figures import cut_figures
 from palinode.report.embedding_figures import embedding_figures
 from palinode.report.maps import map_figures
 from palinode.report.page import render_page
+from palinode.report.retrieval_figures import retrieval_figures
 from palinode.report.size_figures import size_figures
 from palinode.report.study import LATE, Figure, Study, Window
 from palinode.report.task_figures import task_figures
@@ -44,6 +45,7 @@ FAMILIES: Mapping[Callable[[Study], Iterator[Figure]], str] = {
     curve_figures.final_figures: "curves",
     size_figures: "sizes",
     task_figures: "task",
+    retrieval_figures: "retrieval",
     cut_figures: "cuts",
     embedding_figures: "embeddings",
     curve_figures.auxiliary_figures: "auxiliary",

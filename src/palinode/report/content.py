@@ -25,6 +25,7 @@ from palinode.report import words
 from palinode.report.findings import between, effect_words, published_cell
 from palinode.report.levels import reached
 from palinode.report.maps import map_notes
+from palinode.report.retrieval_figures import retrieval_content
 from palinode.report.study import Figure, Study
 from palinode.report.trained import what_was_trained
 from palinode.results.record import NOT_COMPARED, ArmEntry, ExperimentRecord
@@ -358,6 +359,7 @@ SECTIONS = (
     Section("claims", "Claims", "Claims", claims),
     Section("curves", "Curves", "Learning curves and final scores"),
     Section("task", "Task", "The task"),
+    Section("retrieval", "Retrieval", "Retrieval", lambda page: retrieval_content(page.study)),
     Section("sizes", "Ratios", "Ratios and sizes"),
     Section("cuts", "Cuts", "With fewer blocks"),
     Section("auxiliary", "Terms", "Auxiliary terms"),

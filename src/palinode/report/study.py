@@ -167,7 +167,8 @@ class Study:
 
     @property
     def score(self) -> str:
-        return self.rule.score.measure
+        """The measure that curves and ratios show."""
+        return self.rule.curve_measure
 
     @property
     def scales(self) -> tuple[str, ...]:

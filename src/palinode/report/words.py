@@ -193,17 +193,20 @@ def predicted(verdict: Verdict) -> str | None:
 
 
 def new_text(verdict: Verdict) -> str | None:
-    """The sentence about the interval over seeds and documents; None where it was not measured."""
+    """The sentence about the interval over seeds and documents, or over queries; None where it was not measured."""
     text = verdict.deciding.text
     if text is None or text.interval is None:
         return None
     decides = "it decides" if verdict.deciding.over != "seeds" else "it does not decide"
     floor = f"; no number of seeds makes it narrower than ±{number(text.floor, 2)}" if text.floor > 0 else ""
+    between = f"{signed(text.interval.low)} to {signed(text.interval.high)}"
+    if text.unit == "queries":
+        decides = (
+            "the wider of it and of the interval over seeds decides" if verdict.deciding.over != "seeds" else decides
+        )
+        return f"For other queries ({number(text.documents)} queries): {between}; {decides}."
     shares = ", ".join(f"{name} {share:.0%}" for name, share in text.shares.items())
-    return (
-        f"For new text as well ({plural(text.documents, 'unit')} of text): {signed(text.interval.low)} to "
-        f"{signed(text.interval.high)}; {decides}. Variance: {shares}{floor}."
-    )
+    return f"For new text as well ({plural(text.documents, 'unit')} of text): {between}; {decides}. Variance: {shares}{floor}."
 
 
 def over_scales(over: OverScales | None, rule: Decision) -> str | None:

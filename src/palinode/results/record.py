@@ -20,11 +20,19 @@ from palinode.base.config import Config, canonical_json, content_hash, decode
 from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport, Finding
-from palinode.base.measures import DIRECTIONS, LAST_WORD, OWN, PAIRS, CostAxis, RecordOutcome, RunOutcome
+from palinode.base.measures import BESIDE_PASSES, DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
 from palinode.results.documents import DocumentNats, read_documents
 from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
-from palinode.results.row_shapes import ContextLengthsRow, EmbeddingsRow, LayerCutRow, MetricsRow, ScoresRow, TaskRow
+from palinode.results.row_shapes import (
+    ContextLengthsRow,
+    EmbeddingsRow,
+    LayerCutRow,
+    MetricsRow,
+    RetrievalRow,
+    ScoresRow,
+    TaskRow,
+)
 from palinode.results.rows import checked_rows, metrics_paths
 from palinode.results.scored import ScoredText
 
@@ -34,12 +42,14 @@ CONTEXT_LENGTHS_EVENT = "context_lengths"
 EMBEDDINGS_EVENT = "embeddings"
 TASK_EVENT = "task"
 SENTENCES_EVENT = "sentences"
+RETRIEVAL_EVENT = "retrieval"
 TASK_PARTS = ("levels", "by_pass", "lengths")
 ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
     LAYER_CUT_EVENT: LayerCutRow,
     CONTEXT_LENGTHS_EVENT: ContextLengthsRow,
     EMBEDDINGS_EVENT: EmbeddingsRow,
     TASK_EVENT: TaskRow,
+    RETRIEVAL_EVENT: RetrievalRow,
 }  # rows of every other event have the shape ScoresRow
 SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
 TRIALS_SUFFIX = "-tuning"  # of the name of an experiment of trials (`spec.tuning`)
@@ -70,7 +80,7 @@ class Result(Config):
         rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results of versions without holds.
         scored: split -> pass -> what the sum of nats of the final scores is about; empty in imported results and in results of
             older versions.
-        sentences: `pairs`, `last_word` -> score name -> number: the scores of files of sentences, which belong to no pass.
+        sentences: `pairs`, `last_word`, `retrieval_full` and so on -> score name -> number: the scores that belong to no pass.
         documents: the size (`bytes`) and the `sha256` of documents.safetensors; empty for a run that has no such file.
         start: the `run` and the `step` that the first weights came from, and their hash `weights_sha256`; empty for new weights.
         provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
@@ -140,7 +150,7 @@ class Result(Config):
         split, _, rest = metric.partition(".")
         direction, _, name = rest.partition(".")
         direction = self.own_pass(split) if direction == OWN else direction
-        table = self.sentences if direction in (PAIRS, LAST_WORD) else self.scores.get(split, {})
+        table = self.sentences if direction in BESIDE_PASSES else self.scores.get(split, {})
         value = table.get(direction, {}).get(name)
         return None if value is None else float(value)
 
@@ -287,6 +297,12 @@ class Record:
         """
         rows = self.rows_of(SENTENCES_EVENT)
         return list(rows[-1].get("pairs", [])) if rows else []
+
+    @cached_property
+    def retrieval(self) -> RetrievalRow | None:
+        """The scores of each query of the tested fold; None if they were not measured."""
+        rows = self.rows_of(RETRIEVAL_EVENT)
+        return RetrievalRow.model_validate(rows[-1]) if rows else None
 
     def _rows_by_split(self, event: str) -> dict[str, dict[str, Any]]:
         """Split -> the last metrics row of this event."""

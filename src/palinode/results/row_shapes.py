@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[str, Field(pattern="^[0-9]+$")]  # a whole number that is a key of a JSON table
 Tables = dict[str, dict[str, Any]]  # such as direction -> measure -> number
@@ -83,3 +83,33 @@ class EmbeddingsRow(MetricsRow):
     """The shape of a row with numbers that describe the embedding tables of tokens and positions."""
 
     geometry: _Geometry
+
+
+class Shown(_Shape):
+    """A query that a page shows: its text, the titles of its relevant documents, and what each retriever ranks first."""
+
+    query: str
+    text: str
+    relevant: list[str]
+    first: dict[str, str] = {}
+    rank: dict[str, int] = {}
+
+
+class RetrievalRow(ScoresRow):
+    """The shape of a row with the scores of a retriever: retriever -> measure -> a number for each query of the tested fold.
+
+    `types` names the type of every query in each way to sort them: way -> a word for each query.
+    """
+
+    queries: list[str]
+    by_query: dict[str, dict[str, list[float]]]
+    types: dict[str, list[str]] = {}
+    shown: list[Shown] = []
+
+    @model_validator(mode="after")
+    def _one_for_each_query(self) -> RetrievalRow:
+        numbers = [values for table in self.by_query.values() for values in table.values()]
+        counts = {len(values) for values in numbers} | {len(names) for names in self.types.values()}
+        if counts - {len(self.queries)}:
+            raise ValueError("a list has not one entry for each query")
+        return self

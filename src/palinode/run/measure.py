@@ -27,7 +27,14 @@ from palinode.evaluate.sliding import SlidingContext
 from palinode.evaluate.tasks import by_slice, levels, own_reading
 from palinode.results.documents import DocumentNats
 from palinode.results.layer_cut import LAYER_CUT_EVENT
-from palinode.results.record import CONTEXT_LENGTHS_EVENT, EMBEDDINGS_EVENT, SENTENCES_EVENT, TASK_EVENT
+from palinode.results.record import (
+    CONTEXT_LENGTHS_EVENT,
+    EMBEDDINGS_EVENT,
+    RETRIEVAL_EVENT,
+    SENTENCES_EVENT,
+    TASK_EVENT,
+)
+from palinode.run.retrieval import measure_retrieval
 from palinode.run.scoring import cut_split, evaluate_in_detail, evaluate_split, refit_for_cuts
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
@@ -210,6 +217,12 @@ def sentences(snapshot: Snapshot) -> Rows:
     yield VALIDATION, {"scores": scores, **parts}
 
 
+def retrieval(snapshot: Snapshot) -> Rows:
+    """The scores of a retriever that is trained from a copy of the weights, for each query of the tested fold."""
+    with snapshot.finite("the loss of the retriever"):
+        yield VALIDATION, measure_retrieval(snapshot.trained)
+
+
 def check_sentences(spec: RunSpec, tokenizer: Tokenizer) -> None:
     """Refuse, before training, files of sentences that cannot be scored, or others than those that the spec was resolved with.
 
@@ -247,11 +260,16 @@ def _scores_sentences(spec: RunSpec) -> bool:
     return bool(spec.evaluation.of_sentences) and spec.evaluation.split == VALIDATION
 
 
+def _scores_retrieval(spec: RunSpec) -> bool:
+    return spec.evaluation.retrieval is not None and spec.evaluation.split == VALIDATION
+
+
 MEASUREMENTS = (
     Measurement(EVALUATION_EVENT, lambda spec: True, split_scores),
     Measurement(TASK_EVENT, _is_task_run, task_placement),
     Measurement(CONTEXT_LENGTHS_EVENT, lambda spec: bool(spec.evaluation.context_lengths), context_lengths),
     Measurement(LAYER_CUT_EVENT, lambda spec: spec.evaluation.layer_cut, layer_cut, reads_weights=True),
     Measurement(SENTENCES_EVENT, _scores_sentences, sentences, reads_weights=True),
+    Measurement(RETRIEVAL_EVENT, _scores_retrieval, retrieval, reads_weights=True),
     Measurement(EMBEDDINGS_EVENT, lambda spec: spec.evaluation.embeddings, embeddings, reads_weights=True),
 )

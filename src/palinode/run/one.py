@@ -34,9 +34,10 @@ from palinode.evaluate.layer_cut import check_can_be_cut
 from palinode.evaluate.losses import Evaluation
 from palinode.models.base import LanguageModel
 from palinode.models.described import described
+from palinode.models.retriever import state_width
 from palinode.objectives.probability import Probability
 from palinode.results.holds import Hold, Watch, holder, take
-from palinode.results.record import RESULT_FILE, SENTENCES_EVENT, Result, machine_kind
+from palinode.results.record import RESULT_FILE, RETRIEVAL_EVENT, SENTENCES_EVENT, Result, machine_kind
 from palinode.results.rows import (
     ATTEMPT_EVENT,
     FROM_THE_START,
@@ -57,6 +58,7 @@ from palinode.run.measure import (
     Snapshot,
     check_sentences,
 )
+from palinode.run.retrieval import check_retrieval
 from palinode.run.shared_data import prepare_shared
 from palinode.run.start import Start, inherited, take_weights
 from palinode.spec.longer import stable_step
@@ -255,13 +257,18 @@ def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
         BadInput: the evaluation does not fit the model. The error names the setting.
     """
     evaluation, window_tokens = settings.evaluation, settings.data.window_tokens
-    if not (evaluation.layer_cut or evaluation.embeddings or evaluation.length_factors):
+    if not (evaluation.layer_cut or evaluation.embeddings or evaluation.length_factors or evaluation.retrieval):
         return
     model = described(settings.model, specials.vocab_size, window_tokens)
     if evaluation.layer_cut:
         model.answer(check_can_be_cut)
     if evaluation.embeddings:
         model.answer(check_has_embeddings)
+    if (retrieval := evaluation.retrieval) is not None:
+        try:
+            model.answer(lambda found: state_width(found.first_blocks(retrieval.depth)))
+        except BadInput as refused:
+            raise refused.at(field="evaluation.retrieval.depth") from None
     if evaluation.length_factors:
         try:
             model.refuse_longer_rows(max(evaluation.length_factors) * window_tokens)
@@ -361,6 +368,7 @@ class Attempt:
         data = prepare_shared(spec.data, store)
         check_sentences(spec, data.tokenizer)
         training = new_training(spec, data)
+        check_retrieval(spec, training.model, training.specials)
         directory = store.write_spec(spec.run_id, encode(spec))
         if not isinstance(spec.data, TaskData):  # a task makes its own tokens
             store.write_tokenizer(spec.run_id, data.tokenizer.to_json())
@@ -475,7 +483,7 @@ class Attempt:
                 with self._timed("evaluate"):
                     for split, columns in self.rows_of(measurement, snapshot):
                         self._write({"event": measurement.event, "split": split, "final": True, **columns})
-                        if measurement.event == SENTENCES_EVENT:
+                        if measurement.event in (SENTENCES_EVENT, RETRIEVAL_EVENT):
                             sentences |= columns["scores"]
         self.hold.check()
         return Measured(

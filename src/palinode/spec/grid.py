@@ -10,7 +10,7 @@ from typing import Any
 from palinode.base.config import Config, content_hash, diff
 from palinode.base.decision import FIXED, UNTIL_DECIDED, Decision
 from palinode.base.errors import BadInput, check_known
-from palinode.base.measures import LAST_WORD, OWN, PAIRS
+from palinode.base.measures import LAST_WORD, OWN, PAIRS, RETRIEVERS
 from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
 from palinode.spec.experiment import DEFAULT_SIZE, Arm, Experiment, ResolvedExperiment, ResolvedRun, Scale, Size
@@ -299,6 +299,10 @@ def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> 
     if direction in (PAIRS, LAST_WORD):
         missing = direction not in evaluation.of_sentences
         why, hint = ("is not measured", f"name a file in evaluation.{direction}") if missing else (None, None)
+    elif direction in RETRIEVERS:
+        asked = evaluation.retrieval.retrievers if evaluation.retrieval is not None else ()
+        why = None if direction in asked else "is not measured"
+        hint = "set evaluation.retrieval, with its reading" if why else None
     elif direction != OWN and direction not in evaluation.directions:
         why = f"is not measured: evaluation.directions lacks {direction!r}"
     elif direction != OWN and not settings.objective.reads_in_a_direction:

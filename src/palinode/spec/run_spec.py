@@ -26,6 +26,7 @@ from palinode.models import MODELS
 from palinode.models.base import ModelConfig
 from palinode.objectives import OBJECTIVES, Objective, Progress
 from palinode.objectives.label_mask import Labels, check_scores_some
+from palinode.spec.retrieval import Retrieval
 from palinode.spec.start import StartFrom
 from palinode.train.recipe import RECIPES, Recipe
 
@@ -90,6 +91,7 @@ class EvaluationConfig(Config):
         last_word: the .jsonl file whose texts' last words are also scored at the end (`validation.last_word.accuracy`).
         pairs_sha256, last_word_sha256: the hashes of these files, which the resolution of a spec fills in; a run with these hashes
             refuses other files under the same names.
+        retrieval: a retriever that is trained from a copy of the last weights and scored (`validation.retrieval_full.ndcg_at_10`).
         layer_cut_refit_steps: the number of steps that train a new final norm and head for each cut, for further scores at the end;
             0: no further scores.
     """
@@ -111,6 +113,7 @@ class EvaluationConfig(Config):
     pairs_sha256: Annotated[str | None, LATER] = Field(default=None, pattern=HEX_SHA256)
     last_word: Annotated[str | None, LATER] = Field(default=None, min_length=1)
     last_word_sha256: Annotated[str | None, LATER] = Field(default=None, pattern=HEX_SHA256)
+    retrieval: Annotated[Retrieval | None, LATER] = None
 
     @property
     def of_sentences(self) -> dict[str, str]:
@@ -179,6 +182,7 @@ class RunSettings(Config):
         text = not isinstance(self.data, TaskData)
         longest = max(evaluation.context_lengths, default=0)
         no_answers, whole = "text marks no answers: use 'all' or 'last'", "a task is read in whole sequences"
+        only_tasks = "only the sequences of a task can be made longer"
         needs_answers = f"{self.objective.kind_name()} needs the answers of a task, and text marks none"
         no_tuning = evaluation.split == "tuning" and not self.data.keeps("tuning")
         refusals = (
@@ -192,14 +196,11 @@ class RunSettings(Config):
             ),
             (text and getattr(self.objective, "needs_answers", False), "objective", needs_answers),
             (not text and self.recipe.growth, "recipe.growth", f"{whole}, so their length cannot grow"),
-            (
-                text and evaluation.length_factors,
-                "evaluation.length_factors",
-                "only the sequences of a task can be made longer",
-            ),
+            (text and evaluation.length_factors, "evaluation.length_factors", only_tasks),
             (not text and longest, "evaluation.context_lengths", whole),
             (not text and evaluation.pairs, "evaluation.pairs", "the tokens of a task write no sentences"),
             (not text and evaluation.last_word, "evaluation.last_word", "the tokens of a task write no sentences"),
+            (not text and evaluation.retrieval, "evaluation.retrieval", "the tokens of a task write no documents"),
             (
                 evaluation.last_word and self.objective.groups() == ("rtl",),
                 "evaluation.last_word",

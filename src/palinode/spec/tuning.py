@@ -32,6 +32,7 @@ ONLY_THE_LOSS: Mapping[str, Any] = {
     "evaluation.context_lengths": (),
     "evaluation.embeddings": False,
     "evaluation.length_factors": (),
+    "evaluation.retrieval": None,
 }
 
 

@@ -25,7 +25,7 @@ class Recipe(Part):
     """How a model is trained: budget, optimizer, schedule, and how often to log, evaluate and save.
 
     Attributes:
-        steps: the number of optimizer steps.
+        steps: the number of optimizer steps; 0, for the kind `custom`, scores and audits the first weights.
         batch_windows: the number of windows in an optimizer step, over all micro-batches. With `growth`, a step has the tokens of
             this many full windows.
         micro_batches: the number of parts that a batch is read in. The loss is the sum over the whole batch divided by the sum of
@@ -46,7 +46,7 @@ class Recipe(Part):
     """
 
     kind: ClassVar[str] = "custom"
-    steps: int = Field(ge=1, le=10**9)
+    steps: int = Field(ge=0, le=10**9)
     batch_windows: int = Field(ge=1, le=10**6)
     micro_batches: int = Field(default=1, ge=1)
     growth: LengthGrowth | None = None
