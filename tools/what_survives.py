@@ -47,7 +47,11 @@ CLAIMS = (
     *(Asked(f"E{number}", "encdec--laptop") for number in range(1, 6)),
     *(Asked(f"R{number}", "recall--laptop") for number in range(1, 4)),
 )
-QUESTIONS = (*(Asked(f"X{number}", "exchange--laptop") for number in range(1, 4)), Asked("A1", "mask--laptop"))
+QUESTIONS = (
+    *(Asked(f"X{number}", "exchange--laptop") for number in range(1, 4)),
+    Asked("A1", "mask--laptop"),
+    Asked("D2", "retrieval--laptop"),
+)
 
 
 def main() -> None:
