@@ -21,7 +21,7 @@ from palinode import (
 from palinode.base.config import decode, encode, identity
 from palinode.base.errors import BadInput
 from palinode.data.store import prepare
-from palinode.results.record import ChoiceEntry
+from palinode.results.record import ChoiceEntry, Result
 from palinode.spec.tuning import Tuning, trials, trials_of, with_chosen
 from palinode.train.optim import AdamW
 from palinode.train.recipe import Gpt2AdamW
@@ -194,4 +194,21 @@ def test_a_trial_takes_a_share_of_the_steps_of_its_arm():
     assert steps == {"ltr": 200, "short": 120}
     plain = Tuning(values=(0.01, 0.02))
     assert "share_of_steps" not in identity(plain), "the seals of older plans keep their hashes of settings"
-    assert identity(plain) == {name: value for name, value in encode(plain).items() if name != "share_of_steps"}
+    later = ("share_of_steps", "by_own_pass")
+    assert identity(plain) == {name: value for name, value in encode(plain).items() if name not in later}
+
+
+def test_an_arm_may_be_tuned_by_the_pass_that_it_is_trained_on():
+    """An arm that reads right to left only got the rate with the lowest ltr loss: the one that taught it least."""
+    resolved = experiment(Tuning(values=(0.01, 0.02))).resolve()
+    resolved = resolved.with_(decision=resolved.decision.with_(metric="validation.ltr.nats_per_token"))
+    assert trials(resolved).decision.metric == "tuning.ltr.nats_per_token"
+    by_own = resolved.with_(tuning=resolved.tuning.with_(by_own_pass=True))
+    assert trials(by_own).decision.metric == "tuning.own.nats_per_token"
+    result = Result(
+        run_id="r",
+        outcome="done",
+        scores={"tuning": {"ltr": {"nats_per_token": 4.5}, "rtl": {"nats_per_token": 1.8}}},
+        counters={"tokens_scored_rtl": 100},
+    )
+    assert result.score(trials(by_own).decision.metric) == 1.8

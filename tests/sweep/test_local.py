@@ -326,8 +326,8 @@ def test_a_deadline_starts_only_what_ends_in_time_and_stops_what_does_not(store)
         replace(job(store, "slow", "sleep", seconds=30), seconds=0.01),  # takes longer than expected
     ]
     started = time.monotonic()
-    end = sweep(jobs, store, workers=2, worker=WORKER, deadline=started + 2.0)
-    assert time.monotonic() - started < 10
+    end = sweep(jobs, store, workers=2, worker=WORKER, deadline=started + 4.0)
+    assert time.monotonic() - started < 15
     assert end.outcomes == {"short": "done", "slow": "stopped"}
     assert end.late == {"long", "slow"}
     assert (end.interrupted, end.exit_code) == (None, 143)

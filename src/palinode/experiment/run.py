@@ -52,7 +52,7 @@ from palinode.run.shared_data import prepare_shared
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 from palinode.spec.run_spec import EvaluationConfig, RunSpec
-from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
+from palinode.spec.tuning import trials, trials_of, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.nursery import Nursery
 from palinode.sweep.process import WORKER, Job, about_price, shared_worker
@@ -429,7 +429,7 @@ def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, st
     tuning, decision = resolved.tuning, resolved.decision
     assert tuning is not None
     results = {spec.run_id: store.record(spec.run_id).result for _, specs in tried for spec in specs}
-    metric = tuning_metric(decision)
+    metric = tuning.metric(decision)
     scores = {value: _mean_score([results[spec.run_id] for spec in specs], metric) for value, specs in tried}
     scored = {value: score for value, score in scores.items() if score is not None}
     if not scored:

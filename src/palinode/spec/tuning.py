@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from palinode.base.config import LATER, Config
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, PalinodeError, nearest
+from palinode.base.measures import OWN
 from palinode.results.record import TRIALS_SUFFIX, ArmEntry
 from palinode.spec.change import changed
 from palinode.spec.names import Seeds
@@ -46,6 +47,8 @@ class Tuning(Config):
         seeds: the seeds of the trials.
         change: a change to the settings of the trials only, such as fewer steps.
         share_of_steps: the share of its own steps that a trial of an arm takes; None: all of them.
+        by_own_pass: whether the trials of an arm are scored on the pass that it is trained on most (`own`), not in the direction of
+            the decision's metric. Without it, an arm that never reads in that direction gets the rate that taught it least.
     """
 
     field: str = "recipe.optimizer.learning_rate"
@@ -54,6 +57,7 @@ class Tuning(Config):
     seeds: Seeds = (0,)
     change: Mapping[str, Any] = Field(default_factory=dict)
     share_of_steps: Annotated[float | None, LATER] = Field(default=None, gt=0.0, le=1.0)
+    by_own_pass: Annotated[bool, LATER] = False
 
     @model_validator(mode="after")
     def _one_list_of_several(self) -> Tuning:
@@ -68,6 +72,11 @@ class Tuning(Config):
             why = "part of the evaluation, which must be the same for every arm"
             raise BadInput(f"{self.field} is {why}", field="tuning.field")
         return self
+
+    def metric(self, decision: Decision) -> str:
+        """The metric that a value is chosen by: that of the decision rule, on the tuning split."""
+        metric = decision.score._replace(split="tuning")
+        return str(metric._replace(direction=OWN) if self.by_own_pass else metric)
 
     def values_for(self, settings: RunSettings) -> tuple[float, ...]:
         """The trial values for an arm with these settings.
@@ -134,7 +143,7 @@ def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
         name=resolved.name + TRIALS_SUFFIX,
         size=resolved.size,
         question=f"Which {tuning.field} for each arm of {resolved.name}?",
-        decision=resolved.decision.with_(baseline=first, metric=tuning_metric(resolved.decision)),
+        decision=resolved.decision.with_(baseline=first, metric=tuning.metric(resolved.decision)),
         arms=tuple(arms.values()),
         scales=resolved.scales,
         seeds=tuning.seeds,
@@ -162,11 +171,6 @@ def with_chosen(resolved: ResolvedExperiment, chosen: Mapping[tuple[str, str], f
         return run.with_(spec=RunSpec.of(settings, run.seed))
 
     return resolved.with_(runs=tuple(tuned(run) for run in resolved.runs), tuning=None)
-
-
-def tuning_metric(decision: Decision) -> str:
-    """The metric of the decision rule, on the tuning split."""
-    return str(decision.score._replace(split="tuning"))
 
 
 def _changed(settings: RunSettings, change: Mapping[str, Any]) -> RunSettings:
