@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 
 from palinode import HfModel
 from palinode.base.errors import BadInput
@@ -12,17 +11,15 @@ from palinode.base.seeds import generator
 from palinode.models.decoder import modern
 from palinode.models.retriever import Retriever, check_reads_full, max_similarities, mean_similarities
 from palinode.train.contrastive import Batch, contrastive_loss, train_retriever
+from tiny_llama import save_tiny_llama
 
 SPECIALS = SpecialTokens(40)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("llama")
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=40, **sizes, num_key_value_heads=2, bos_token_id=0, eos_token_id=None)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    path = save_tiny_llama(tmp_path_factory.mktemp("llama"), **sizes)
     return HfModel(source=str(path), rtl_positions="text").build(SPECIALS.vocab_size, 64, 1).eval()
 
 

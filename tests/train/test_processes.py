@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import transformers
 
 from palinode.base.errors import BadInput
 from palinode.models import MODELS
 from palinode.objectives import OBJECTIVES
 from palinode.train.optim import AdamW
 from palinode.train.recipe import RECIPES, Speedrun, chosen_parallel, refuse_sharing
+from tiny_llama import save_tiny_llama
 
 EXACT, FIVE_STEPS_OF_FLOAT32 = 1e-9, 1e-5
 WAYS = ("ddp", "fsdp2")
@@ -130,11 +130,8 @@ def test_every_recipe_model_and_objective(tmp_path, part):
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     """A folder with a tiny random Llama that has as many ids as the text of the tiny training."""
-    folder = tmp_path_factory.mktemp("llama")
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"vocab_size": 32, "bos_token_id": 0, "eos_token_id": None, "tie_word_embeddings": True}
-    transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**ids, **sizes)).save_pretrained(folder)
-    return str(folder)
+    sizes = {"vocab_size": 32, "hidden_size": 16, "num_attention_heads": 2, "tie_word_embeddings": True}
+    return str(save_tiny_llama(tmp_path_factory.mktemp("llama"), **sizes))
 
 
 @pytest.mark.nightly
