@@ -115,6 +115,18 @@ def test_many_differences_are_said_by_axis(palinode):
     assert not any("wide1 differs" in line for line in warnings)
 
 
+def test_an_arm_that_is_tuned_by_the_loss_of_a_pass_it_never_reads_is_named(palinode):
+    text = TOML.replace("window_tokens = 16", "window_tokens = 16\ntuning_fraction = 0.1") + (
+        '\n[[arms]]\nname = "backwards"\nchange = { objective = { kind = "rtl" } }\n'
+        '\n[tuning]\nfield = "recipe.optimizer.learning_rate"\nvalues = [0.001, 0.002]\n'
+    )
+    Path("x.toml").write_text(text)
+    (warning,) = [line for line in planned(palinode, "--no-measure")["warnings"] if "tuned by" in line]
+    assert warning.startswith("backwards: tuned by the ltr loss, and never trained on it; Tuning(by_own_pass=True)")
+    Path("x.toml").write_text(text + "by_own_pass = true\n")
+    assert not any("tuned by" in line for line in planned(palinode, "--no-measure")["warnings"])
+
+
 def test_parameters_are_those_of_the_model(palinode):
     from palinode.models.decoder import DecoderConfig
 

@@ -13,7 +13,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
+from palinode.base.measures import DIRECTIONS, EQUAL_WITHIN, OWN, PARITY_AXES, REMARKED_ABOVE, Metric
 from palinode.base.memory import why_not_kept
 from palinode.experiment.calibrate import Predicted, calibrate
 from palinode.experiment.cells import Cell, expected_steps, guessed_seconds
@@ -186,7 +186,7 @@ def plan(
         warnings.append(f"{batches}: what is counted here is the least")
     if cut := sorted({cell.arm.name for cell in cells if getattr(cell.spec.model, "keep_layers", None) is not None}):
         warnings.append(f"{', '.join(cut)} leave out blocks of an open model, which destroys it as a model of text")
-    warnings += _slower_ways(unfinished)
+    warnings += [*_tuned_on_another_pass(resolved, cells), *_slower_ways(unfinished)]
     return Plan(
         cells=planned,
         workers=at_a_time,
@@ -318,6 +318,19 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
     for duration in seconds:
         busy[busy.index(min(busy))] += duration
     return max(busy)
+
+
+def _tuned_on_another_pass(resolved: ResolvedExperiment, cells: Iterable[Cell]) -> list[str]:
+    """A line that names the arms whose setting is chosen by the loss of a direction in which they are never trained."""
+    if (
+        resolved.tuning is None
+        or (direction := Metric.parse(resolved.tuning.metric(resolved.decision)).direction) == OWN
+    ):
+        return []
+    trained = {cell.arm.name: set(cell.spec.objective.groups()) for cell in cells}
+    other = sorted(arm for arm, groups in trained.items() if groups <= set(DIRECTIONS) and direction not in groups)
+    hint = "Tuning(by_own_pass=True) chooses by the pass that each arm is trained on"
+    return [f"{', '.join(other)}: tuned by the {direction} loss, and never trained on it; {hint}"] if other else []
 
 
 def parity_warnings(cells: Sequence[PlannedCell], resolved: ResolvedExperiment) -> list[str]:
