@@ -54,6 +54,11 @@ CLAIMS = (
 experiment = Experiment(
     name="arrows",
     question="How much higher is the loss right to left than left to right, and how does that change with context?",
+    about=(
+        "Is a text harder to guess from its end to its start than from its start to its end? One model is trained for "
+        "each direction and both are scored on the same text. The ratio of their losses says how much harder one "
+        "direction is; the page shows how it changes when the models see more of the text."
+    ),
     base=RunSettings(
         data=DataConfig(corpus="wikitext-2", tokenizer="bpe:2048", window_tokens=512, split="given"),
         model=modern(layers=4, width=128, heads=4),

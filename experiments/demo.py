@@ -28,6 +28,11 @@ P = Constant(p=0.5)  # high enough for the right-to-left loss to change visibly 
 experiment = Experiment(
     name="demo",
     question="Does predicting text right to left as well help or hurt the left-to-right loss?",
+    about=(
+        "A language model learns to guess the next piece of a text. Here one arm learns to read the text backwards as "
+        "well. A second arm does the same with a published mistake, through which it sees the very piece that it has "
+        "to guess. The page shows what reading backwards costs, and how large a false gain the mistake makes."
+    ),
     base=RunSettings(
         data=DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=128),
         model=modern(layers=2, width=64, heads=2),

@@ -337,6 +337,13 @@ CLAIMS = (
 experiment = Experiment(
     name="encdec",
     question="Is an autoregressive encoder-decoder better than a decoder at the same tokens, and what do its additions do?",
+    about=(
+        "Most language models are decoders: one stack of layers that guesses the next piece of text. A published "
+        "project splits the model into an encoder, which reads, and a decoder, which writes, and claims that this "
+        "needs fewer parameters and guesses better, most of all with two additional training signals. This page "
+        "compares them when both read the same text. The loss says how badly a model guesses the next character: "
+        "lower is better."
+    ),
     base=BASE,
     arms=(
         DECODER,

@@ -50,6 +50,11 @@ def decoder(name: str, note: str, dropout: float) -> Arm:
 experiment = Experiment(
     name="encdec_flops",
     question="Is an autoregressive encoder-decoder better than a decoder for the same FLOPs?",
+    about=(
+        "The comparison of encdec between a model of two parts, an encoder and a decoder, and a model of one part, "
+        "when both are given the same amount of computation. The model of one part is cheaper for each piece of text, "
+        "so it may read more. The loss says how badly a model guesses the next character: lower is better."
+    ),
     base=BASE,
     arms=(
         decoder("decoder", "decoder only, with more tokens, so that its FLOPs equal the encoder-decoder's", 0.0),

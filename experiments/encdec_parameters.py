@@ -50,6 +50,11 @@ def matched_decoder(shape: Shape, dropout: float = 0.0) -> DecoderConfig:
 experiment = Experiment(
     name="encdec_parameters",
     question="Is an autoregressive encoder-decoder better than a decoder with as many parameters?",
+    about=(
+        "The comparison of encdec between a model of two parts, an encoder and a decoder, and a model of one part, "
+        "when both have the same number of parameters. The loss says how badly a model guesses the next character: "
+        "lower is better."
+    ),
     base=BASE,
     arms=(
         arm("decoder", "decoder only, as many parameters as the encoder-decoder", matched_decoder),

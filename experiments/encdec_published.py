@@ -96,6 +96,12 @@ def claims() -> tuple[Claim, ...]:
 experiment = Experiment(
     name="encdec_published",
     question="Do the published norms of the encoder-decoder's embedding losses give what was published?",
+    about=(
+        "A published project trains its model with an additional signal: the two parts of the model shall agree. The "
+        "published form of the signal can be satisfied by letting it vanish, and then it says nothing. This page asks "
+        "what remains of the published gain with that form, and with a form that cannot vanish. The loss says how "
+        "badly a model guesses the next character: lower is better."
+    ),
     base=BASE,
     arms=(ENCDEC, *(arm for pair in PAIRS for arm in pair)),
     scales=SCALES,

@@ -83,6 +83,14 @@ def claims() -> tuple[Claim, ...]:
 experiment = Experiment(
     name="exchange",
     question="What does a token read right to left buy in the rtl loss, and what does it cost in the ltr loss?",
+    about=(
+        "A model that reads forwards guesses the next character; one that reads backwards guesses the previous one. "
+        "One model can learn both. This page asks what such a model gains from each way: whether the text that it "
+        "reads forwards helps it backwards, and what the text that it reads backwards costs it forwards. The loss "
+        "says how badly a model guesses the next character: lower is better. The comparison is fair because the "
+        "models read equally much in the way that is judged. P in the name of an arm is the share, in percent, that "
+        "is read backwards."
+    ),
     base=BASE,
     arms=(
         Arm(name="ltr", note="left to right only"),

@@ -166,6 +166,12 @@ DEFECTS: Sequence[tuple[str, str, str, float, float]] = (
 experiment = Experiment(
     name="leaks",
     question="How many nats does each published defect add to a result?",
+    about=(
+        "Each system that this laboratory repeats had a defect through which a model could see its own answer, or was "
+        "scored in a way that flattered it. Here every defect is put back on purpose, beside the same model without "
+        "it. The difference is what the defect was worth. The loss says how badly a model guesses the next character: "
+        "lower is better. Numbers below 0 are an advantage that nobody earned."
+    ),
     base=RunSettings(objective=LtrObjective(), **ON_NOVELS),
     arms=ARMS,
     seeds=(1, 2, 3, 4, 5),

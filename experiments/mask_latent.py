@@ -58,6 +58,11 @@ def of_both(name: str, sentence: str, directions: tuple[str, str], against: str,
 experiment = Experiment(
     name="mask_latent",
     question="Does the published block and recipe change what training right to left as well costs left to right?",
+    about=(
+        "The same question as in mask, with the model and the training method of the published work: does it cost "
+        "anything to let a model that guesses the next character also guess the previous one? Two ways to train may "
+        "give two answers; this page shows whether they do."
+    ),
     base=BASE,
     arms=tuple(arm for arm in arms(UNTIL_LTR_TOKENS) if arm.name in ASKED),
     scales=SCALES,

@@ -9,6 +9,11 @@ from palinode import Experiment
 experiment = Experiment(
     name="mask_total",
     question="Does predicting right to left as well change the left-to-right loss, at equal total tokens?",
+    about=(
+        "The question of mask, when every arm reads the same amount of text in all: text that is read backwards then "
+        "takes the place of text that is read forwards. The loss says how badly a model guesses the next character: "
+        "lower is better."
+    ),
     base=BASE,
     arms=arms({}),
     scales=SCALES,

@@ -383,6 +383,13 @@ def claims() -> tuple[Claim, ...]:
 experiment = Experiment(
     name="recall",
     question="Does training on all tokens beat training on the answer alone, with and without a direction, and for which mixers?",
+    about=(
+        "In associative recall a model reads pairs of a key and a value, then a key that it has seen, and must name "
+        "the value. It is the smallest test of whether a model can look something up. This page compares kinds of "
+        "models, and asks whether a model learns it more easily if it is trained to guess every token or the answer "
+        "alone, and if it reads in one direction or sees all at once. The accuracy is the share of right answers on "
+        "questions that it has never seen."
+    ),
     base=BASE,
     arms=(
         *(arm(m, v, labels) for m in MIXERS for v in VISIBILITIES for labels in ("all", "answer")),

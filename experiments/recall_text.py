@@ -94,6 +94,11 @@ def sizes() -> Mapping[str, Size]:
 experiment = Experiment(
     name="recall_text",
     question="How well do the mixers of the recall experiment model text?",
+    about=(
+        "The kinds of models of the page recall, trained on ordinary text. The two pages together ask whether a model "
+        "that is good at looking things up is also good at guessing text. The loss says how badly a model guesses the "
+        "next character: lower is better."
+    ),
     base=BASE,
     arms=tuple(arm(mixer) for mixer in (*MIXERS, *VARIANTS)),
     scales=(scale("smoke", 40), scale("laptop", 1000), scale("gpu", 8000, 40)),

@@ -113,6 +113,12 @@ def smoke() -> Size:
 experiment = Experiment(
     name="retrieval",
     question="Does training in both directions before make a better late-interaction retriever?",
+    about=(
+        "A retriever finds, among thousands of short texts, those that answer a question. Here a small open language "
+        "model is first trained a little further, in one of four ways, and then made a retriever by the same method. "
+        "The page asks whether training it to read in both directions makes a better retriever. The score nDCG@10 is "
+        "1 if the right texts are always at the top of the first ten, and 0 if they are never among them."
+    ),
     base=BASE,
     arms=(
         Arm(name="ltr", note="continued left to right"),

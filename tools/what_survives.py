@@ -8,14 +8,13 @@ A claim whose experiment has no page yet says so, with the hours that are planne
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import vl_convert
-
 from palinode.base import fsio
-from palinode.report import theme
+from palinode.report.claim_chart import svg
 from palinode.report.findings import between, signed, table
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +25,14 @@ BEGIN, END = "<!-- tools/what_survives.py writes from here -->", "<!-- to here -
 Row = dict[str, Any]
 # Judgement of a claim without a published effect -> the word in the table.
 WORDS = {"holds": "confirmed", "does not hold": "not found here"}
+# What a claim with several rows asks.
+ASKED = {
+    "X1": "Tokens read left to right help the rtl pass, on equal rtl tokens.",
+    "X2": "Tokens read right to left raise the ltr loss, on equal ltr tokens.",
+    "X3": "A coin for each row gives a lower rtl loss than a coin for each batch.",
+    "A1": "The rtl loss of English is above its ltr loss.",
+    "D2": "Training in both directions makes a better retriever.",
+}
 COLOURS = {
     "confirmed": "#1f8a80",
     "real but smaller": "#3c9dc4",
@@ -103,6 +110,11 @@ def cells(asked: Asked, pages: Mapping[str, Row], hours: Mapping[str, float]) ->
         planned = f"not run yet: {hours[asked.page]:.1f} core-hours planned" if asked.page in hours else "not run yet"
         return (asked.name, "", "", "", planned, "", f"`{asked.page}`")
     page = f"[{asked.page}]({asked.page}.md)"
+    if len(rows := rows_of(asked, pages)) > 1 and row["published"] is None:
+        effects, counts = [one["effect"] for one in rows], Counter(verdict_of(one) for one in rows)
+        several = ", ".join(f"{count} {word}" for word, count in counts.items())
+        ours = f"{signed(min(effects))} to {signed(max(effects))} in {len(rows)} rows"
+        return (f"{asked.name}. {ASKED[asked.name]}", "", ours, "", several, row["count"], page)
     why = f": {row['reasons'][0]}" if verdict_of(row) == "cannot tell" and row["reasons"] else ""
     claim = f"{asked.name}. {row['claim']}"
     return (
@@ -114,6 +126,12 @@ def cells(asked: Asked, pages: Mapping[str, Row], hours: Mapping[str, float]) ->
         row["count"],
         page,
     )
+
+
+def rows_of(asked: Asked, pages: Mapping[str, Row]) -> list[Row]:
+    """The rows of a claim on its page that were judged by an effect in the unit of its first row."""
+    rows = [row for row in pages[asked.page]["claims"] if row["name"] == asked.name and row["effect"] is not None]
+    return [row for row in rows if row["measure"] == rows[0]["measure"] and row["verdict"] != "not judged"]
 
 
 def row_of(asked: Asked, pages: Mapping[str, Row]) -> Row | None:
@@ -134,7 +152,7 @@ def shares_of_published(pages: Mapping[str, Row]) -> list[Row]:
         row = row_of(asked, pages)
         if row is None or not row["published"] or row["low"] is None or row["published_words"] is None:
             continue
-        low, high = sorted((row["low"] / row["published"], row["high"] / row["published"]))
+        low, high = sorted(row[end] / row["published"] for end in ("family_low", "family_high"))
         shares.append(
             {
                 "claim": asked.name,
@@ -176,8 +194,7 @@ def drawn(shares: Sequence[Row]) -> str:
             },
         ],
     }
-    config = {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
-    return str(vl_convert.vegalite_to_svg(json.dumps(chart), config=config, allowed_base_urls=[]))
+    return svg(chart)
 
 
 if __name__ == "__main__":

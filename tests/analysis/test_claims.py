@@ -18,9 +18,11 @@ from palinode.analysis.claim_measures import (
     width_less_depth,
 )
 from palinode.analysis.claims import NOT_SHOWN, OTHER_BOUND, UNDECIDED, JudgedClaim, _of_all, judge, judged_claims
-from palinode.analysis.intervals import Interval
+from palinode.analysis.compare import compare
+from palinode.analysis.intervals import Interval, t_interval
 from palinode.analysis.sizes import ScaleSize
 from palinode.analysis.two_valued import boschloo_p
+from palinode.analysis.verdict import verdicts
 from palinode.base.decision import CLAIM_MEASURES, Decision
 from palinode.base.errors import BadInput
 from palinode.report.findings import findings, page_text
@@ -283,7 +285,7 @@ def test_an_open_claim_says_why_and_how_many_seeds_and_hours_would_tell(tmp_path
     runs = [run for run in store.experiment(name).finished() if run.entry.arm in ("ltr", "other")]
     hours_of_a_seed = sum(run.result.seconds["total"] for run in runs) / 4 / 3600
     deviation = half / stats.t.ppf(0.975, 3) * math.sqrt(4)
-    wanted = math.ceil(TTestPower().solve_power(half / 4 / deviation, alpha=0.05, power=0.8))
+    wanted = math.ceil(TTestPower().solve_power(half / 4 / deviation, alpha=0.05 / 2, power=0.8))
     assert abs(one.needed.seeds - wanted) <= 1
     assert one.needed.hours == pytest.approx(one.needed.seeds * hours_of_a_seed)
     assert one.row()["reasons"][0] == UNDECIDED
@@ -292,6 +294,58 @@ def test_an_open_claim_says_why_and_how_many_seeds_and_hours_would_tell(tmp_path
     assert published.needed.seeds < one.needed.seeds, "seeds are planned for the published effect"
     [hopeless] = judged(store, name, near.with_(bound=effect + half * 1e-6))
     assert "no number of seeds would show" in hopeless.row()["reasons"][1]
+
+
+def test_the_rows_of_one_claim_allow_for_each_other(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("near", effect_nats=0.2), SyntheticArm("far", effect_nats=0.3))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    name = store.experiments()[0].full_name
+    [alone] = judged(store, name, claim(measure="ratio", arm="near", against=("ltr",), expect="above"))
+    assert alone.measured.deciding == alone.measured.interval
+    own_half = alone.half_width
+    wide_half = own_half * stats.t.ppf(1 - 0.025 / 2, 3) / stats.t.ppf(0.975, 3)
+    bound = alone.measured.effect - (own_half + wide_half) / 2  # a bound that only the wide interval reaches
+    asked = claim(measure="ratio", arm="near", against=("ltr",), expect="above", bound=bound)
+    [one] = judged(store, name, asked)
+    assert one.judgement == HOLDS
+    rows = judged(store, name, asked, asked.with_(arm="far", bound=0.0))
+    assert [row.judgement for row in rows] == [OPEN, HOLDS]
+    assert rows[0].half_width == pytest.approx(own_half), "the plan promises the width of the row's own interval"
+    low, high = rows[0].measured.deciding
+    assert (high - low) / 2 == pytest.approx(wide_half)
+    others = [asked.with_(name="D", arm="far"), asked.with_(arm="far", expect="shown")]
+    assert judged(store, name, asked, *others)[0].judgement == HOLDS, "other claims, and rows that are only shown"
+
+
+def test_a_comparison_by_the_rule_has_the_interval_of_all_its_arms(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("near", effect_nats=0.2), SyntheticArm("far", effect_nats=0.3))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    record = store.experiment(store.experiments()[0].full_name)
+    by_rule = {one.arm: one.deciding.interval for one in verdicts(record)}
+    baseline = record.entry.rule.baseline
+    asked = claim(measure="difference", arm="near", against=(baseline,), expect="better")
+    rows = judged(store, record.entry.full_name, asked, asked.with_(arm="far"))
+    assert [row.measured.deciding for row in rows] == [by_rule["near"], by_rule["far"]]
+    own = [pair.difference for pair in compare(record, "near", baseline, "base", record.entry.rule.metric, 0.95).pairs]
+    assert rows[0].measured.interval == pytest.approx(t_interval(own, 0.95))
+    others = [asked.with_(against=("far",)), asked.with_(arm="far", against=("near",))]
+    one, other = judged(store, record.entry.full_name, *others)
+    assert one.measured.effect == pytest.approx(-other.measured.effect)
+    wide, narrow = (one.measured.deciding.high - one.measured.deciding.low), 2 * one.half_width
+    assert wide / narrow == pytest.approx(stats.t.ppf(1 - 0.025 / 2, 3) / stats.t.ppf(0.975, 3))
+
+
+def test_groups_allow_for_each_other_and_their_mean_stands_apart(tmp_path):
+    arms = tuple(SyntheticArm(f"{group}-{way}", effect_nats=0.1) for group in "abc" for way in ("old", "new"))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    asked = claim(measure="difference", arm="{}-new", against=("{}-old",), groups=("b", "c"), expect="better")
+    *of_groups, of_all = judged(store, store.experiments()[0].full_name, asked)
+    assert [row.of_one_group for row in (*of_groups, of_all)] == [True, True, False]
+    assert of_all.measured.deciding == of_all.measured.interval
+    for row in of_groups:
+        low, high = row.measured.deciding
+        ratio = stats.t.ppf(1 - 0.025 / 2, 3) / stats.t.ppf(0.975, 3)
+        assert (high - low) / 2 / row.half_width == pytest.approx(ratio)
 
 
 def test_a_claim_on_an_arm_that_no_experiment_has_is_refused():

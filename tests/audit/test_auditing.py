@@ -20,7 +20,13 @@ from palinode.spec.load import load
 from palinode.spec.run_spec import RunSpec
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
-SMALL = {"model.width": 32, "model.layers": 1, "recipe.steps": 20, "recipe.evaluate_every_steps": 10}
+SMALL = {
+    "data.window_tokens": 32,
+    "model.width": 32,
+    "model.layers": 1,
+    "recipe.steps": 20,
+    "recipe.evaluate_every_steps": 10,
+}
 
 
 @pytest.fixture(scope="module")

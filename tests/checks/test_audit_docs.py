@@ -29,6 +29,7 @@ def test_every_block_runs_and_its_assertions_hold(printed):
     assert len(printed) == 1
 
 
+@pytest.mark.nightly
 def test_the_quoted_output_is_what_the_audit_prints(printed):
     [quoted] = [block for language, block in BLOCKS if language == "text"]
     for line in quoted.splitlines():

@@ -38,7 +38,7 @@ def test_a_page_says_what_was_run_and_what_holds(store, palinode, here):
     output = palinode("findings", "idea", "-o", "pages")
     name = store.entry("idea").full_name
     assert output.code == 0, output.err
-    assert output.out.split() == [f"pages/{name}.md", f"pages/{name}.json"]
+    assert output.out.split() == [f"pages/{name}.{ending}" for ending in ("md", "json", "svg")]
     page, numbers = (
         (here / "pages" / f"{name}.md").read_text(),
         json.loads((here / "pages" / f"{name}.json").read_text()),
@@ -48,7 +48,9 @@ def test_a_page_says_what_was_run_and_what_holds(store, palinode, here):
     for text in (
         "Published: a paper.",
         "C1: see it",
-        "none of them adjusted",
+        "each allows for the other rows of the same claim",
+        "- C1: holds.",
+        f"]({name}.svg)",
         "| holds |",
         "    palinode run 'an idea.py' --set a=1\n",
     ):

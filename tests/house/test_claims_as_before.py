@@ -22,6 +22,7 @@ Differences, all wanted, none in a number:
   included, which is what the program of the encoder-decoder asked;
 - a rank correlation and a ratio of steps had an interval; now they have an exact p value, which needs 9 groups or 4 seeds: these
   stores have fewer. Seeds in which an arm never came half-way were left out; now they count with their last step;
+- each row stood alone; now the interval that judges it allows for the other rows of its claim, so a row may turn to "cannot tell";
 - a published accuracy agreed if it was nearer to the interval than the smallest effect; now it lies in the interval.
 """
 
@@ -77,8 +78,15 @@ def agree(old, row, verdict=True):
         assert row[name] == expected, (name, old, row)
     # The old programs had no exact tests, and called an interval that contains 0 "no difference found" without a smallest effect.
     if verdict and row["p"] is None and row["outcome"] != "cannot tell":
-        assert row["verdict"] == old["verdict"].partition(" at this scale")[0].partition(":")[0], (old, row)
+        expected = old["verdict"].partition(" at this scale")[0].partition(":")[0]
+        assert row["verdict"] in (expected, *turned(row)), (old, row)
         assert row["verdict"] != "cannot tell" or row["reasons"]
+
+
+def turned(row):
+    """What a verdict may be now where another interval than that of the row alone judges it."""
+    alone = (row["low"], row["high"]) == (row["family_low"], row["family_high"])
+    return () if alone else ("cannot tell",)
 
 
 def one_each(old, rows, old_key, key):
@@ -105,9 +113,9 @@ def test_arrows(unpacked):
         agree({**gap, "effect": gap["gap"]}, row, verdict=False)
         assert (row["scale"], row["count"]) == (str(gap["context_tokens"]), gap["seeds"])
         assert row["published"] == gap["published"]
-    assert [{"verdict": row["verdict"]} for row in (longest, every[-1])] == [
-        {"verdict": claim["verdict"].partition(" at this scale")[0]} for claim in old["claims"]
-    ]
+    for (row, parts), claim in zip(((longest, [longest]), (every[-1], every[:-1])), old["claims"], strict=True):
+        allowed = (claim["verdict"].partition(" at this scale")[0], *(word for part in parts for word in turned(part)))
+        assert row["verdict"] in allowed
 
 
 @pytest.mark.parametrize("kind", SIZES)

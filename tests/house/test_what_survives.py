@@ -13,6 +13,9 @@ ROW = {
     "effect_bound": None,
     "low": -0.5,
     "high": -0.3,
+    "family_low": -0.5,
+    "family_high": -0.3,
+    "measure": "ratio",
     "p": None,
     "count": 5,
     "published": -0.8,
@@ -46,6 +49,10 @@ def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_
     first = next(line for line in page.splitlines() if line.startswith("| M1"))
     assert first.startswith("| M1. Enough. | -0.8000 | -0.4000 | -0.5000 to -0.3000 | real but smaller | 5 |")
     assert "| M2. Enough. |  | -0.4000 | -0.5000 to -0.3000 | cannot tell: too few | 5 |" in page
+    several = {**ROW, "name": "X1", "published": None, "published_words": None}
+    asked = {"exchange--laptop": {"claims": [several, {**several, "effect": 0.1, "verdict": "cannot tell"}]}}
+    summed = tool.written(tool.PAGE.read_text(encoding="utf-8"), asked, {})
+    assert "| -0.4000 to +0.1000 in 2 rows |  | 1 confirmed, 1 cannot tell | 5 |" in summed
     assert "| E1 |  |  |  | not run yet: 2.0 core-hours planned |  | `encdec--laptop` |" in page
     assert tool.written(page, pages, {"encdec--laptop": 2.0}) == page
     (share,) = tool.shares_of_published(pages)

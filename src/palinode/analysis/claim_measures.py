@@ -47,12 +47,20 @@ class Evidence:
     Attributes:
         frequencies_nats: the loss of predicting by token frequencies, in nats per token; None if the store lacks this loss.
         other: a function from the name of another experiment to the record of that experiment at the same size, or to None.
+        comparisons: the number of rows that judge one claim: their intervals allow for each other.
+        group_comparisons: the number of rows of single groups; they allow for each other, and the mean over groups stands apart.
     """
 
     record: ExperimentRecord
     rule: Decision
     frequencies_nats: float | None
     other: Callable[[str], ExperimentRecord | None]
+    comparisons: int = 1
+    group_comparisons: int = 1
+
+    def family_confidence(self, *, of_one_group: bool = False) -> float:
+        """The confidence of one interval of a claim with several rows (Bonferroni)."""
+        return 1 - (1 - self.rule.confidence) / (self.group_comparisons if of_one_group else self.comparisons)
 
     @property
     def scales(self) -> tuple[str, ...]:
@@ -72,6 +80,8 @@ class Measured:
         arm, against: the names of the two arms, with the name of the group filled in; `against` is empty if the claim compares
             no arms.
         effect: a mean over seeds, or a rank correlation over groups; None if nothing was measured.
+        interval: the interval of this row alone.
+        family: the interval that allows for the other rows of the claim, or by the rule for all arms; it judges.
         count: the number of seeds in the mean, or the number of groups in the rank correlation.
         outcome: the outcome of the decision rule; None if the measure is not `difference`.
         p: the p value of an exact test that the effect is `no_effect`. A rank correlation and a ratio of steps have a p value and
@@ -95,6 +105,12 @@ class Measured:
     p: float | None = None
     no_effect: float = 0.0
     bound: Bound = ""
+    family: Interval | None = None
+
+    @property
+    def deciding(self) -> Interval | None:
+        """The interval that judges the row."""
+        return self.interval if self.family is None else self.family
 
 
 Rows = Iterator[Measured]
@@ -108,7 +124,7 @@ def difference(claim: Claim, evidence: Evidence) -> Rows:
         rows = [_difference(claim, evidence, scale, *names) for names in sides(claim, evidence.record)]
         yield from (row for row, _ in rows)
         if claim.groups and rows:
-            yield _mean_of_groups(claim, evidence.rule, scale, rows)
+            yield _mean_of_groups(claim, evidence, scale, rows)
 
 
 def _difference(
@@ -119,7 +135,7 @@ def _difference(
     if (against := _best_of(evidence, scale, others)) is None:
         reason = f"no finished run of {' or '.join(others)} to compare with"
         return Measured(scale, arm, ", ".join(others), None, None, 0, group, reasons=(reason,)), {}
-    by_rule = verdict(evidence.record, arm, scale, rule.with_(baseline=against))
+    by_rule = verdict(evidence.record, arm, scale, _rule_against(against, evidence, group))
     pairs, reasons, cautions = by_rule.comparison.pairs, by_rule.reasons, by_rule.cautions
     if claim.needs_learning:
         reasons = (*reasons, *unlearned(evidence, [(name, rule.metric) for name in (arm, against)], (scale,)))
@@ -134,26 +150,36 @@ def _difference(
     if counts is not None and two_valued_applies(counts):
         p, cautions = counts.p, (*cautions, f"{scale}: {counts.sentence}")
     outcome: Outcome = "cannot tell" if reasons else by_rule.outcome
-    numbers = (by_rule.comparison.mean, by_rule.comparison.interval, len(pairs))
-    row = Measured(scale, arm, against, *numbers, group, outcome, reasons, cautions, p)
+    alone = t_interval(by_rule.comparison.differences, rule.confidence)
+    numbers = (by_rule.comparison.mean, alone, len(pairs))
+    ours = by_rule.deciding.interval
+    row = Measured(scale, arm, against, *numbers, group, outcome, reasons, cautions, p, family=ours)
     return row, {pair.seed: pair.difference for pair in pairs}
 
 
+def _rule_against(against: str, evidence: Evidence, group: str) -> Decision:
+    """The rule of a comparison: with the baseline it is one of the family of all arms, else it allows for the claim's rows."""
+    if against == evidence.rule.baseline and evidence.rule.family != "none":
+        return evidence.rule
+    confidence = evidence.family_confidence(of_one_group=bool(group))
+    return evidence.rule.with_(baseline=against, confidence=confidence)
+
+
 def _mean_of_groups(
-    claim: Claim, rule: Decision, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
+    claim: Claim, evidence: Evidence, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
 ) -> Measured:
     """The row with the mean difference over the groups that can be judged. Each seed gives one value: its mean over the groups."""
     judged = {row.group: differences for row, differences in rows if not row.reasons}
     seeds = sorted(set.intersection(*map(set, judged.values()))) if judged else []
     values = [mean([of_group[seed] for of_group in judged.values()]) for seed in seeds]
-    interval = t_interval(values, rule.confidence)
+    interval, family = (t_interval(values, at) for at in (evidence.rule.confidence, evidence.family_confidence()))
     reasons = () if values else tuple(dict.fromkeys(reason for row, _ in rows for reason in row.reasons))
     if counted := [row.group for row, _ in rows if row.group in judged and row.p is not None]:
         reasons = (*reasons, SOME_LEARNED.format(", ".join(counted)))
     arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))
     effect, group = (mean(values) if values else None), f"mean of {', '.join(judged) or 'no group'}"
-    outcome: Outcome = "cannot tell" if reasons else decide(interval, rule)
-    return Measured(scale, arm, against, effect, interval, len(values), group, outcome, reasons)
+    outcome: Outcome = "cannot tell" if reasons else decide(family, evidence.rule)
+    return Measured(scale, arm, against, effect, interval, len(values), group, outcome, reasons, family=family)
 
 
 def _best_of(evidence: Evidence, scale: str, arms: Sequence[str]) -> str | None:
@@ -318,17 +344,23 @@ def _ratio_reasons(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
 
 def context(claim: Claim, evidence: Evidence) -> Rows:
     """The value (rtl loss / ltr loss - 1) at every context length in tokens, or only at the longest context length."""
-    frame, found = direction_ratios(evidence.record, evidence.split).filter(arm=claim.arm), False
+    alone, wide = (
+        direction_ratios(evidence.record, evidence.split, at).filter(arm=claim.arm)
+        for at in (evidence.rule.confidence, evidence.family_confidence())
+    )
     reasons = _ratio_reasons(claim, evidence)
     for scale in evidence.scales:
-        rows = list(frame.filter(scale=scale).iter_rows(named=True))
-        for row in rows[-1:] if claim.longest else rows:
-            low, high, found = row["interval_low"], row["interval_high"], True
-            interval = None if low is None else Interval(low - 1, high - 1)
+        rows = list(zip(*(frame.filter(scale=scale).iter_rows(named=True) for frame in (alone, wide)), strict=True))
+        for row, in_family in rows[-1:] if claim.longest else rows:
+            interval, family = (
+                None if one["interval_low"] is None else Interval(one["interval_low"] - 1, one["interval_high"] - 1)
+                for one in (row, in_family)
+            )
             numbers = (row["ratio_then_mean"] - 1, interval, row["seeds"])
             group = scale if len(evidence.scales) > 1 else ""
-            yield Measured(str(row["context_tokens"]), claim.arm, row["against"], *numbers, group, reasons=reasons)
-    if not found:
+            at, against = str(row["context_tokens"]), row["against"]
+            yield Measured(at, claim.arm, against, *numbers, group, reasons=reasons, family=family)
+    if alone.is_empty():
         reason = (*reasons, "no finished run was scored at several context lengths")
         yield Measured(ALL_SCALES, claim.arm, evidence.rule.baseline, None, None, 0, reasons=reason)
 
@@ -441,11 +473,13 @@ def sides(claim: Claim, record: ExperimentRecord) -> Iterator[Sides]:
 
 
 def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: Sequence[float]) -> Measured:
-    """The row with the mean and the t interval of `values`. There is one value per seed."""
-    interval, count = t_interval(values, evidence.rule.confidence), len(values)
+    """The row with the mean and the t intervals of `values`. There is one value per seed."""
+    interval, family = (t_interval(values, at) for at in (evidence.rule.confidence, evidence.family_confidence()))
+    count = len(values)
     few = f"an interval needs 2 seeds with all scores of this measure, there {'is 1' if count else 'are none'}"
     effect = mean(values) if values else None
-    return Measured(scale, arm, against, effect, interval, count, reasons=() if count > 1 else (few,))
+    reasons = () if count > 1 else (few,)
+    return Measured(scale, arm, against, effect, interval, count, reasons=reasons, family=family)
 
 
 def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequence[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ A model that predicts worse than token frequencies alone has learned nothing abo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,8 @@ HOLDS_WHERE: Mapping[str, frozenset[str]] = {
     "not worse": frozenset(["better", "smaller than matters", "not worse"]),
 }
 EVERY_ROW = "every row"
+# What a claim expects where rows stand alone: a wider interval would make agreement with a published score easier.
+ALONE = ("published", "shown")
 # Names of checks whose findings store the losses of n-gram models, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
@@ -72,28 +75,33 @@ class JudgedClaim:
     needed: Needed | None = None
 
     @property
+    def of_one_group(self) -> bool:
+        """Whether the row is about one of the groups of its claim, and not about all of them."""
+        return self.measured.group in self.claim.groups
+
+    @property
     def published_is_outside(self) -> bool:
         """Whether the published number lies outside the interval of our runs."""
-        ours = self.measured.interval
+        ours = self.measured.deciding
         return ours is not None and self.published is not None and not ours.low <= self.published <= ours.high
 
     @property
     def published_words(self) -> PublishedWords | None:
         """What our effect says about the published one; None without a published effect, or if ours cannot be judged."""
-        ours, effect = self.measured.interval, self.measured.effect
+        ours, effect = self.measured.deciding, self.measured.effect
         if self.claim.measure not in EFFECTS or self.published is None or self.measured.reasons:
             return None
         return None if ours is None or effect is None else published_words(effect, *ours, self.published)
 
     @property
     def half_width(self) -> float | None:
-        """Half of the width of the interval that came; None without an interval."""
+        """Half of the width of the row's own interval, which is what a plan promises; None without an interval."""
         ours = self.measured.interval
         return None if ours is None else (ours.high - ours.low) / 2
 
     @property
     def prediction_is_inside(self) -> bool | None:
-        """Whether the predicted effect lies in the interval; None without a prediction, or without an interval."""
+        """Whether the predicted effect lies in the row's own interval; None without a prediction, or without an interval."""
         ours, predicted = self.measured.interval, self.claim.predicted
         return None if ours is None or predicted is None else ours.low <= predicted <= ours.high
 
@@ -117,13 +125,14 @@ class JudgedClaim:
     def row(self) -> dict[str, Any]:
         """The measured value, the published one and the judgement, as plain data."""
         measured, (low, high) = self.measured, ends(self.measured.interval)
+        family_low, family_high = ends(self.measured.deciding)
         return {
             "name": self.claim.name,
             "claim": self.claim.sentence,
             "measure": self.claim.measure,
             "measured": self.words,
             "group": measured.group,
-            "of_one_group": measured.group in self.claim.groups,
+            "of_one_group": self.of_one_group,
             "scale": measured.scale,
             "arm": measured.arm,
             "against": measured.against,
@@ -131,6 +140,8 @@ class JudgedClaim:
             "effect_bound": measured.bound,
             "low": low,
             "high": high,
+            "family_low": family_low,
+            "family_high": family_high,
             "p": measured.p,
             "count": measured.count,
             "published": self.published,
@@ -163,7 +174,26 @@ def judged_claims(store: Store, record: ExperimentRecord) -> tuple[JudgedClaim, 
         return store.experiment(full_name) if full_name in known else None
 
     evidence = Evidence(record, record.entry.rule, token_frequencies(store, record), other)
-    return tuple(row for claim in record.entry.claims for row in _judged(claim, evidence))
+    alone = [(claim, _judged(claim, evidence)) for claim in record.entry.claims]
+    judging = [row for _, rows in alone for row in rows if _is_of_a_family(row)]
+    together, of_groups = (
+        Counter(row.claim.name for row in judging if row.of_one_group is of_one_group) for of_one_group in (False, True)
+    )
+    families = {
+        name: replace(evidence, comparisons=max(1, together[name]), group_comparisons=max(1, of_groups[name]))
+        for name in {*together, *of_groups}
+        if max(together[name], of_groups[name]) > 1
+    }
+    return tuple(
+        row
+        for claim, rows in alone
+        for row in (_judged(claim, families[claim.name]) if claim.name in families else rows)
+    )
+
+
+def _is_of_a_family(row: JudgedClaim) -> bool:
+    """Whether the interval of a row says something about its claim, so that the other rows must allow for it."""
+    return row.measured.interval is not None and row.claim.expect not in ALONE
 
 
 def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
@@ -176,6 +206,8 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
         rows = [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(reason,))]
     else:
         rows = list(measure(claim, evidence))
+    if claim.expect in ALONE:
+        rows = [replace(row, family=None) for row in rows]
     if claim.needs_bracket:
         rows = [replace(row, reasons=(*row.reasons, *_edges(row, evidence))) for row in rows]
     judged = []
@@ -194,8 +226,9 @@ def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evid
     if row.reasons or row.effect is None or row.interval is None or row.count < 2 or claim.expect == "published":
         return None
     effect = abs((published if published and claim.measure in EFFECTS else row.effect) - claim.bound)
-    half, confidence = (row.interval.high - row.interval.low) / 2, evidence.rule.confidence
-    deviation = half * math.sqrt(row.count) / float(special.stdtrit(row.count - 1, (1 + confidence) / 2))
+    half, alone = (row.interval.high - row.interval.low) / 2, evidence.rule.confidence
+    confidence = evidence.family_confidence(of_one_group=row.group in claim.groups)
+    deviation = half * math.sqrt(row.count) / float(special.stdtrit(row.count - 1, (1 + alone) / 2))
     seeds, hours = seeds_needed(effect, deviation, confidence), _hours_of_a_seed(row, evidence)
     return Needed(seeds, effect, None if seeds is None or hours is None else seeds * hours)
 
@@ -231,9 +264,9 @@ def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
         if row.outcome is None or row.outcome == "cannot tell":
             return "cannot tell"
         return "holds" if row.outcome in HOLDS_WHERE[claim.expect] else "does not hold"
-    if row.interval is None:
+    if row.deciding is None:
         return _by_test(claim, row, rule)
-    low, high, bound = row.interval.low, row.interval.high, claim.bound
+    low, high, bound = row.deciding.low, row.deciding.high, claim.bound
     if claim.expect == "published":
         return _agrees(claim.published_at(row.scale), row, rule)
     holds, fails = {
@@ -284,7 +317,7 @@ def _words(template: str, claim: Claim, row: Measured, evidence: Evidence) -> st
         claim=claim,
         row=row,
         metric=evidence.rule.metric,
-        ratio=f"{' '.join(numerator)} / {' '.join(denominator)}",
+        ratio=f"{' '.join(numerator)} / {' '.join(denominator)}".replace("{}", "P"),
         blocks=blocks,
         less="that of the whole model" if claim.less_whole else "1",
     )

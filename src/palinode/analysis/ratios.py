@@ -196,10 +196,13 @@ def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
 # --- by context length and by remaining blocks ----------------------------------------------------------------------
 
 
-def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
+def direction_ratios(record: ExperimentRecord, split: str, confidence: float | None = None) -> pl.DataFrame:
     """The ratio rtl loss / ltr loss: one row per scale, window length and arm that trained on rtl (CONTEXT_SCHEMA).
 
     The ltr loss is the loss of the same arm if this arm also trained on ltr, otherwise the loss of the baseline at the same seed.
+
+    Args:
+        confidence: of the intervals; that of the rule if None.
     """
     rule, losses = record.entry.rule, _losses_by_context(record, split)
     rows = []
@@ -208,7 +211,7 @@ def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
             continue
         against = arm if (arm, scale, "ltr", length) in losses else rule.baseline
         below = losses.get((against, scale, "ltr", length), {})
-        over_seeds = estimate(losses[arm, scale, "rtl", length], below, rule.confidence)
+        over_seeds = estimate(losses[arm, scale, "rtl", length], below, confidence or rule.confidence)
         if over_seeds.seeds:
             rows.append((arm, against, scale, length, *astuple(over_seeds)))
     return pl.DataFrame(rows, schema=CONTEXT_SCHEMA, orient="row").sort("arm", "scale", "context_tokens")

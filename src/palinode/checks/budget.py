@@ -17,6 +17,8 @@ from palinode.checks.laws import finding, outcome_of
 
 COMPARED_COUNTERS = [name for name, axis in COST_AXES.items() if axis.compared]
 DEVIATIONS_ALLOWED = 6.0  # standard deviations of a random counter: probability 2e-9, two-sided
+# A finding names the values of so many arms at most; of more, the least and the most.
+MOST_LISTED = 6
 # The name of a quantity in findings -> its key in a record.
 PARAMETERS = {"parameters": "total", "parameters_non_embedding": "non_embedding"}
 
@@ -197,7 +199,7 @@ def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> 
     if len(set(trials.values())) > 1:
         unequal.append("tuning trials " + _listed(trials))
     if _spread(tokens.values()) > REMARKED_ABOVE:
-        unequal.append("tokens read in tuning " + _listed(tokens))
+        unequal.append("tokens read in tuning " + _from_to(tokens))
     unequal += _unequal_evaluations(runs)
     equal = f"{len(arms)} arms had {max(trials.values(), default=0)} trials each and equal evaluations"
     return finding(
@@ -346,6 +348,14 @@ def _spread(values: Iterable[float]) -> float:
     numbers = list(values)
     largest = max(numbers, default=0.0)
     return (largest - min(numbers)) / largest if largest > 0 else 0.0
+
+
+def _from_to(values: Mapping[str, float]) -> str:
+    """The values of a few arms, or the arm with the least and the arm with the largest value of many."""
+    if len(values) <= MOST_LISTED:
+        return _listed(values)
+    least, most = (end(values, key=lambda arm: values[arm]) for end in (min, max))
+    return f"from {values[least]:,.12g} ({least}) to {values[most]:,.12g} ({most})"
 
 
 def _listed(values: Mapping[str, float]) -> str:

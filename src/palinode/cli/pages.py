@@ -58,7 +58,7 @@ def findings(
 ) -> None:
     """Judge the claims of an experiment and write their page.
 
-    Writes NAME.md and NAME.json from the finished runs.
+    Writes NAME.md, NAME.json and the figure NAME.svg from the finished runs.
 
     The page says of each claim whether it holds, does not hold, or cannot be decided, with its effect, its interval, the published
     number and the reason. The claims are those that the experiment's file had at its last run. To update them, call `palinode run`
@@ -69,8 +69,8 @@ def findings(
     full_name = experiment_named(results, name, "findings").full_name
     from palinode.report.findings import write_findings
 
-    page, numbers = write_findings(results, full_name, out)
-    typer.echo(as_json({"page": str(page), "numbers": str(numbers)}) if json else f"{page}\n{numbers}")
+    written = [str(path) for path in write_findings(results, full_name, out)]
+    typer.echo(as_json(dict(zip(("page", "numbers", "figure"), written, strict=False))) if json else "\n".join(written))
 
 
 def _check_directory(out: Path) -> None:

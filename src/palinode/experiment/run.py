@@ -606,6 +606,7 @@ def _entry(
         name=resolved.name,
         size=resolved.size,
         question=resolved.question,
+        about=resolved.about,
         created=earlier.created if earlier else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=earlier.command if earlier else tuple(how.command),
         code=str(how.code.path) if how.code else None,

@@ -19,6 +19,7 @@ from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base import fsio
 from palinode.base.errors import BadInput
 from palinode.report import words
+from palinode.report.claim_chart import claims_chart, svg
 from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
@@ -28,18 +29,24 @@ LOCAL_OPTIONS = ("--store", "--workers", "--stack")
 # Two texts by which `_cautions` recognizes cautions about an arm. Cautions with the same text become one line for all their arms.
 COULD_NOT_TELL, AT_THE_EDGE = " could not tell on ", ", the edge of what was tried"
 BEST_AT_THE_EDGE = "best at the edge of what was tried, so another setting may be better: "
+# Judgement -> what is said of one row, and of several.
+IN_SHORT = {
+    "holds": ("holds", "hold"),
+    "does not hold": ("does not hold", "do not hold"),
+    "cannot tell": ("cannot be told", "cannot be told"),
+}
 Row = dict[str, Any]
 
 
-def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, Path]:
-    """Write `<name>--<size>.md` and `<name>--<size>.json`.
+def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, ...]:
+    """Write `<name>--<size>.md`, `<name>--<size>.json` and, if a claim has an effect, the figure `<name>--<size>.svg`.
 
     Args:
         name: the name of the experiment: `<name>--<size>`, or `<name>` if the experiment was run at one size only.
         directory: the directory for both files; it is created if it does not exist.
 
     Returns:
-        The paths of the Markdown page and of the JSON file.
+        The paths of the Markdown page, of the JSON file and of the figure.
 
     Raises:
         BadInput: the store has no experiment of this name, or the experiment has no claims.
@@ -48,10 +55,13 @@ def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, Path
     """
     record = store.experiment(name)
     content = findings(store, record)
-    page, numbers = (directory / f"{record.entry.full_name}.{ending}" for ending in ("md", "json"))
+    page, numbers, figure = (directory / f"{record.entry.full_name}.{ending}" for ending in ("md", "json", "svg"))
     fsio.write_text(page, page_text(content))
     fsio.write_json(numbers, content)
-    return page, numbers
+    if (chart := claims_chart(content["claims"])) is None:
+        return page, numbers
+    fsio.write_text(figure, svg(chart))
+    return page, numbers, figure
 
 
 def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
@@ -65,11 +75,14 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         hint = "write claims=(Claim(...),) in its file and `palinode run` it again: no finished run is trained twice"
         raise BadInput(f"{entry.full_name} has no claims", field="claims", hint=hint)
     claims, by_rule = judged_claims(store, record), verdicts(record)
+    of_name = {name: at for at, name in enumerate(dict.fromkeys(claim.claim.name for claim in claims))}
+    claims = tuple(sorted(claims, key=lambda row: of_name[row.claim.name]))
     rows = [claim.row() for claim in claims]
     return {
         "experiment": entry.name,
         "size": entry.size,
         "question": entry.question,
+        "about": " ".join(entry.about.split()),
         "created": entry.created[:10],
         "outcomes": dict(Counter(run.outcome for run in record.runs)),
         "seeds": list(entry.seeds),
@@ -78,11 +91,14 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "confidence": rule.confidence,
         "smallest_effect": rule.smallest_effect,
         "token_frequencies_nats": token_frequencies(store, record),
+        "figure": any(row["effect"] is not None for row in rows),
+        "in_short": _in_short(rows),
         "claims": rows,
         "promised": _promised(claims),
         "published_outside": [f"{row.claim.name} {row.measured.scale}" for row in claims if row.published_is_outside],
         "sources": list(dict.fromkeys(claim.source for claim in entry.claims if claim.source)),
         "notes": _notes(claims),
+        "choices": _choices(record),
         "cautions": _cautions(claims, by_rule),
         "arms": [_arm_row(verdict) for verdict in by_rule],
         "intervals": sum(row["low"] is not None for row in rows)
@@ -97,7 +113,7 @@ def page_text(content: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(  # noqa: S701  the page is Markdown, not HTML
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"table": table, "signed": signed, "between": between}
+    environment.filters |= {"table": table, "signed": signed, "between": between, "alone": alone}
     environment.filters |= {"effect_words": effect_words, "published_cell": published_cell, "kept": kept}
     source = (resources.files("palinode.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(content)
@@ -122,12 +138,19 @@ def signed(value: float | None) -> str:
 
 
 def between(row: Mapping[str, Any]) -> str:
-    """The interval of a row as text, or its p value; an empty text if the row has neither.
+    """The interval that judges a row as text, or its p value; an empty text if the row has neither.
 
     A row with both was judged by the p value: runs that learned were counted.
     """
-    parts = [] if row["low"] is None else [f"{signed(row['low'])} to {signed(row['high'])}"]
+    low, high = (row.get(f"family_{end}", row[end]) for end in ("low", "high"))
+    parts = [] if low is None else [f"{signed(low)} to {signed(high)}"]
     return "; ".join(parts + ([] if row.get("p") is None else [f"p = {row['p']:.2g}"]))
+
+
+def alone(row: Mapping[str, Any]) -> str:
+    """The interval of a row of a claim alone, as text; an empty text if it is the one that judges the row."""
+    same = (row["low"], row["high"]) == (row["family_low"], row["family_high"])
+    return "" if same else f"{signed(row['low'])} to {signed(row['high'])}"
 
 
 def effect_words(row: Mapping[str, Any]) -> str:
@@ -183,6 +206,35 @@ def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     return f"{data['corpus']} as {data['tokenizer']} in windows of {data['window_tokens']} tokens"
 
 
+def _in_short(rows: Sequence[Row]) -> list[str]:
+    """A line for each claim: how many of its rows hold, do not hold and cannot be told."""
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        of_claim = [row for row in rows if row["name"] == name and row["verdict"] != "not judged"]
+        counts = Counter(row["verdict"] for row in of_claim)
+        parts = [f"{counts[word]} {told[counts[word] > 1]}" for word, told in IN_SHORT.items() if counts[word]]
+        if len(of_claim) > 1:
+            lines.append(f"{name} has {len(of_claim)} rows: {', '.join(parts)}.")
+        elif of_claim:
+            lines.append(f"{name}: {of_claim[0]['verdict']}.")
+    return lines
+
+
+def _choices(record: ExperimentRecord) -> list[Row]:
+    """The value that the trials chose for each arm and scale, of which values, and whether it lies at their edge."""
+    return [
+        {
+            "arm": choice.arm,
+            "scale": choice.scale,
+            "field": choice.field,
+            "chosen": choice.chosen,
+            "values": list(choice.values),
+            "at_the_edge": choice.at_the_edge,
+        }
+        for choice in record.entry.choices
+    ]
+
+
 def _promised(claims: Sequence[JudgedClaim]) -> list[Row]:
     """What the plan predicted and promised for each row of a claim, beside what came; empty if no claim predicts or promises."""
     return [
@@ -222,14 +274,22 @@ def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list
     cautions: list[tuple[str | None, str]] = [(None, caution) for row in claims for caution in row.measured.cautions]
     cautions += [(arm.arm, caution) for arm in by_rule for caution in arm.cautions]
     lines: dict[str, dict[str, None]] = {}
+    of_arms: dict[str, dict[str, None]] = {}
     for of_arm, caution in cautions:
         text, gathered, arms = caution.partition(COULD_NOT_TELL)
         if caution.endswith(AT_THE_EDGE):
             text, arms = BEST_AT_THE_EDGE, caution.split()[0]
-        elif not gathered and of_arm is not None and caution not in lines:
-            text = f"{of_arm}: {caution}"
+        elif not gathered and of_arm is not None:
+            of_arms.setdefault(text, {})[of_arm] = None
+            continue
         lines.setdefault(text + gathered, {}).update(dict.fromkeys(arms.split(" and ") if arms else ()))
-    return [text + ", ".join(arms) for text, arms in lines.items()]
+    judged = {verdict.arm for verdict in by_rule}
+    told = [
+        f"{'Every arm' if len(arms) > 1 and judged <= arms.keys() else ', '.join(arms)}: {text}"
+        for text, arms in of_arms.items()
+        if text not in lines
+    ]
+    return [text + ", ".join(arms) for text, arms in lines.items()] + told
 
 
 def _arm_row(verdict: Verdict) -> Row:

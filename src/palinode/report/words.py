@@ -298,8 +298,8 @@ def claim_line(row: Mapping[str, Any], *, scaled: bool) -> str:
     places = [row["group"], row["scale"] if scaled else ""]
     where = f" [{', '.join(filter(None, places))}]" if any(places) else ""
     parts = [] if row["effect"] is None else [tell(row["effect"])]
-    if row["low"] is not None:
-        parts.append(f"({tell(row['low'])} to {tell(row['high'])}; {plural(row['count'], 'seed')})")
+    if row["family_low"] is not None:
+        parts.append(f"({tell(row['family_low'])} to {tell(row['family_high'])}; {plural(row['count'], 'seed')})")
     measured = f": {' '.join(parts)}" if parts else ""
     judged = "" if row["verdict"] == "not judged" else f": {'; '.join([row['verdict'], *row['reasons']])}"
     return f"{row['name']}{where}: {row['claim'].rstrip('.')}{measured}{judged}"

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from palinode.base.config import Config, canonical_json, content_hash, decode
+from palinode.base.config import LATER, Config, canonical_json, content_hash, decode
 from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport, Finding
@@ -467,6 +467,7 @@ class ExperimentEntry(Config):
             second plan, `seeds` and `runs` hold the seeds of the latest look; a seed that is still being trained is not in them.
         looks_taken: the number of looks that `palinode run` recorded that used some of these runs, and other seeds than `seeds`.
         first_seeds: the number of seeds at the first of these looks; 0 if there was no such look.
+        about: the paragraph for readers from outside the field; empty in entries of versions that had none.
     """
 
     name: str
@@ -491,6 +492,7 @@ class ExperimentEntry(Config):
     seeds_planned: SeedPlan = FIXED
     looks_taken: int = Field(default=0, ge=0)
     first_seeds: int = Field(default=0, ge=0)
+    about: Annotated[str, LATER] = ""
 
     @property
     def seeds_added_after_a_look(self) -> bool:

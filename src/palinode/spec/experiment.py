@@ -7,11 +7,11 @@ read, any model is trained, or any file is written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from palinode.base.config import Config
+from palinode.base.config import LATER, Config
 from palinode.base.decision import FIXED, Claim, Decision, SeedPlan
 from palinode.base.errors import BadInput, check_known
 from palinode.results.record import ArmEntry
@@ -71,6 +71,7 @@ class Experiment(Config):
         sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale; this is refused if each
             size has its own scales.
         claims: the sentences that the runs are judged on (`palinode findings`). Claims are no part of the settings of a run.
+        about: a paragraph for a reader from outside the field, which `palinode findings` puts at the top of its page.
 
     Order of changes: a change of a whole part is applied first, then changes of fields inside it. For the same path, `--set` wins
     over the arm, the arm over the scale, and the scale over the size.
@@ -86,6 +87,7 @@ class Experiment(Config):
     tuning: Tuning | None = None
     sizes: Mapping[str, Size] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+    about: Annotated[str, LATER] = ""
     version: Version = SPEC_VERSION
 
     @model_validator(mode="after")
@@ -191,6 +193,7 @@ class ResolvedExperiment(Config):
     tuning: Tuning | None = None
     claims: tuple[Claim, ...] = ()
     seeds_planned: SeedPlan = FIXED
+    about: Annotated[str, LATER] = ""
 
     def with_seeds(self, count: int) -> ResolvedExperiment:
         """The same experiment with only its first `count` seeds."""

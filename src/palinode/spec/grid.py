@@ -82,6 +82,7 @@ def expand(
         name=experiment.name,
         size=size_name or DEFAULT_SIZE,
         question=experiment.question,
+        about=experiment.about,
         decision=experiment.decision,
         arms=_arm_entries(changes, experiment.arms, scales[0], settings),
         scales=tuple(scale.name for scale in scales),

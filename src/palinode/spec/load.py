@@ -250,6 +250,7 @@ def _from_entry(data: dict[str, Any], path: Path, code_file: Path | None, *, all
         name=entry.name,
         size=entry.size,
         question=entry.question,
+        about=entry.about,
         decision=decision,
         arms=entry.arms,
         scales=entry.scales,

@@ -1,0 +1,122 @@
+"""The figure of a findings page: the effect of every claim with its intervals, one panel for each claim and measure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import vl_convert
+
+from palinode.report import theme
+
+# Judgement -> its colour. The words are those of the page.
+COLOURS = {"holds": "#1f8a80", "does not hold": "#c8372d", "cannot tell": "#8c8678", "not judged": "#3c6fa8"}
+# Measure -> the title of its axis; another measure has its own name as the title.
+AXES = {
+    "difference": "difference in the metric of the rule",
+    "score": "score",
+    "ratio": "ratio of the losses, less 1",
+    "ratio_by_tokens": "change of the ratio for ten times the rtl tokens",
+    "ratio_slope": "change of the ratio for ten times the parameters",
+    "ratio_width_less_depth": "change of the ratio over widths, less that over depths",
+    "layer_cut": "change of the ratio when blocks are left out",
+    "context": "rtl loss / ltr loss, less 1",
+    "steps_to_learn": "ratio of the steps to half-way",
+    "rank_correlation": "rank correlation",
+    "term": "value of the auxiliary term",
+}
+# A figure with more rows leaves out the rows of single groups: the page has them in a table.
+MOST_ROWS = 40
+# Rows of several scales name no scale in the figure.
+OF_SCALES = ("all ", "mean of ")
+LABEL_LIMIT, CHARACTER_WIDTH = 260.0, 6.5  # in pixels: the widest label, and an average character of one
+Row = Mapping[str, Any]
+
+
+def claims_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The Vega-Lite chart of judged claims (`JudgedClaim.row`); None if no row has an effect."""
+    shown = [row for row in rows if row["effect"] is not None]
+    if len(shown) > MOST_ROWS:
+        shown = [row for row in shown if not row["of_one_group"]]
+    panels = list(dict.fromkeys((row["name"], row["measure"]) for row in shown))
+    if not panels:
+        return None
+    used = [word for word in COLOURS if any(row["verdict"] == word for row in shown)]
+    scales = {row["scale"] for row in shown if not row["scale"].startswith(OF_SCALES)}
+    of_panel = {
+        panel: [_point(row, len(scales) > 1) for row in shown if (row["name"], row["measure"]) == panel]
+        for panel in sorted(panels)
+    }
+    longest = max(len(point["label"]) for points in of_panel.values() for point in points)
+    space = min(LABEL_LIMIT, CHARACTER_WIDTH * longest)
+    return {
+        "vconcat": [_panel(*panel, points, used, space) for panel, points in of_panel.items()],
+        "resolve": {"scale": {"color": "shared"}},
+    }
+
+
+def svg(chart: Mapping[str, Any]) -> str:
+    """A chart as SVG on white paper. The drawing needs neither a browser nor a network."""
+    config = {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
+    drawn = json.dumps(chart, allow_nan=False)
+    return str(vl_convert.vegalite_to_svg(drawn, config=config, allowed_base_urls=[]))
+
+
+def _point(row: Row, scaled: bool) -> dict[str, Any]:
+    named = scaled and not row["scale"].startswith(OF_SCALES)
+    places = [row["group"], row["scale"] if named else ""]
+    numbers = ("effect", "low", "high", "family_low", "family_high", "published")
+    arm = row["arm"].replace("{}", "P")
+    label = " ".join(filter(None, (arm, *(f"[{place}]" for place in places if place))))
+    return {"label": label, "verdict": row["verdict"]} | {name: row[name] for name in numbers}
+
+
+def _panel(
+    name: str, measure: str, values: Sequence[Mapping[str, Any]], used: Sequence[str], space: float
+) -> dict[str, Any]:
+    """One panel: thin lines are intervals that judge, thick ones those of single rows, hollow diamonds published effects."""
+    ticks = {"tickCount": 6, "labelFlush": False}
+    x = {"type": "quantitative", "title": AXES.get(measure, measure), "scale": {"zero": True}, "axis": ticks}
+    labels = list(dict.fromkeys(value["label"] for value in values))
+    y = {
+        "field": "label",
+        "type": "nominal",
+        "title": None,
+        "sort": labels,
+        "axis": {"labelLimit": LABEL_LIMIT, "minExtent": space},
+    }
+    colour = {
+        "field": "verdict",
+        "type": "nominal",
+        "scale": {"domain": list(used), "range": [COLOURS[word] for word in used]},
+        "legend": {"orient": "top", "title": None},
+    }
+    lines = [("family_low", "family_high", 1.5, 1.0), ("low", "high", 5.0, 0.45)]
+    no_effect = 1.0 if measure == "steps_to_learn" else 0.0
+    layers: list[dict[str, Any]] = [
+        {
+            "data": {"values": [{"at": no_effect}]},
+            "mark": {"type": "rule", "strokeDash": [3, 3]},
+            "encoding": {"x": {"field": "at", **x}},
+        }
+    ]
+    layers += [
+        {
+            "mark": {"type": "rule", "strokeWidth": width, "opacity": opacity},
+            "encoding": {"y": y, "x": {"field": low, **x}, "x2": {"field": high}, "color": colour},
+        }
+        for low, high, width, opacity in lines
+    ]
+    point = {"type": "point", "filled": True, "size": 60, "opacity": 1}
+    published = {"type": "point", "shape": "diamond", "size": 90, "strokeWidth": 1.5, "color": theme.LIGHT["ink"]}
+    layers += [
+        {"mark": point, "encoding": {"y": y, "x": {"field": "effect", **x}, "color": colour}},
+        {
+            "transform": [{"filter": "isValid(datum.published)"}],
+            "mark": published,
+            "encoding": {"y": y, "x": {"field": "published", **x}},
+        },
+    ]
+    title = {"text": name, "anchor": "start", "frame": "group", "fontSize": 13}
+    return {"title": title, "width": 520, "height": {"step": 20}, "data": {"values": list(values)}, "layer": layers}
