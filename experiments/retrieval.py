@@ -63,10 +63,13 @@ BASE = RunSettings(
 )
 
 
-def difference(name: str, sentence: str, arm: str, against: str) -> Claim:
-    return Claim(name=name, sentence=sentence, measure="difference", arm=arm, against=(against,))
+def difference(name: str, sentence: str, arm: str, against: str, **options: Any) -> Claim:
+    return Claim(
+        name=name, sentence=sentence, measure="difference", arm=arm, against=(against,), half_width=0.03, **options
+    )
 
 
+# The predicted effects are guesses: no pilot trained in four ways.
 CLAIMS = (
     Claim(
         name="D1",
@@ -78,15 +81,31 @@ CLAIMS = (
         directions=("rtl", "rtl"),
         expect="below",
         bound=LEARNED,
+        predicted=-0.2,
+        half_width=0.02,
     ),
     difference(
-        "D2", "Training in both directions makes a better retriever than left to right alone.", "ltr+rtl", "ltr"
+        "D2",
+        "Training in both directions makes a better retriever than left to right alone.",
+        "ltr+rtl",
+        "ltr",
+        predicted=0.01,
+        needs_claim="D1",
     ),
     difference(
-        "D3", "Hiding read tokens as well makes a better retriever than both directions.", "ltr+rtl+meap", "ltr+rtl"
+        "D3",
+        "Hiding read tokens as well makes a better retriever than both directions.",
+        "ltr+rtl+meap",
+        "ltr+rtl",
+        predicted=0.0,
+        needs_claim="D1",
     ),
     difference(
-        "D4", "Reading the abstracts left to right makes a better retriever than the model as it is.", "ltr", "as is"
+        "D4",
+        "Reading the abstracts left to right makes a better retriever than the model as it is.",
+        "ltr",
+        "as is",
+        predicted=0.02,
     ),
 )
 

@@ -335,6 +335,27 @@ def test_a_comparison_by_the_rule_has_the_interval_of_all_its_arms(tmp_path):
     assert wide / narrow == pytest.approx(stats.t.ppf(1 - 0.025 / 2, 3) / stats.t.ppf(0.975, 3))
 
 
+def test_a_claim_is_open_where_the_one_that_it_needs_does_not_hold(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("other", effect_nats=0.2))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    name = store.experiments()[0].full_name
+    first = claim(measure="ratio", arm="other", against=("ltr",), expect="above")
+    second = first.with_(name="D", needs_claim="C")
+    assert [row.judgement for row in judged(store, name, first, second)] == [HOLDS, HOLDS]
+    fails, of_it = judged(store, name, first.with_(expect="below"), second)
+    assert (fails.judgement, of_it.judgement) == (FAILS, OPEN)
+    assert of_it.reasons == ["C does not hold, and this claim needs it"]
+    opened, of_it = judged(store, name, first.with_(bound=fails.measured.effect), second)
+    assert (opened.judgement, of_it.judgement, of_it.reasons[0]) == (
+        OPEN,
+        OPEN,
+        "C cannot be told, and this claim needs it",
+    )
+    mask = load(Path(__file__).parents[2] / "experiments" / "mask.py").experiment
+    with pytest.raises(BadInput, match="no claim is named 'M9'"):
+        mask.with_(claims=(mask.claims[0], mask.claims[1].with_(needs_claim="M9")))
+
+
 def test_groups_allow_for_each_other_and_their_mean_stands_apart(tmp_path):
     arms = tuple(SyntheticArm(f"{group}-{way}", effect_nats=0.1) for group in "abc" for way in ("old", "new"))
     store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))

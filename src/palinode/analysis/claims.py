@@ -184,11 +184,26 @@ def judged_claims(store: Store, record: ExperimentRecord) -> tuple[JudgedClaim, 
         for name in {*together, *of_groups}
         if max(together[name], of_groups[name]) > 1
     }
-    return tuple(
+    judged = [
         row
         for claim, rows in alone
         for row in (_judged(claim, families[claim.name]) if claim.name in families else rows)
-    )
+    ]
+    judgements: dict[str, set[Judgement]] = {}
+    for row in judged:
+        judgements.setdefault(row.claim.name, set()).add(row.judgement)
+    return tuple(_as_far_as_needed(row, judgements) for row in judged)
+
+
+def _as_far_as_needed(row: JudgedClaim, judgements: Mapping[str, set[Judgement]]) -> JudgedClaim:
+    """The row, or the row as one that cannot be judged where the claim that it needs does not hold."""
+    needed = row.claim.needs_claim
+    if not needed or judgements[needed] <= {"holds", "not judged"}:
+        return row
+    told = "does not hold" if "does not hold" in judgements[needed] else "cannot be told"
+    reasons = (*row.measured.reasons, f"{needed} {told}, and this claim needs it")
+    judgement: Judgement = "not judged" if row.judgement == "not judged" else "cannot tell"
+    return replace(row, measured=replace(row.measured, reasons=reasons), judgement=judgement, needed=None)
 
 
 def _is_of_a_family(row: JudgedClaim) -> bool:

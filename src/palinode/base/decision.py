@@ -7,11 +7,11 @@ judges it. A claim belongs to no run: adding a claim, or changing the words of a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from palinode.base.config import Config
+from palinode.base.config import LATER, Config
 from palinode.base.errors import BadInput, nearest
 from palinode.base.measures import MEASURES, PASS_MEASURES, Better, Direction, Metric, ParityAxis
 
@@ -188,6 +188,7 @@ class Claim(Config):
         experiment: for the measure `rank_correlation`: the experiment that has the arms in `against`; it must have the same size.
         needs_bracket: judge the claim only when the trials bracket the best setting of every arm that is compared: the chosen value
             is neither the smallest nor the largest value that was tried.
+        needs_claim: the name of another claim; where a row of that claim does not hold, this claim cannot be judged.
         published: the published number of the same measure: one number for every row, or one for each scale or context length.
         predicted: the effect that is expected before the first run.
         half_width: the half-width of the interval that the plan promises; the page compares it with the half-width that came.
@@ -211,6 +212,7 @@ class Claim(Config):
     longest: bool = False
     experiment: str = ""
     needs_bracket: bool = False
+    needs_claim: Annotated[str, LATER] = ""
     published: float | Mapping[str, float] | None = None
     predicted: float | None = None
     half_width: float | None = Field(default=None, gt=0)

@@ -102,6 +102,9 @@ class Experiment(Config):
         for claim in self.claims:
             for name in claim.arms():
                 check_known(name, arms, what="arm", field=f"claims.{claim.name}")
+            if claim.needs_claim:
+                others = {other.name for other in self.claims} - {claim.name}
+                check_known(claim.needs_claim, others, what="claim", field=f"claims.{claim.name}.needs_claim")
         baseline = self.decision.baseline
         if self.arm(baseline, field="decision.baseline").expect_leak:
             message = f"the baseline {baseline!r} cannot be an arm that is expected to leak"
