@@ -1,24 +1,29 @@
 """What survives: the published claims in one table and one figure, from the pages that `palinode findings` wrote.
 
-`python tools/what_survives.py` reads findings/*.json, writes the table into findings/README.md between its two marks, and draws
-findings/what-survives.svg. A claim has one row: the first row of its name on its page, which is the one with the published number.
-A claim whose experiment has no page yet says so, with the hours that are planned for it (findings/CAMPAIGN.md).
+`python tools/what_survives.py` writes every page from its pack (findings/records), reads findings/*.json, writes the table into
+findings/README.md between its two marks, and draws findings/what-survives.svg. A claim has one row: the first row of its name on
+its page, which is the one with the published number. A claim whose experiment has no page yet says so, with the hours that are
+planned for it (findings/CAMPAIGN.md).
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from palinode import Store
 from palinode.base import fsio
 from palinode.report.claim_chart import svg
-from palinode.report.findings import between, signed, table
+from palinode.report.findings import between, signed, table, write_findings
+from palinode.results.pack import unpack
 
 ROOT = Path(__file__).parent.parent
 FINDINGS = ROOT / "findings"
+RECORDS = FINDINGS / "records"
 PAGE = FINDINGS / "README.md"
 FIGURE = FINDINGS / "what-survives.svg"
 BEGIN, END = "<!-- tools/what_survives.py writes from here -->", "<!-- to here -->"
@@ -62,10 +67,23 @@ QUESTIONS = (
 
 
 def main() -> None:
+    for pack in sorted(RECORDS.glob("*.palinode")):
+        rebuild(pack, FINDINGS)
     pages, hours = read_pages(FINDINGS), planned_hours(FINDINGS)
     fsio.write_text(PAGE, written(PAGE.read_text(encoding="utf-8"), pages, hours))
     if shares := shares_of_published(pages):
         fsio.write_text(FIGURE, drawn(shares))
+
+
+def rebuild(pack: Path, directory: Path) -> tuple[Path, ...]:
+    """Write the page of one pack, as `palinode unpack` and `palinode findings` do. A pack of which runs are missing has no page."""
+    with tempfile.TemporaryDirectory() as temporary:
+        store = Store(Path(temporary))
+        unpack(store, pack)
+        record = store.experiment(pack.stem)
+        if record.entry.to_choose or any(run.outcome == "missing" for run in record.runs):
+            return ()
+        return write_findings(store, pack.stem, directory)
 
 
 def read_pages(findings: Path) -> dict[str, Row]:

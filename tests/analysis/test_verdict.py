@@ -510,3 +510,13 @@ def test_a_rule_that_names_no_arm_is_refused(tmp_path):
 def test_reading_a_finished_store_needs_no_torch(room):
     program = f"import sys, {room}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_an_arm_that_was_never_trained_on_the_compared_direction_is_named(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("both", rtl="honest", p=0.5))
+    store = make_store(tmp_path, Synthetic(arms=arms))
+    record = store.experiment(store.experiments()[0].full_name)
+    rule = record.entry.rule
+    caution = "ltr was never trained right to left, so this score says nothing about what it learned"
+    assert caution not in verdict(record, "both", "base", rule).cautions
+    assert caution in verdict(record, "both", "base", rule.with_(metric="validation.rtl.nats_per_token")).cautions

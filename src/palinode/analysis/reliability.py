@@ -10,6 +10,8 @@ from palinode.base.measures import EQUAL_WITHIN, MEASURES, OWN, Metric
 from palinode.results.record import ExperimentRecord
 from palinode.results.scored import comparable
 
+WAYS = {"ltr": "left to right", "rtl": "right to left"}
+
 LEAST_ENDED = 3  # fewer pairs of runs that ended say too little about the runs that diverged
 
 
@@ -133,6 +135,18 @@ def evaluation_cautions(record: ExperimentRecord, comparison: Comparison) -> lis
 
     here, there = most(comparison.arm), most(comparison.baseline)
     return [f"evaluated {here:g} times, {comparison.baseline} {there:g}"] if here != there else []
+
+
+def untrained_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
+    """The caution that an arm was never trained on the direction that is compared: its score is no sign of what it learned."""
+    way = Metric.parse(comparison.metric).direction
+    counted = f"tokens_scored_{way}"
+    sides = {arm: record.finished(arm, comparison.scale) for arm in (comparison.arm, comparison.baseline)}
+    return [
+        f"{arm} was never trained {WAYS[way]}, so this score says nothing about what it learned"
+        for arm, runs in sides.items()
+        if way in WAYS and runs and all(run.result.counters.get(counted) == 0 for run in runs)
+    ]
 
 
 def edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:

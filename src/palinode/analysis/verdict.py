@@ -37,6 +37,7 @@ from palinode.analysis.reliability import (
     leaks_elsewhere,
     not_comparable,
     pair_reasons,
+    untrained_cautions,
 )
 from palinode.analysis.scales import OverScales, over_scales
 from palinode.analysis.sizes import scale_sizes
@@ -225,6 +226,7 @@ def verdict(
         cautions=(
             *cost_cautions(cost),
             *comparison_cautions(record),
+            *untrained_cautions(record, comparison),
             *evaluation_cautions(record, comparison),
             *audit_cautions(arm_side, baseline_side),
             *edge_cautions(record, comparison),
