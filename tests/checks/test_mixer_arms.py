@@ -45,8 +45,9 @@ ARMS: dict[str, MixerConfig] = {
     "base_conv, explicit": BaseConvConfig(conv="explicit"),
     "monarch, residual": MonarchConfig(residual_conv=True),
 }
-# Another option of a mixer that is measured by day.
-VARIANTS = {"hyena, order 3", "base_conv, implicit", "base_conv, explicit", "monarch, residual"}
+# Another option of a mixer that is measured by day, and mixers whose way of reading has another one by day: a convolution (hyena),
+# a recurrence (gated_rnn, selective_ssm), attention. The contracts look at the visibility of all by day.
+VARIANTS = {"hyena, order 3", "base_conv, implicit", "base_conv, explicit", "monarch, residual", "h3", "monarch", "s4d"}
 
 
 def by_night(names: Iterable[str]) -> list[Any]:

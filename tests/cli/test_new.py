@@ -46,6 +46,7 @@ def test_what_it_prints_can_be_pasted(palinode, file, name):
     ]
 
 
+@pytest.mark.nightly
 def test_the_laptop_size_asks_more_than_smoke_and_as_many_seeds_as_a_verdict_needs(palinode):
     palinode("new", "my_idea.py")
     source = load(Path("my_idea.py"))

@@ -189,9 +189,8 @@ def rows(store: str, run_id: str) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in ("seconds", "attempt")} for row in metrics]
 
 
-@pytest.mark.parametrize(
-    "ways", [("worker", "driver"), pytest.param(("interrupt", "worker", "driver"), marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly  # by day runs are killed one by one (run/test_run_one.py) and drivers (sweep/test_local.py)
+@pytest.mark.parametrize("ways", [("worker", "driver"), ("interrupt", "worker", "driver")])
 def test_killed_and_interrupted_runs_end_with_the_same_bits(uninterrupted, quick, here, ways):
     """kill -9 of a worker, of the driver, and Ctrl-C, each at a random moment; then the same command."""
     chance = random.Random(2)

@@ -27,7 +27,8 @@ STOPS = re.findall(r"^\| \d+ \| `([\w/.]+)`: `(\w+)` \|", (ROOT / "docs" / "read
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("builder", ["dummy", pytest.param("html", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("builder", ["html"])
 def test_the_site_builds_with_warnings_as_errors(tmp_path, builder):
     """By day nothing is written, which takes a third of the time: every page is read and every reference is looked up."""
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", builder, "-d", str(tmp_path / "cache")]

@@ -151,6 +151,7 @@ def sizes(tmp_path_factory):
         yield opened
 
 
+@pytest.mark.nightly
 def test_every_chart_of_a_grid_is_drawn_on_every_switch(sizes):
     assert sizes.problems == []
     kinds = (
@@ -190,7 +191,9 @@ def test_a_narrow_page_does_not_scroll_sideways(browser):
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
-@pytest.mark.parametrize("reload", [True, False], ids=["opened narrow", "made narrow"])
+@pytest.mark.parametrize(
+    "reload", [pytest.param(True, id="opened narrow"), pytest.param(False, id="made narrow", marks=pytest.mark.nightly)]
+)
 def test_no_title_of_an_axis_is_cut_on_a_narrow_page(browser, reload):
     browser.run("document.documentElement.dataset.charts = ''")
     browser.call("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=True)

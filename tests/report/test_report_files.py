@@ -243,6 +243,7 @@ def hashes_of(directory):
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.nightly
 def test_the_same_store_gives_the_same_bytes_in_another_process(demo, tmp_path):
     """Another process, which gives strings other hashes and so another order in a set."""
     store, report, _ = demo

@@ -137,6 +137,7 @@ def test_one_that_diverges_leaves_the_others_alone(corpus, tmp_path, evaluate_ev
     assert "at step" in results[1].reason
 
 
+@pytest.mark.nightly
 def test_killed_they_go_on_from_their_own_checkpoints(corpus, alone, tmp_path):
     """The second of them dies just before its checkpoint of step 20: it goes on from step 10 and the first one waits at 20."""
     store, wanted, events = Store(tmp_path / "runs"), specs(corpus), []
