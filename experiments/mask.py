@@ -442,6 +442,14 @@ def own_sizes() -> dict[str, Size]:
 experiment = Experiment(
     name="mask",
     question="Does predicting right to left as well change the left-to-right loss, at equal left-to-right tokens?",
+    about=(
+        "A language model learns to guess the next character of a text from what stands before it. Some published "
+        "work lets the same model also learn, now and then, to guess the previous character from what stands after "
+        "it, and claims that a little of this is enough and costs nothing. The published code had a leak: the model "
+        "could see the character that it had to guess. Here the same question is asked without the leak. The loss "
+        "says how badly a model guesses the next character: lower is better. The arms differ in how much they read "
+        "backwards; the same text is read forwards by every arm that reads forwards."
+    ),
     base=BASE,
     arms=(*arms(UNTIL_LTR_TOKENS), PUBLISHED, RTL, rtl_alone(FEW), *BY_ROW),
     scales=(*SCALES, *PUBLISHED_SCALES, CUT),

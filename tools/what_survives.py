@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from palinode import Store
 from palinode.base import fsio
+from palinode.base.measures import FINAL_OUTCOMES
 from palinode.report.claim_chart import svg
 from palinode.report.findings import between, signed, table, write_findings
 from palinode.results.pack import unpack
@@ -81,7 +82,7 @@ def rebuild(pack: Path, directory: Path) -> tuple[Path, ...]:
         store = Store(Path(temporary))
         unpack(store, pack)
         record = store.experiment(pack.stem)
-        if record.entry.to_choose or any(run.outcome == "missing" for run in record.runs):
+        if record.entry.to_choose or any(run.outcome not in FINAL_OUTCOMES for run in record.runs):
             return ()
         return write_findings(store, pack.stem, directory)
 
