@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from palinode import Store
 from palinode.base import fsio
 from palinode.base.measures import FINAL_OUTCOMES
-from palinode.report.claim_chart import svg
 from palinode.report.findings import between, signed, table, write_findings
+from palinode.report.theme import svg
 from palinode.results.pack import unpack
 
 ROOT = Path(__file__).parent.parent

@@ -1,21 +1,11 @@
 """The pages of findings/ are made from the packs of findings/records/, byte for byte: nothing on them is typed."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools" / "what_survives.py"
-FINDINGS = TOOL.parents[1] / "findings"
+FINDINGS = Path(__file__).parents[2] / "findings"
 PACKS = sorted((FINDINGS / "records").glob("*.palinode"))
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("what_survives", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.stem)

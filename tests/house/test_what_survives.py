@@ -1,11 +1,7 @@
 """findings/README.md and its figure say what the committed pages say."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools" / "what_survives.py"
 ROW = {
     "name": "M1",
     "claim": "Enough.",
@@ -23,14 +19,6 @@ ROW = {
     "verdict": "holds",
     "reasons": [],
 }
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("what_survives", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_page_is_made_from_the_pages_of_experiments(tool):

@@ -6,7 +6,6 @@ A new family of figures needs one more entry in FAMILIES.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -113,11 +112,9 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
         EnvironmentProblem: the disk cannot be written.
     """
     written = []
-    config = {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
     for figure in figures:
         for name, specification in drawings(figure):
-            drawn = json.dumps(_with_rows(on_paper(specification), figure), allow_nan=False)
-            svg = vl_convert.vegalite_to_svg(drawn, config=config, allowed_base_urls=[])
+            svg = theme.svg(_with_rows(on_paper(specification), figure))
             fsio.write_text(directory / f"{name}.svg", svg)
             fsio.write_bytes(directory / f"{name}.pdf", _in_order(vl_convert.svg_to_pdf(svg)))
             written += [directory / f"{name}.svg", directory / f"{name}.pdf"]

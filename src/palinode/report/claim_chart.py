@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import vl_convert
 
 from palinode.report import theme
 
@@ -54,13 +51,6 @@ def claims_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
         "vconcat": [_panel(*panel, points, used, space) for panel, points in of_panel.items()],
         "resolve": {"scale": {"color": "shared"}},
     }
-
-
-def svg(chart: Mapping[str, Any]) -> str:
-    """A chart as SVG on white paper. The drawing needs neither a browser nor a network."""
-    config = {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
-    drawn = json.dumps(chart, allow_nan=False)
-    return str(vl_convert.vegalite_to_svg(drawn, config=config, allowed_base_urls=[]))
 
 
 def _point(row: Row, scaled: bool) -> dict[str, Any]:

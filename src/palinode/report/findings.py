@@ -19,7 +19,8 @@ from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base import fsio
 from palinode.base.errors import BadInput
 from palinode.report import words
-from palinode.report.claim_chart import claims_chart, svg
+from palinode.report.claim_chart import claims_chart
+from palinode.report.theme import svg
 from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
@@ -91,7 +92,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "confidence": rule.confidence,
         "smallest_effect": rule.smallest_effect,
         "token_frequencies_nats": token_frequencies(store, record),
-        "figure": any(row["effect"] is not None for row in rows),
+        "figure": claims_chart(rows) is not None,
         "in_short": _in_short(rows),
         "claims": rows,
         "promised": _promised(claims),
