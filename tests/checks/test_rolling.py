@@ -1,6 +1,7 @@
 """Hashes of n-grams against the n-grams themselves."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +52,24 @@ def test_dtype_and_base_do_not_matter():
     hashes = [ngram_hashes(np.array(ids, kind), 3).tolist() for kind in (np.uint8, np.int32, np.uint64)]
     assert hashes[0] == hashes[1] == hashes[2]
     assert rolling.BASE * rolling.INVERSE % 2**64 == 1
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_ids_that_are_looked_up_hash_as_ids_that_are_computed(kind):
+    tokens = np.random.default_rng(0).integers(0, np.iinfo(kind).max, 70_000, endpoint=True).astype(kind)
+    assert ngram_hashes(tokens, 5).tolist() == ngram_hashes(tokens.astype(np.int64), 5).tolist()
+
+
+def test_occurrences_among_many_references_are_those_of_sets():
+    rng = np.random.default_rng(1)
+    held_out, other = (rng.integers(0, 256, 40_000).astype(np.uint8) for _ in range(2))
+    text = np.concatenate([other[:1000], held_out[10_000:30_000], other[1000:]])
+    wanted = set(ngram_hashes(held_out, 20).tolist())
+    positions, hashes = occurrences(text, distinct(ngram_hashes(held_out, 20)), 20, block_tokens=7_000)
+    every = ngram_hashes(text, 20).tolist()
+    assert positions.tolist() == [place for place, one in enumerate(every) if one in wanted]
+    assert hashes.tolist() == [every[place] for place in positions]
+    assert 15_000 < len(positions) < 25_000
 
 
 def test_membership_of_nothing():

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinode.audit.cache import cached_part, cached_parts, part_key, stored_or_measured
+from palinode.audit.cache import DATA_ROOMS, cached_part, cached_parts, part_key, stored_or_measured
 from palinode.audit.palinode_models import AUDIT_VOCABULARY, canary_config, flow_config, pair_score, subject_of_config
 from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
 from palinode.base.config import USER_PREFIX, content_hash, encode
@@ -205,9 +205,9 @@ def _unless_it_diverges(check: Callable[[], tuple[Finding, ...]]) -> tuple[Findi
 def _data_key(settings: RunSettings, data: Source) -> str:
     config = settings.data
     if not isinstance(data, TokenStore):
-        return part_key("data", encode(config))
+        return part_key("data", encode(config), rooms=DATA_ROOMS)
     tokens = {split: len(data.tokens(split)) for split in (TRAIN, VALIDATION, TEST)}
-    return part_key("data", encode(config), data.sha256, tokens)
+    return part_key("data", encode(config), data.sha256, tokens, rooms=DATA_ROOMS)
 
 
 def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:

@@ -18,12 +18,13 @@ from palinode.results.holds import Watch, holder, take
 from palinode.results.store import Store
 
 LOOK_AGAIN_SECONDS = 0.5  # how often to look for the audit that another process measures
-AUDITED_ROOMS = ("base", "objectives", "models", "checks", "audit", "train", "evaluate", "data")
+DATA_ROOMS = ("base", "checks", "audit", "data")  # the audit of a data set runs no other code
+AUDITED_ROOMS = (*DATA_ROOMS, "objectives", "models", "train", "evaluate")
 
 
-def part_key(part: str, *depends_on: object) -> str:
-    """The hash of a part: its name, its inputs, and the code and the torch version that measure the part."""
-    return content_hash([part, NUMERICS_VERSION, source_of_rooms(), torch.__version__, list(depends_on)])
+def part_key(part: str, *depends_on: object, rooms: tuple[str, ...] = AUDITED_ROOMS) -> str:
+    """The hash of a part: its name, its inputs, and the torch version and the code of the rooms that measure the part."""
+    return content_hash([part, NUMERICS_VERSION, source_of_rooms(rooms), torch.__version__, list(depends_on)])
 
 
 Check = Callable[[], tuple[Finding, ...]]
@@ -81,10 +82,10 @@ def _measured(subject: str, check: Check) -> AuditReport:
 
 
 @cache
-def source_of_rooms() -> str:
-    """SHA-256 of the source of every room whose code an audit judges or runs. New code gives a new hash, so it is audited again."""
+def source_of_rooms(rooms: tuple[str, ...]) -> str:
+    """SHA-256 of the source of rooms whose code an audit judges or runs. New code gives a new hash, so it is audited again."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for room in AUDITED_ROOMS for path in (package / room).rglob("*.py")):
+    for path in sorted(path for room in rooms for path in (package / room).rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
