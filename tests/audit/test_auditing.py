@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from palinode import Store
-from palinode.audit import arms, audit_arm, audit_comparison, audit_trained, text_floor
+from palinode.audit import arms, audit_arm, audit_comparison, audit_trained, cache, text_floor
 from palinode.audit.trainer_bench import TrainerBench
 from palinode.base.config import content_hash, encode
 from palinode.checks.canary import CanarySettings, PassCheck, check_canary
@@ -112,6 +112,18 @@ def test_arms_share_the_canaries_of_the_passes_that_they_read_in_the_same_way(de
     assert set(both) == set(masked) == {"ltr", "rtl"}
     assert ltr["ltr"] == both["ltr"] == masked["ltr"]
     assert len({ltr["ltr"], both["rtl"], masked["rtl"]}) == 3
+
+
+def test_new_code_of_models_leaves_the_audit_of_the_data(demo, monkeypatch):
+    """A part is measured again when the code of a room that it runs is new. The data of a large corpus take minutes."""
+    settings, store = demo.settings("ltr", "base"), Store("nowhere")
+    before, code = arms.missing_parts(settings, store), cache.source_of_rooms
+
+    def kept_when_new(room: str) -> int:
+        monkeypatch.setattr(cache, "source_of_rooms", lambda rooms: code(rooms) + ("new" if room in rooms else ""))
+        return len(before & arms.missing_parts(settings, store))
+
+    assert (len(before), kept_when_new("models"), kept_when_new("checks")) == (4, 1, 0)
 
 
 def test_a_pass_with_another_shift_or_without_a_direction_token_is_another_training(demo):
