@@ -1,4 +1,7 @@
-"""The pages of findings/ are made from the packs of findings/records/, byte for byte: nothing on them is typed."""
+"""The pages of findings/ are made from the packs of findings/records/, byte for byte: nothing on them is typed.
+
+By day the smallest pack that has a page is rebuilt, by night every pack: one of 160 runs takes 8 CPU seconds.
+"""
 
 from pathlib import Path
 
@@ -6,9 +9,14 @@ import pytest
 
 FINDINGS = Path(__file__).parents[2] / "findings"
 PACKS = sorted((FINDINGS / "records").glob("*.palinode"))
+WITH_A_PAGE = [pack for pack in PACKS if (FINDINGS / f"{pack.stem}.md").exists()]
+BY_DAY = min(WITH_A_PAGE, key=lambda pack: pack.stat().st_size)
 
 
-@pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.stem)
+@pytest.mark.parametrize(
+    "pack",
+    [pytest.param(pack, marks=[] if pack == BY_DAY else [pytest.mark.nightly], id=pack.stem) for pack in PACKS],
+)
 def test_a_page_is_rebuilt_from_its_pack(tool, pack, tmp_path):
     written = tool.rebuild(pack, tmp_path)
     assert {path.name for path in written} == {path.name for path in FINDINGS.glob(f"{pack.stem}.*")}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -27,11 +30,12 @@ from palinode.checks.stepwise import StepwiseSettings, check_stepwise
 from palinode.data.config import VALIDATION
 from palinode.data.source import WithTokenizer
 from palinode.data.store import TokenStore
-from palinode.objectives import Progress
+from palinode.objectives import Objective, Progress
 from palinode.results.record import Record
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
+from palinode.train.growth import Reads
 from palinode.train.loop import draws_of_step
 
 # The largest number of micro-batches whose decisions are drawn again, which takes a second. Above it counters are judged by their
@@ -163,11 +167,18 @@ def _expected(spec: RunSpec) -> Mapping[str, Expected]:
 
 def _replayed(spec: RunSpec) -> Mapping[str, Expected]:
     """The exact counters of a run. The function draws the decisions of every step again, in the way that training draws them."""
-    recipe, objective = spec.recipe, spec.objective
-    totals: Counter[str] = Counter(optimizer_steps=recipe.steps, tokens_scored_ltr=0, tokens_scored_rtl=0)
-    for step in range(recipe.steps):
-        reads = recipe.reads(step, {}, spec.seed, spec.data.window_tokens)
-        [draw] = draws_of_step(objective, reads, spec.seed, Progress(step, recipe.steps, {}, step))
+    every = (spec.recipe.reads(step, {}, spec.seed, spec.data.window_tokens) for step in range(spec.recipe.steps))
+    sizes = groupby(replace(reads, first_window=0) for reads in every)  # decisions do not depend on the windows
+    return _counted(spec.objective, spec.seed, tuple((reads, len(list(steps))) for reads, steps in sizes))
+
+
+@lru_cache(maxsize=1024)  # runs of several scales, models or rates draw the same decisions
+def _counted(objective: Objective, seed: int, sizes: tuple[tuple[Reads, int], ...]) -> Mapping[str, Expected]:
+    """The counters of a run with these consecutive numbers of steps."""
+    every = [reads for reads, steps in sizes for _ in range(steps)]
+    totals: Counter[str] = Counter(optimizer_steps=len(every), tokens_scored_ltr=0, tokens_scored_rtl=0)
+    for step, reads in enumerate(every):
+        [draw] = draws_of_step(objective, reads, seed, Progress(step, len(every), {}, step))
         windows = torch.zeros(reads.windows * reads.parts, reads.window_tokens, dtype=torch.long)
         example = objective.example(windows, draw, SpecialTokens(1))
         totals["window_tokens"] += windows.numel()
