@@ -11,6 +11,9 @@ DEV    := $(VENV)/.installed-dev
 # take 9.3 CPU s in place of 3.8, and pytest rewrites all test files in each worker. An empty value allows it.
 export PYTHONDONTWRITEBYTECODE :=
 
+# One worker more than two cores: a worker that waits for processes or for a clock, 16 % of the time, leaves its core to another.
+WORKERS ?= 3
+
 .PHONY: demo test lint warm docs test-nightly battery bench census clean
 
 demo: $(STAMP)
@@ -18,7 +21,7 @@ demo: $(STAMP)
 
 test: $(DEV)
 	$(MAKE) --no-print-directory --jobs 2 lint warm
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not nightly"
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -36,7 +39,7 @@ docs: $(DEV)
 
 test-nightly: $(DEV)
 	$(BIN)/python -m pytest -m nightly
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly" --hypothesis-profile explore
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not nightly" --hypothesis-profile explore
 
 battery: $(DEV)
 	$(BIN)/python tools/battery.py

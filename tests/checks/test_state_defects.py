@@ -152,7 +152,16 @@ def test_a_wrong_state_is_caught(defect):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("objective", [BothObjective(), LtrObjective(direction_token=False), RtlObjective()])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        BothObjective(),
+        *(
+            pytest.param(one, marks=pytest.mark.nightly)  # `both` reads in each direction
+            for one in (LtrObjective(direction_token=False), RtlObjective())
+        ),
+    ],
+)
 def test_the_clean_twins_pass_in_both_directions(name, objective):
     findings = check_stepwise(arm(name, objective), SHORT)
     checks = ("C6.generation", "C6.state", "C6.nats")

@@ -59,7 +59,14 @@ def test_there_is_a_notebook():
     assert NOTEBOOKS
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# By day the notebook of a trained model; first_idea runs what tests/cli/test_run.py runs.
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if path.stem == "trained_model" else [pytest.mark.nightly], id=path.stem)
+        for path in NOTEBOOKS
+    ],
+)
 def test_the_cells_of_a_notebook_run_in_order(path, tmp_path, monkeypatch, one_nursery):  # noqa: F811 - the fixture
     monkeypatch.setattr(audits, "audit_arm", instant_audit.audit_arm_at_once)
     monkeypatch.setattr(one, "audit_trained", instant_audit.audit_trained_at_once)
