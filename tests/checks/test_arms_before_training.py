@@ -33,8 +33,8 @@ def arm(model, objective, window_tokens=24, **options):
     return subject_of_config(model, objective, tokenizer_vocab=256, window_tokens=window_tokens, **options)
 
 
-def by_day(models, whole):
-    """Every pair of an objective and a model. By day: every objective with one model, and every model with one objective."""
+def by_day(models, whole=""):
+    """Every pair of an objective and a model. By day: every objective with the whole model, and every model with one objective."""
     return [
         pytest.param(objective, model, marks=[] if model == whole or objective == "both" else pytest.mark.nightly)
         for model in models

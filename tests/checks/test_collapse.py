@@ -64,6 +64,7 @@ def test_norms_without_gain_vanish_by_a_vector_that_both_sides_share():
     assert report.numbers["last_gain"] == 1.0
 
 
+@pytest.mark.nightly
 def test_without_any_norm_two_trained_sides_shrink_together():
     report = probed(input_norm="none", output_norm=False, detach="none")
     assert report.outcome == "fail"

@@ -23,7 +23,7 @@ LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 BY_NIGHT = [pytest.param(n, marks=[] if n == 32 else pytest.mark.nightly) for n in LENGTHS]
 
 
-@pytest.mark.parametrize(("objective", "model"), by_day(LATENTS, "latent"))
+@pytest.mark.parametrize(("objective", "model"), by_day(LATENTS))
 def test_honest_arms_pass(model, objective):
     audited = arm(LATENTS[model], OBJECTIVES[objective])
     report = audit_subject(audited, checks=("C1", "C6"), flow=FLOW, stepwise=STEPWISE)

@@ -268,9 +268,9 @@ def test_flow_and_stepwise_name_the_place(planted):
     assert_found(flow_report(planted.broken, checks), planted.flow)
 
 
-# Half of the twins by day, and all by night. The arms of every mixer and objective pass the same checks by day.
+# A third of the twins by day, and all by night. The arms of every mixer and objective pass the same checks by day.
 @pytest.mark.parametrize(
-    "name", [one if place % 2 else pytest.param(one, marks=pytest.mark.nightly) for place, one in enumerate(CLEAN)]
+    "name", [one if place % 3 == 1 else pytest.param(one, marks=pytest.mark.nightly) for place, one in enumerate(CLEAN)]
 )
 def test_flow_and_stepwise_pass_the_clean_twin(name):
     report = flow_report(name)
@@ -287,7 +287,7 @@ def canary_report(name: str, settings: CanarySettings) -> AuditReport:
 
 
 # Flow catches each of these defects by day. The canary trains by day on one defect of each objective and of each of its checks.
-CANARIES_BY_DAY = {"M01", "M05", "M06", "M21", "M23", "M28", "M29", "M31"}
+CANARIES_BY_DAY = {"M01", "M06", "M21", "M29"}
 
 
 @pytest.mark.parametrize(

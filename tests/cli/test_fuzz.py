@@ -24,7 +24,7 @@ from palinode.cli.main import entry
 
 MOST_CPU_SECONDS = 20
 EXIT_CODES = {0, 1, 2, 3, 4, 5}  # 70 is a bug of the program
-SOME = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=30, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=667, derandomize=False, suppress_health_check=list(HealthCheck))
 
 NUMBERS = st.one_of(

@@ -59,6 +59,11 @@ def test_nothing_flows_where_it_must_not_and_everything_where_it_may(config):
     }
 
 
+@pytest.mark.parametrize(  # by day tests/checks has the same for the other three
+    "config",
+    [pytest.param(kind, id=name, marks=[] if name == "hf" else pytest.mark.nightly) for name, kind in MODELS.items()],
+    indirect=True,
+)
 def test_the_published_mask_leaks_through_it_and_is_caught(config):
     objective = BothObjective(rtl_sees=FlippedLowerTriangle())
     subject = subject_of_config(config, objective, tokenizer_vocab=256, window_tokens=24)

@@ -31,7 +31,7 @@ def measured(corpus, tokenizer: str, split: str, cache) -> tuple[float, float, f
     return size / 1e6, peak, seconds
 
 
-@pytest.mark.parametrize("tokenizer", ["byte", "char"])
+@pytest.mark.parametrize("tokenizer", ["byte", pytest.param("char", marks=pytest.mark.nightly)])
 def test_a_corpus_of_ten_times_the_size_takes_hardly_more_memory(tmp_path, tokenizer):
     """One document of 2 MB against one of 20 MB: less than 10 MiB more, so the 18 MB are held nowhere."""
     paragraph = "\n".join(sentences(400)) + "\n"

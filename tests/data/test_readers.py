@@ -178,6 +178,7 @@ def test_wikitext_2_has_its_published_number_of_words(tmp_path):
 
 
 @needs_data
+@pytest.mark.nightly
 def test_gpt2s_tokens_are_those_of_the_library_that_reads_the_same_file():
     """Our reading of the file against Hugging Face's own, on a novel of 1.1 MB."""
     import tokenizers

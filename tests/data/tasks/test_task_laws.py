@@ -207,11 +207,14 @@ def test_mad_recall(task, loops):
 @pytest.mark.parametrize(
     "task",
     [
-        MadFuzzyRecall(vocabulary=8, length=30, most_tokens=2),
-        MadFuzzyRecall(vocabulary=11, length=40, key_sizes="longest", multi_query=False),
-        MadFuzzyRecall(vocabulary=8, length=50, multi_query=True),
+        pytest.param(MadFuzzyRecall(vocabulary=8, length=30, most_tokens=2), id="two"),
+        pytest.param(
+            MadFuzzyRecall(vocabulary=11, length=40, key_sizes="longest", multi_query=False),
+            id="single",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(MadFuzzyRecall(vocabulary=8, length=50, multi_query=True), id="three", marks=pytest.mark.nightly),
     ],
-    ids=["two", "single", "three"],
 )
 def test_mad_fuzzy_recall(task, loops):
     dice, letters = loops.PlainDice(6), task.vocabulary - (1 if task.multi_query else 2)
