@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from palinode import Store
-from palinode.audit import arms, audit_arm, audit_comparison, audit_trained, cache, text_floor
+from palinode.audit import arms, audit_arm, audit_comparison, audit_trained, cache, runs, text_floor
 from palinode.audit.trainer_bench import TrainerBench
 from palinode.base.config import content_hash, encode
 from palinode.checks.canary import CanarySettings, PassCheck, check_canary
 from palinode.data.store import prepare
 from palinode.experiment.audits import audit_ahead
 from palinode.models.decoder import Decoder
+from palinode.objectives.directional import BothObjective
+from palinode.objectives.probability import Constant
 from palinode.run.one import run_one
 from palinode.run.trained import load_trained
 from palinode.spec.load import load
@@ -228,3 +230,22 @@ def test_a_run_keeps_the_floor_of_its_text(demo, store):
 def test_reports_are_plain_json(audited):
     for arm in audited.values():
         assert json.loads(json.dumps(encode(arm.report), allow_nan=False))
+
+
+class Tabled(BothObjective):
+    """An objective of a user. Python cannot hash its table."""
+
+    table: dict[str, float] = {}
+
+
+def test_decisions_are_drawn_once_for_an_objective_and_a_seed(demo):
+    both = RunSpec.of(demo.settings("both", "base"), seed=1)
+    other = both.with_(objective=Tabled(p=Constant(p=0.25), table={"a": 1.0}))
+    counted: runs.Counted = {}
+    expected = [
+        runs._expected(spec, counted)["tokens_scored_rtl"]
+        for spec in (both, both.with_(model=both.model.with_(layers=2)), both.with_(seed=2), other)
+    ]
+    assert expected[0] == expected[1]
+    assert len(counted) == 3
+    assert len({one.mean for one in expected}) == 3

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from palinode.audit.palinode_models import subject_of_model
 from palinode.audit.text_floor import floor_of
 from palinode.audit.trainer_bench import AUDIT_SEED
+from palinode.base.config import content_hash, encode
 from palinode.base.example import SpecialTokens
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import ParityAxis
@@ -41,6 +41,7 @@ from palinode.train.loop import draws_of_step
 # The largest number of micro-batches whose decisions are drawn again, which takes a second. Above it counters are judged by their
 # deviation.
 MOST_REPLAYED = 4096
+Counted = dict[str, Mapping[str, Expected]]  # hash of what decisions depend on -> the counters that they imply
 
 # The audit before training read texts step by step with random weights. This audit does so with the trained weights.
 TRAINED_STEPWISE = StepwiseSettings(random_weights=False)
@@ -97,7 +98,8 @@ def audit_comparison(
         tuning: the tuning of each arm, by the arm's name.
     """
     began = time.perf_counter()
-    budgets = [_budget(arm, scale, spec, record) for arm, scale, spec, record in runs if record is not None]
+    counted: Counted = {}
+    budgets = [_budget(arm, scale, spec, record, counted) for arm, scale, spec, record in runs if record is not None]
     planned = [(arm, scale, spec.seed) for arm, scale, spec, _ in runs]
     findings = check_budget(
         budgets, equal=equal, planned=planned, tuning=tuning, model_differs_on_purpose=models_differ
@@ -134,7 +136,7 @@ def _loss_findings(trained: Trained, rows: Sequence[Mapping[str, Any]], store: S
     return findings
 
 
-def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
+def _budget(arm: str, scale: str, spec: RunSpec, record: Record, counted: Counted) -> RunBudget:
     result = record.result
     counters = {name: float(value) for name, value in (result.counters if result else {}).items() if value is not None}
     return RunBudget(
@@ -144,12 +146,12 @@ def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
         outcome=record.outcome,
         counters={"tokens_read_before": 0.0, **counters},
         parameters=dict(result.parameters) if result else {},
-        expected=_expected(spec) if record.outcome == "done" else {},
+        expected=_expected(spec, counted) if record.outcome == "done" else {},
         seconds=float(result.seconds.get("train") or 0) if result else None,
     )
 
 
-def _expected(spec: RunSpec) -> Mapping[str, Expected]:
+def _expected(spec: RunSpec, counted: Counted) -> Mapping[str, Expected]:
     """The counters that the spec of a finished run implies; empty when the counters depend on what happened during training."""
     recipe = spec.recipe
     limits = (recipe.max_tokens_read, recipe.max_ltr_tokens)
@@ -159,23 +161,25 @@ def _expected(spec: RunSpec) -> Mapping[str, Expected]:
     if spec.labels != "all" or not spec.objective.reads_in_a_direction:  # scored tokens vary by window
         return {}
     if recipe.steps * recipe.micro_batches <= MOST_REPLAYED and spec.numerics_version == NUMERICS_VERSION:
-        return _replayed(spec)  # earlier versions drew the decisions for each micro-batch
+        return _replayed(spec, counted)  # earlier versions drew the decisions for each micro-batch
     full = spec.data.window_tokens
     phases = recipe.growth.phases(recipe.steps, full) if recipe.growth else [(0, recipe.steps, full)]
     return added_up([_expected_phase(spec, *phase) for phase in phases])
 
 
-def _replayed(spec: RunSpec) -> Mapping[str, Expected]:
-    """The exact counters of a run. The function draws the decisions of every step again, in the way that training draws them."""
+def _replayed(spec: RunSpec, counted: Counted) -> Mapping[str, Expected]:
+    """The exact counters of a run. Runs of several scales, models or rates draw the same decisions, which are drawn here once."""
     every = (spec.recipe.reads(step, {}, spec.seed, spec.data.window_tokens) for step in range(spec.recipe.steps))
     sizes = groupby(replace(reads, first_window=0) for reads in every)  # decisions do not depend on the windows
-    return _counted(spec.objective, spec.seed, tuple((reads, len(list(steps))) for reads, steps in sizes))
+    steps = [(reads, len(list(equal))) for reads, equal in sizes]
+    key = content_hash([encode(spec.objective), spec.seed, [(asdict(reads), count) for reads, count in steps]])
+    if key not in counted:
+        counted[key] = _draw_again(spec.objective, spec.seed, [reads for reads, count in steps for _ in range(count)])
+    return counted[key]
 
 
-@lru_cache(maxsize=1024)  # runs of several scales, models or rates draw the same decisions
-def _counted(objective: Objective, seed: int, sizes: tuple[tuple[Reads, int], ...]) -> Mapping[str, Expected]:
-    """The counters of a run with these consecutive numbers of steps."""
-    every = [reads for reads, steps in sizes for _ in range(steps)]
+def _draw_again(objective: Objective, seed: int, every: Sequence[Reads]) -> Mapping[str, Expected]:
+    """The counters of a run with these steps. The decisions are drawn in the way that training draws them."""
     totals: Counter[str] = Counter(optimizer_steps=len(every), tokens_scored_ltr=0, tokens_scored_rtl=0)
     for step, reads in enumerate(every):
         [draw] = draws_of_step(objective, reads, seed, Progress(step, len(every), {}, step))

@@ -19,7 +19,7 @@ Hashes = NDArray[np.uint64]
 BASE = 0x9E3779B97F4A7C15  # an odd number has an inverse modulo 2^64
 INVERSE = pow(BASE, -1, 1 << 64)
 BLOCK_TOKENS = 1 << 20  # 8 MiB for each of the five arrays that a block needs
-# A table of booleans excludes most wrong hashes before the binary search. With 16 places for each reference, 6 % of them pass.
+# A table of booleans excludes most wrong hashes before the binary search. With 16 places for each reference, about 6 % pass.
 FILTER_PLACES_LOG2 = 4
 FILTER_BITS = (16, 26)  # the smallest and the largest table; the largest takes 64 MiB
 
@@ -67,9 +67,7 @@ def occurrences(
     for start in range(0, len(tokens) - n + 1, block_tokens):
         hashes = ngram_hashes(np.asarray(tokens[start : start + block_tokens + n - 1]), n)
         near = np.flatnonzero(maybe[_slot(hashes, bits)])
-        ordered = np.sort(
-            hashes[near]
-        )  # a search in order stays in the processor's cache: 7 times faster in 5 million references
+        ordered = np.sort(hashes[near])  # among 5 million references, a search in order is 7 times faster
         hit = near[is_in(hashes[near], ordered[is_in(ordered, references)])]
         positions.append(hit + start)
         matches.append(hashes[hit])
