@@ -2,7 +2,12 @@
 
 It measures the wall time of the command on a terminal, its CPU time with all its processes, and when its first line was shown. The
 parts are the seconds that the store recorded; the runs go two at a time, so their seconds add up to more than the wall time.
-Run: python benchmarks/first_result.py
+
+A checkout of an earlier commit may take turns with this one, so that both see the same machine. The demo of 3bb5884 took 145 s
+where the targets were set, so its time here says how much slower this machine is.
+
+    git worktree add --detach BEFORE 3bb5884
+    python benchmarks/first_result.py --before BEFORE/src
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from before_after import NOW, commit
 from machine import machine_facts
 from overhead import seconds_by_part
 from palinode.base import fsio
@@ -34,18 +40,28 @@ Row = dict[str, Any]
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--before", type=Path, metavar="SRC", help="the folder src of the checkout of before")
     given = arguments.parse_args()
-    rounds = [one_demo() for _ in range(given.rounds)]
-    measures = [name for name in rounds[0] if name != "parts"]
-    medians = {name: statistics.median(one[name] for one in rounds) for name in measures}
-    fsio.write_json(RESULT, {"medians": medians, "rounds": rounds, "targets": TARGETS, "machine": machine_facts()})
-    print(json.dumps(medians, indent=2))
+    rounds, before = [], []
+    for _ in range(given.rounds):
+        before += [one_demo(given.before)] if given.before else []
+        rounds.append(one_demo(NOW))
+        print(json.dumps([*before[-1:], rounds[-1]]), flush=True)
+    result: Row = {"medians": medians(rounds), "rounds": rounds, "targets": TARGETS}
+    if before:
+        result["before"] = {"commit": commit(given.before), "medians": medians(before), "rounds": before}
+    fsio.write_json(RESULT, {**result, "machine": machine_facts()})
 
 
-def one_demo() -> Row:
-    """Run the demo once, in a new store and with a new cache."""
+def medians(rounds: list[Row]) -> Row:
+    """The median of each measure but the parts."""
+    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0] if name != "parts"}
+
+
+def one_demo(source: Path) -> Row:
+    """Run the demo of a source tree once, in a new store and with a new cache."""
     with tempfile.TemporaryDirectory() as temporary:
-        environment = {**os.environ, "PALINODE_CACHE": f"{temporary}/cache"}
+        environment = {**os.environ, "PYTHONPATH": str(source.resolve()), "PALINODE_CACHE": f"{temporary}/cache"}
         command = [sys.executable, "-P", "-m", "palinode", "demo", "--store", f"{temporary}/runs"]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         first_line_seconds, wall_seconds = on_a_terminal(command, environment, temporary)

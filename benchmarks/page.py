@@ -572,18 +572,20 @@ def first_result(result: Row) -> Iterator[str]:
     yield from paragraph(
         "`palinode demo` in an empty store and with an empty cache, on a terminal: nine runs of three arms, the audits, the "
         f"verdict and the report. Medians of {len(result['rounds'])} starts. The runs go two at a time, so the seconds of the "
-        "parts add up to more than the wall time."
+        "parts add up to more than the wall time. A column that is named by a commit is that commit, in turn with this one."
     )
     yield ""
     words = {"wall_seconds": "wall time", "first_line_seconds": "first line", "audit_seconds": "all audits together"}
-    rows = [
-        [words[name], f"{medians[name]:.1f}", f"{target:g}", met(medians[name] <= target)]
-        for name, target in targets.items()
-    ]
-    rows.append(["CPU time of all processes", f"{medians['cpu_seconds']:.1f}", "", ""])
-    parts = {name: sorted(one["parts"][name] for one in result["rounds"]) for name in result["rounds"][0]["parts"]}
-    rows += [[name.replace("_", " "), f"{values[len(values) // 2]:.1f}", "", ""] for name, values in parts.items()]
-    yield from table(("what", "seconds", "target", ""), rows)
+    words["cpu_seconds"] = "CPU time of all processes"
+    columns = [result, *([result["before"]] if "before" in result else [])]
+    rows = []
+    for name, what in words.items():
+        target = [f"{targets[name]:g}", met(medians[name] <= targets[name])] if name in targets else ["", ""]
+        rows.append([what, *(f"{one['medians'][name]:.1f}" for one in columns), *target])
+    for name in result["rounds"][0]["parts"]:
+        seconds = [sorted(one["parts"][name] for one in column["rounds"]) for column in columns]
+        rows.append([name.replace("_", " "), *(f"{values[len(values) // 2]:.1f}" for values in seconds), "", ""])
+    yield from table(("what", "seconds", *(one["commit"] for one in columns[1:]), "target", ""), rows)
 
 
 def before_after(result: Row) -> Iterator[str]:

@@ -10,6 +10,7 @@ from palinode import Store
 from palinode.audit import arms, audit_arm, audit_comparison, audit_trained, cache, runs, text_floor
 from palinode.audit.trainer_bench import TrainerBench
 from palinode.base.config import content_hash, encode
+from palinode.base.finding import seconds_together
 from palinode.checks.canary import CanarySettings, PassCheck, check_canary
 from palinode.data.store import prepare
 from palinode.experiment.audits import audit_ahead
@@ -68,6 +69,16 @@ def test_the_published_mask_is_caught_by_flow_and_canary_with_the_positions_name
     named = next(f for f in report.leaks if f.check == "C1.perturbation")
     assert "15 of 16 targets see themselves" in named.message
     assert all("rtl" in f.message for f in report.leaks if f.check in ("C1.perturbation", "C2.canary"))
+
+
+def test_the_seconds_of_audits_together_count_a_shared_part_once(audited):
+    reports = [one.report for one in audited.values()]
+    assert all(report.seconds == pytest.approx(sum(report.parts.values())) for report in reports)
+    shared = set.intersection(*(set(report.parts) for report in reports))
+    assert len(shared) == 1, "the arms have one data set"
+    [data] = shared
+    more_than_once = sum(report.parts[data] for report in reports[1:])
+    assert seconds_together(reports) == pytest.approx(sum(report.seconds for report in reports) - more_than_once)
 
 
 def test_a_stored_audit_is_not_measured_again(demo, store, audited, monkeypatch):

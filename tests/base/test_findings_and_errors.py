@@ -17,7 +17,7 @@ from palinode.base.errors import (
     nearest,
     printable,
 )
-from palinode.base.finding import AuditReport, Finding
+from palinode.base.finding import AuditReport, Finding, seconds_together
 
 
 def finding(outcome, check="C1.perturbation", **fields):
@@ -101,3 +101,12 @@ def test_nearest():
     assert nearest("multi_query_recall", [*names, "mad-recall", "recall"]) == "did you mean 'mad-recall' or 'recall'?"
     assert nearest("zzzzzzzz", []) is None
     assert nearest("zzzzzzzz", [f"field_number_{i}" for i in range(40)]) is None
+
+
+def test_audits_that_name_no_parts_take_their_seconds_one_by_one():
+    """As older stores have them; with them stand audits that share a part of 3 seconds."""
+    old = [AuditReport(subject=name, findings=(), seconds=2.0) for name in "ab"]
+    parts = ({"x": 3.0, "y": 1.0}, {"x": 3.0})
+    new = [AuditReport(subject="c", findings=(), seconds=sum(one.values()), parts=one) for one in parts]
+    assert seconds_together([*old, *new]) == 2 + 2 + 3 + 1
+    assert seconds_together([]) == 0

@@ -60,14 +60,14 @@ class AuditedArm:
 def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
     """Audit an arm before training. Parts that the store already holds are not measured again."""
     use_threads(settings.threads)
-    parts = _parts(settings, name, store)
-    reports = [cached_part(store, name, key, check) for key, check in parts]
+    parts = {key: cached_part(store, name, key, check) for key, check in _parts(settings, name, store)}
     whole = AuditReport(
         subject=name,
-        findings=tuple(finding for report in reports for finding in report.findings),
-        seconds=sum(report.seconds for report in reports),
+        findings=tuple(finding for report in parts.values() for finding in report.findings),
+        seconds=sum(report.seconds for report in parts.values()),
+        parts={key: report.seconds for key, report in parts.items()},
     )
-    key = content_hash([name, *(key for key, _ in parts)])
+    key = content_hash([name, *parts])
     if store is not None:
         store.write_audit(key, whole)
     return AuditedArm(key, whole)

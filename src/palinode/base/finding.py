@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from palinode.base.config import Config
+from palinode.base.config import LATER, Config
 from palinode.base.measures import CheckOutcome
 
 TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # checks that fail when a model sees too little: a defect, no leak
@@ -50,11 +50,17 @@ class Finding(Config):
 
 
 class AuditReport(Config):
-    """All findings on one arm or one model."""
+    """All findings on one arm or one model.
+
+    Attributes:
+        seconds: what the audit takes alone.
+        parts: the hash of a part -> its seconds. Audits share a part of the same hash, which is measured once.
+    """
 
     subject: str
     findings: tuple[Finding, ...]
     seconds: float = 0.0
+    parts: Annotated[Mapping[str, float], LATER] = Field(default_factory=dict)
 
     @property
     def outcome(self) -> CheckOutcome:
@@ -73,3 +79,12 @@ class AuditReport(Config):
     def collapses(self) -> tuple[Finding, ...]:
         """The failed checks that show a vanished auxiliary term."""
         return tuple(finding for finding in self.findings if finding.shows_collapse)
+
+
+def seconds_together(reports: Iterable[AuditReport]) -> float:
+    """The seconds of several audits. A part that they share counts once; older reports do not name their parts."""
+    whole, parts = 0.0, dict[str, float]()
+    for report in reports:
+        parts |= report.parts
+        whole += 0.0 if report.parts else report.seconds
+    return whole + sum(parts.values())

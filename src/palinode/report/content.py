@@ -18,7 +18,7 @@ from palinode.analysis.compare import Cost, costs
 from palinode.analysis.deviations import deviations
 from palinode.analysis.verdict import Verdict, over_scales_of
 from palinode.base.decision import Decision
-from palinode.base.finding import Finding
+from palinode.base.finding import Finding, seconds_together
 from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.checks.explained import code_of, explanation
 from palinode.report import words
@@ -200,7 +200,8 @@ def audit(page: Page) -> Content:
     made = {item.finding.check for one in audits.values() for item in one.findings}
     codes = dict.fromkeys(sorted(code_of(check) for check in made | {finding.check for finding in comparison}))
     explained = [one for code in codes if (one := explanation(code)) is not None]
-    return {"arms": [_audit(page, arm) for arm in page.record.entry.arms], "explained": explained}
+    seconds = seconds_together(report for one in audits.values() for report in one.reports.values())
+    return {"arms": [_audit(page, arm) for arm in page.record.entry.arms], "explained": explained, "seconds": seconds}
 
 
 def _audit(page: Page, arm: ArmEntry) -> Content:
@@ -215,7 +216,7 @@ def _audit(page: Page, arm: ArmEntry) -> Content:
         "audit": audited,
         "missing": [scale for scale in record.entry.scales if scale not in audited.reports],
         "counts": [(outcome, counted[outcome]) for outcome in ORDER if counted[outcome]],
-        "seconds": sum(report.seconds for report in audited.reports.values()),
+        "seconds": seconds_together(audited.reports.values()),
         "maps": [figure for figure in page.figures if figure.section == "audit" and figure.arm == arm.name],
         "findings": [(finding, where) for finding, where in findings if finding.outcome != "pass"],
         "passed": [(finding, where) for finding, where in findings if finding.outcome == "pass"],
