@@ -10,6 +10,8 @@ have them.
     dropout-in-evaluation  attention dropout that stays on while the model is scored (the published dropout baseline)
     encdec-mse-published   an embedding loss whose norms can vanish: it falls to zero and says nothing
 
+A choice on the test set, the sixth defect, is measured in `selection.py`.
+
 A difference below 0 is what a defect added to a result. `palinode data get eltec-eng` fetches the novels of `laptop`.
 """
 

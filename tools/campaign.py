@@ -70,6 +70,7 @@ ORDER = (
     Planned("encdec_flops", "laptop", "E1, E5 at equal FLOPs"),
     Planned("encdec_published", "laptop", "E2 and the author's best with the published norms"),
     Planned("leaks", "laptop", "what each published defect adds"),
+    Planned("selection", "laptop", "what a choice on the test set adds"),
     Planned("mask", "long", "whether M1's gap closes with tokens; A1"),
     Planned("recall", "laptop-attention", "R1, R2 with ten seeds where learning is rare"),
 )

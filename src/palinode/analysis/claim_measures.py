@@ -472,6 +472,35 @@ def sides(claim: Claim, record: ExperimentRecord) -> Iterator[Sides]:
             yield group, arm, tuple(others)
 
 
+def selection(claim: Claim, evidence: Evidence) -> Rows:
+    """For every scale: what a choice on the test split adds to the test score.
+
+    Each seed has a run of every setting (`claim.groups`). One run is chosen by the score of the rule's split, and one by the test
+    score. The value of a seed is the test score of the second run less that of the first.
+    """
+    arms = [arm for _, arm, _ in sides(claim, evidence.record)]
+    for scale in evidence.scales:
+        own, test = (
+            {
+                arm: scores_of(evidence.record, arm, scale, str(evidence.rule.score._replace(split=split)))
+                for arm in arms
+            }
+            for split in (evidence.split, "test")
+        )
+        seeds = sorted(set.intersection(*(set(scores) for scores in (*own.values(), *test.values()))))
+        values = [
+            test[_best_arm(test, seed, evidence.rule)][seed] - test[_best_arm(own, seed, evidence.rule)][seed]
+            for seed in seeds
+        ]
+        yield over_seeds(evidence, scale, in_group(claim.arm, "SETTING"), "", values)
+
+
+def _best_arm(scores: Mapping[str, Mapping[int, float]], seed: int, rule: Decision) -> str:
+    """The arm with the best score of a seed; of equal arms the first."""
+    best = max if rule.better == "higher" else min
+    return best(scores, key=lambda arm: scores[arm][seed])
+
+
 def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: Sequence[float]) -> Measured:
     """The row with the mean and the t intervals of `values`. There is one value per seed."""
     interval, family = (t_interval(values, at) for at in (evidence.rule.confidence, evidence.family_confidence()))
@@ -526,5 +555,6 @@ MEASURES: Mapping[str, tuple[Measure, str]] = {
     "context": (context, "rtl / ltr - 1 in windows of that many tokens"),
     "steps_to_learn": (steps_to_learn, "steps to half-way, {row.arm} over {row.against}"),
     "rank_correlation": (over_groups, "rank correlation over groups of {row.arm} with {row.against}"),
+    "selection": (selection, "test score of {row.arm} chosen by it, less the one chosen by {metric}"),
     "term": (term, "auxiliary term {row.group} of {row.arm} at the end"),
 }

@@ -34,6 +34,7 @@ CLAIM_MEASURES: Mapping[str, frozenset[str]] = {
     "context": frozenset(["longest"]),
     "steps_to_learn": frozenset(["against", "groups"]),
     "rank_correlation": frozenset(["against", "groups", "needs_learning", "experiment"]),
+    "selection": frozenset(["groups"]),
     "term": frozenset(),
 }
 OPTIONS = frozenset().union(*CLAIM_MEASURES.values())
@@ -172,7 +173,8 @@ class Claim(Config):
         measure: the name of the measure that tests the claim: a name in CLAIM_MEASURES.
         arm: the arm that the claim is about.
         against: the arms that `arm` is compared with. Among several arms, `difference` takes the arm with the best mean score.
-        groups: names that replace `{}` in `arm` and `against`; the claim is judged for each group and for their mean.
+        groups: names that replace `{}` in `arm` and `against`; the claim is judged for each group and for their mean. For the
+            measure `selection`: the names of the settings that are chosen from.
         directions: for a ratio of two losses: the direction of the loss of `arm`, and the direction of the loss of `against`.
         expect: the condition on the interval under which the claim holds. `better` and `not worse` apply the decision rule of the
             experiment; `above` and `below` compare the interval with `bound`; `within` means that the interval lies between

@@ -21,6 +21,7 @@ AXES = {
     "context": "rtl loss / ltr loss, less 1",
     "steps_to_learn": "ratio of the steps to half-way",
     "rank_correlation": "rank correlation",
+    "selection": "what the choice on the test split adds",
     "term": "value of the auxiliary term",
 }
 # A figure with more rows leaves out the rows of single groups: the page has them in a table.
