@@ -48,7 +48,7 @@ census: $(DEV)
 	$(BIN)/python tools/census.py
 
 bench: $(DEV)
-	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs startup first_result audit_cost step_rate page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in loss_memory step_time time_to_loss speedrun_rates overhead layer_cut task_generation generation long_context stacked_runs startup first_result audit_cost step_rate page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 # --no-compile: Python compiles the modules that are imported, when they are; pip would compile all 21,000 and take 90 CPU s longer.
 # torch first and alone: the build that is there then stays, whatever else is resolved. TORCH_INDEX names the index of a build;

@@ -127,30 +127,6 @@ def speedrun_rates(result: Row) -> Iterator[str]:
     )
 
 
-def mask_rates(result: Row) -> Iterator[str]:
-    yield "## The rate of the mask experiments"
-    yield ""
-    yield from paragraph(
-        "The hlb recipe computes its learning rate from the size of the model, by a law that was fitted between 20 and 600 million "
-        "parameters. `experiments/mask.py` sets a rate of its own instead. Here this rate is halved and doubled at three of the "
-        f"experiment's laptop sizes, left to right only, with {len(result['seeds'])} seeds. The difference is the final validation "
-        "loss minus that at the experiment's own rate, in nats a token: below zero is better than the own rate."
-    )
-    yield ""
-    yield from table(
-        ("size", "rate", "nats a token", "difference"),
-        [[row["scale"], f"{row['learning_rate']:g}", *mask_rates_numbers(row)] for row in result["rows"]],
-    )
-
-
-def mask_rates_numbers(row: Row) -> list[str]:
-    if row["nats_per_token"] is None:
-        return [f"{row['diverged']} diverged", ""]
-    own = row["difference"]["lowest"] == row["difference"]["highest"] == 0
-    difference = "" if own else "{mean:+.4f} ({lowest:+.4f} to {highest:+.4f})".format(**row["difference"])
-    return [f"{row['nats_per_token']:.4f}", difference]
-
-
 def step_time(result: Row) -> Iterator[str]:
     rows, target = result["rows"], result["target_ratio"]
     judged = [row["wall_ratio"] for row in rows if row["case"] == "training step, batch 12"]
@@ -750,7 +726,6 @@ SECTIONS = {
     for section in (
         time_to_loss,
         speedrun_rates,
-        mask_rates,
         step_time,
         overhead,
         loss_memory,

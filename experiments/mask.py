@@ -104,8 +104,8 @@ BASE = RunSettings(
     model=LatentConfig(layers=2, width=64),
     objective=LtrObjective(),
     # hlb-gpt's recipe with three changes: a decay that ends, batches that keep their number of tokens, and a rate of its own. The
-    # recipe's law of rates was fitted between 20 and 600 million parameters and gives .047 at .3 million; benchmarks/mask_rates.py
-    # compares .004 with half and twice of it.
+    # recipe's law of rates was fitted between 20 and 600 million parameters and gives .047 at .3 million. `laptop` and `long`
+    # choose their rates by trials.
     recipe=Hlb(
         steps=round(STEPS * SLACK),
         max_tokens_read=STEPS * STEP_TOKENS,
@@ -268,10 +268,7 @@ SOURCE = (
     "snimu/mask on hlb-gpt 0.4.1, WikiText-103, 46 to 626 million parameters. There the rtl loss was far below the ltr loss, "
     "because its mask let slots see their own targets; the lowest ratio 1 was about .93, and about 1 at 626 million parameters"
 )
-ONE_RATE = (
-    "all arms train at one rate, the first of each size in benchmarks/mask_rates.py, and the best rate changes with the width, so "
-    "a trend over the width may come from the rate"
-)
+ONE_RATE = "all arms train at one rate, and the best rate changes with the width, so a trend over the width may come from the rate"
 
 
 def of_ratio_1(name: str, sentence: str, measure: str, **options: Any) -> Claim:

@@ -46,20 +46,6 @@ def test_every_program_has_results_and_a_section(page):
     assert programs == results == set(page.SECTIONS)
 
 
-def test_the_section_of_the_mask_rates_tells_better_worse_and_diverged(page):
-    spread = {"mean": -0.01, "lowest": -0.02, "highest": 0.0}
-    own = dict.fromkeys(spread, 0.0)
-    rows = [
-        {"scale": "2x64", "learning_rate": 0.004, "nats_per_token": 5.5, "difference": own, "diverged": 0},
-        {"scale": "2x64", "learning_rate": 0.002, "nats_per_token": 5.49, "difference": spread, "diverged": 0},
-        {"scale": "2x64", "learning_rate": 0.008, "nats_per_token": None, "difference": None, "diverged": 2},
-    ]
-    section = "\n".join(page.mask_rates({"rows": rows, "seeds": [1, 2, 3]}))
-    assert "| 2x64 | 0.004 | 5.5000 |  |" in section
-    assert "| 2x64 | 0.002 | 5.4900 | -0.0100 (-0.0200 to +0.0000) |" in section
-    assert "| 2x64 | 0.008 | 2 diverged |  |" in section
-
-
 def test_the_section_of_long_rows_judges_growth_and_learning(page):
     rows = [
         {"case": case, "length": length, "peak_mib": length / 100, "seconds": 0.5, "first_loss": 4.0, "last_loss": 3.0}
