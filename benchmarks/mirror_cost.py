@@ -1,8 +1,9 @@
 """What `palinode mirror --follow` costs the run beside it, measured within one run: the mirror is stopped and goes on, in turn.
 
 Equal runs scatter by 12 % on a shared machine, so whole runs cannot show 1 %. Here a pair is two neighbouring pieces of one run,
-some seconds each. The mirror is at work in one and stopped by a signal in the other; which is first changes with each pair. A
-mirror that goes on first sends what was recorded while it was stopped, so it sends twice as much as it would without stops.
+half a second each. The mirror is at work in one and stopped by a signal in the other; which is first changes with each pair. A
+mirror that goes on looks at once and sends what was recorded while it was stopped. So it looks once a second in place of once in
+two seconds, in each piece in which it is at work, and the cost that is measured is rather too high than too low.
 Counted are the CPU seconds and the wall time of the run in a piece, and the CPU seconds of the mirror with its tracker: for its
 start, which it has once, and beyond. The run has one thread.
 Run: python benchmarks/mirror_cost.py
@@ -60,8 +61,8 @@ class Used(NamedTuple):
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--pairs", type=int, default=60)
-    arguments.add_argument("--steps", type=int, default=120, help="the training steps of a piece")
+    arguments.add_argument("--pairs", type=int, default=200)
+    arguments.add_argument("--steps", type=int, default=20, help="the training steps of a piece")
     given = arguments.parse_args()
     of_trackers = {tracker: measured(tracker, given.pairs, given.steps) for tracker in TRACKERS}
     result = {"steps": given.steps, "log_every_steps": LOG_EVERY_STEPS, "pairs": given.pairs, "trackers": of_trackers}

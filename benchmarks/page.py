@@ -700,7 +700,7 @@ def mirror_cost(result: Row) -> Iterator[str]:
         f"and goes on in turn. A pair is two neighbouring pieces of {result['steps']} steps; pairs: {result['pairs']}. The ratios "
         "are a piece with the mirror at work by one with the mirror stopped: the median with its 95 % interval. Target: at most "
         f"{target:g}. `start` is what the mirror and its tracker use once, `beyond` what they use for the rows, as a share of the "
-        "run's CPU seconds. Whole runs cannot show this: equal ones scatter by 12 % on a shared machine."
+        "run's CPU seconds: they are taken from the cores, busy or not. Whole runs cannot show 1 %, as equal ones scatter by 12 %."
     )
     yield ""
     rows = [
