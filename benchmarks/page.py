@@ -692,33 +692,36 @@ def worker_cost(result: Row) -> Iterator[str]:
 
 
 def mirror_cost(result: Row) -> Iterator[str]:
-    target, of_trackers = result["target_ratio"], result["trackers"]
+    target, of_trackers = result["target_cost"], result["trackers"]
     yield "## A mirror beside a run"
     yield ""
     yield from paragraph(
         f"One run with a row every {result['log_every_steps']} steps, and `palinode mirror --follow` beside it, which is stopped "
-        f"and goes on in turn. A pair is two neighbouring pieces of {result['steps']} steps; pairs: {result['pairs']}. The ratios "
-        "are a piece with the mirror at work by one with the mirror stopped: the median with its 95 % interval. Target: at most "
-        f"{target:g}. `start` is what the mirror and its tracker use once, `beyond` what they use for the rows, as a share of the "
-        "run's CPU seconds: they are taken from the cores, busy or not. Whole runs cannot show 1 %, as equal ones scatter by 12 %."
+        f"and goes on in turn. A pair is two neighbouring pieces of {result['steps']} steps; pairs: {result['pairs']}. When it "
+        "goes on, the mirror does the work of both pieces, so half of the difference is its cost: the median with its 95 % "
+        f"interval, in percent of the run. Target: at most {100 * target:g}. `start` is what the mirror and its tracker use once, "
+        "`beyond` what they use for the rows, in percent of the run's CPU seconds: where all cores are busy, they are taken from "
+        "the runs. Whole runs cannot show this, as equal ones scatter by 12 %."
     )
     yield ""
     rows = [
         [
             tracker,
-            f"{with_range(one['cpu_ratio'], 4)}: {met_or_open(one['cpu_ratio'], target)}",
-            f"{with_range(one['wall_ratio'], 4)}: {met_or_open(one['wall_ratio'], target)}",
+            *(
+                f"{with_range({name: 100 * value for name, value in one[cost].items()}, 2)}: {met_or_open(one[cost], target)}"
+                for cost in ("cpu_cost", "wall_cost")
+            ),
             f"{one['start_cpu_seconds']:.1f}",
-            f"{one['mirror_share_of_run']:.2%}",
+            f"{100 * one['mirror_share_of_run']:.2f}",
         ]
         for tracker, one in of_trackers.items()
     ]
-    yield from table(("tracker", "CPU of the run", "wall time of the run", "start, CPU s", "beyond"), rows)
+    yield from table(("tracker", "CPU of the run, %", "wall time of the run, %", "start, CPU s", "beyond, %"), rows)
 
 
-def met_or_open(ratio: Row, target: float) -> str:
-    """Whether a ratio is at most the target; open where the target lies between its lowest and its highest value."""
-    return "open" if ratio["lowest"] <= target < ratio["highest"] else met(ratio["highest"] <= target)
+def met_or_open(spread: Row, target: float) -> str:
+    """Whether a number is at most the target; open where the target lies between its lowest and its highest value."""
+    return "open" if spread["lowest"] <= target < spread["highest"] else met(spread["highest"] <= target)
 
 
 SECTIONS = {
