@@ -36,11 +36,15 @@ def main() -> None:
 
 
 def rows_of(pack: Path) -> list[Row]:
-    """A row for each experiment of a pack; the trials of a setting are an experiment of their own."""
+    """A row for each experiment of a pack, without the trials that chose its settings.
+
+    An experiment whose audits do not name their parts is left out: the time of a shared part would count for each arm.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(Path(temporary)).create()
         unpack(store, pack)
-        return [shares(store.experiment(entry.full_name)) for entry in store.experiments()]
+        records = [store.experiment(entry.full_name) for entry in store.experiments()]
+        return [shares(record) for record in records if all(audit.parts for audit in record.audits.values())]
 
 
 def shares(record: ExperimentRecord) -> Row:

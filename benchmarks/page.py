@@ -156,30 +156,30 @@ def step_time(result: Row) -> Iterator[str]:
 
 
 def overhead(result: Row) -> Iterator[str]:
-    target, share = result["target_share"], result["audit_and_store_share"]
+    target, rows = result["target_share"], result["experiments"]
     yield "## Auditing and storing"
     yield ""
     yield from paragraph(
-        f"What `palinode run` spent its {result['wall_seconds']:.0f} s on, for the demo's three arms at size `{result['size']}`, "
-        f"seed {result['seeds']}, one run at a time. Target: audits and store take at most {target:.0%}; "
-        f"{met(share <= target)} ({share:.1%}). The audit before training is made once for each arm and then cached, so more seeds "
-        "do not repeat it."
+        "What the experiments of `findings/records` spent their time on, in hours that their packs recorded. The audits before "
+        "training are made once for each arm and scale, and a part that arms share is made once. Target: audits and store take at "
+        f"most {target:.0%}. `predicted` is the time that the runs took, divided by the time that `palinode plan` predicted."
     )
     yield ""
+    parts = tuple(rows[0]["seconds"])
+    head = ("experiment", "runs", *(name.replace("_", " ") for name in parts), "audits and store", "", "predicted")
     yield from table(
-        ("part", "seconds", "share"),
+        head,
         [
-            [name.replace("_", " "), f"{seconds:.1f}", f"{result['share'][name]:.1%}"]
-            for name, seconds in result["seconds"].items()
+            [
+                row["experiment"],
+                f"{row['runs']}",
+                *(f"{row['seconds'][name] / 3600:.2f}" for name in parts),
+                f"{row['audit_and_store_share']:.1%}",
+                met(row["audit_and_store_share"] <= target),
+                f"{row['measured_to_predicted']:.2f}" if row["measured_to_predicted"] else "",
+            ]
+            for row in rows
         ],
-    )
-    yield ""
-    predicted, taken, ratio = (
-        result["plan"][name] for name in ("predicted_seconds", "measured_seconds", "measured_to_predicted")
-    )
-    yield from paragraph(
-        f"`palinode plan` predicted {predicted:.0f} s for the runs. They took {taken:.0f} s, which is {ratio:.2f} times the "
-        "prediction."
     )
 
 
@@ -547,7 +547,7 @@ def first_result(result: Row) -> Iterator[str]:
     yield ""
     yield from paragraph(
         "`palinode demo` in an empty store and with an empty cache, on a terminal: nine runs of three arms, the audits, the "
-        f"verdict and the report. Medians of {len(result['rounds'])} starts. The runs go two at a time, so the seconds of the "
+        f"verdict and the report. Medians; starts: {len(result['rounds'])}. The runs go two at a time, so the seconds of the "
         "parts add up to more than the wall time. A column that is named by a commit is that commit, in turn with this one."
     )
     yield ""
