@@ -295,7 +295,7 @@ def test_a_run_with_hours_stops_in_time_and_says_how_to_go_on(palinode, machine)
     machine.late = {4}
     output = palinode("run", "x.toml", "--hours", "0.5")
     assert output.code == 143
-    assert "2 of 8 runs are left, each of about 0.00083 hours" in output.err
+    assert "2 of 8 runs were not started, each of about 0.00083 hours" in output.err
     assert (
         output.err.splitlines()[-1] == "stopped in time: 2 runs left; the same command continues where this one stopped"
     )

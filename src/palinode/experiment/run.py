@@ -366,7 +366,7 @@ def _note_what_is_left(stage: ResolvedExperiment, end: SweepEnd, seconds: Mappin
     times = [seconds[run.arm, run.scale] for run in stage.runs if run.spec.run_id in end.late]
     hours = " to ".join(dict.fromkeys(f"{seconds / SECONDS_PER_HOUR:.2g}" for seconds in (min(times), max(times))))
     used = f"{work.how.hours:g} hours are used up, or too short for the next run"
-    work.how.note(f"{used}: {len(end.late)} of {len(stage.runs)} runs are left, each of about {hours} hours")
+    work.how.note(f"{used}: {len(end.late)} of {len(stage.runs)} runs were not started, each of about {hours} hours")
 
 
 def shared_by(cells: Sequence[Cell], how: HowToRun) -> Parallel:
