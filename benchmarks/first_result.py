@@ -3,8 +3,8 @@
 It measures the wall time of the command on a terminal, its CPU time with all its processes, and when its first line was shown. The
 parts are the seconds that the store recorded; the runs go two at a time, so their seconds add up to more than the wall time.
 
-A checkout of an earlier commit may take turns with this one, so that both see the same machine. The demo of 3bb5884 took 145 s
-where the targets were set, so its time here says how much slower this machine is.
+A checkout of an earlier commit may take turns with this one, so that both see the same machine. Where the targets were set, the
+demo took 145 s before the work on speed began, at about 3bb5884: its time here says how much slower this machine is.
 
     git worktree add --detach BEFORE 3bb5884
     python benchmarks/first_result.py --before BEFORE/src
