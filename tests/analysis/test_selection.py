@@ -65,3 +65,14 @@ def test_equal_settings_gain_the_expected_maximum_of_their_noise(monkeypatch):
 def test_it_reads_groups_alone():
     with pytest.raises(BadInput, match="does not read this"):
         Claim(**{**CLAIM.model_dump(), "against": ("y",)})
+
+
+@pytest.mark.parametrize("wrong", [{"groups": ()}, {"groups": ("0.1",)}, {"arm": "x at 0.1"}])
+def test_a_choice_needs_two_settings(wrong):
+    with pytest.raises(BadInput, match="two or more settings"):
+        Claim(**{**CLAIM.model_dump(), **wrong})
+
+
+def test_runs_without_test_scores_say_what_to_set(monkeypatch):
+    row = measured(monkeypatch, {rate: [0.5] for rate in RATES}, {rate: [] for rate in RATES})
+    assert (row.effect, row.reasons) == (None, (claim_measures.NO_TEST,))

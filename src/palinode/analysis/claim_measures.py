@@ -37,6 +37,7 @@ AT_THE_CEILING = (
 )
 SOME_LEARNED = "some runs learned the task and others did not, so the interval of the mean accuracy is not judged: {}"
 TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: that is a leak until proven otherwise"
+NO_TEST = "no run was scored on the test split: set evaluation.test = true"
 NO_FREQUENCIES = "no audit in the store counted the loss of token frequencies"
 
 
@@ -492,7 +493,8 @@ def selection(claim: Claim, evidence: Evidence) -> Rows:
             test[_best_arm(test, seed, evidence.rule)][seed] - test[_best_arm(own, seed, evidence.rule)][seed]
             for seed in seeds
         ]
-        yield over_seeds(evidence, scale, in_group(claim.arm, "SETTING"), "", values)
+        row = over_seeds(evidence, scale, in_group(claim.arm, "SETTING"), "", values)
+        yield row if any(test.values()) else replace(row, reasons=(NO_TEST,))
 
 
 def _best_arm(scores: Mapping[str, Mapping[int, float]], seed: int, rule: Decision) -> str:

@@ -236,6 +236,10 @@ class Claim(Config):
                 raise BadInput(f"the measure {self.measure} does not read this", field=option)
         if "against" in CLAIM_MEASURES[self.measure] and not self.against:
             raise BadInput(f"the measure {self.measure} needs an arm to compare with", field="against")
+        if self.measure == "selection" and (len(self.groups) < 2 or GROUP not in self.arm):
+            raise BadInput(
+                f"a selection needs two or more settings, and {GROUP} in the name of the arm", field="groups"
+            )
         if self.measure == "difference" and self.arm in self.against:
             raise BadInput("an arm does not differ from itself", field="against")
         if self.expect in BY_THE_RULE and self.measure != "difference":
