@@ -1,6 +1,7 @@
 """Faults of audits by kind: honest models that were accused, and defects that no check saw."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,16 @@ from torch import nn
 from palinode import audit
 from palinode.audit import CheckOptions, FlowSettings, StepwiseSettings
 from palinode.audit.any_model import QUICK, QUICK_CHECKS
+from palinode.audit.trainer_bench import TrainerBench
 from palinode.base.example import SpecialTokens
-from palinode.checks.aggregation import check_every_token
+from palinode.checks.aggregation import check_every_token, check_sum_over_sum
 from palinode.checks.budget import RunBudget, check_counters
 from palinode.checks.contamination import BYTE, check_contamination, check_training_stream
+from palinode.data.source import prepare
 from palinode.objectives import LtrObjective
+from palinode.spec.load import load
 
+ROOT = Path(__file__).parents[2]
 IDS, WINDOW = 64, 16
 # The least that C1 measures, for models that are slow.
 LEAST = FlowSettings(
@@ -466,3 +471,12 @@ def test_public_leaks_are_caught_at_every_window_length_by_the_quick_form(leak):
         != "fail"
     ]
     assert missed == []
+
+
+@pytest.mark.parametrize("arm", ["attention at 0.0005", "h3 at 0.0005"])
+def test_a_low_rate_with_a_warm_up_is_still_told(arm):
+    """In a warm-up of 100 steps, three steps at a low rate left every loss at the logarithm of the vocabulary."""
+    resolved = load(ROOT / "experiments" / "selection.py").experiment.resolve("laptop")
+    settings = next(run.spec.settings for run in resolved.runs if run.arm == arm)
+    bench = TrainerBench(settings, prepare(settings.data))
+    assert check_sum_over_sum(bench.loss_and_gradient, bench.several_rows()).outcome == "pass"

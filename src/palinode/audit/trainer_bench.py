@@ -41,6 +41,7 @@ from palinode.objectives.label_mask import masked
 from palinode.spec.run_spec import RunSettings
 from palinode.train.loop import Training, accumulate_gradients, batch_examples, train
 from palinode.train.optim import build_optimizers
+from palinode.train.schedule import Constant
 
 AUDIT_SEED = 0
 # The number of full windows of the validation split, before a short one. The checks evaluate these windows nine times.
@@ -126,8 +127,12 @@ class TrainerBench:
         )
 
     def moved(self) -> Training:
-        """A training after a few steps, without dropout. With initial weights, a zero head would give every batch the same loss."""
+        """A training after a few steps, without dropout. With initial weights, a zero head would give every batch the same loss.
+
+        The steps have no warm-up, in which a low rate leaves the losses of two batches closer than the checks can tell.
+        """
         training = self.training()
+        training = replace(training, recipe=training.recipe.with_(schedule=Constant()))
         train(training, after_step=lambda report: None, should_stop=lambda: training.step >= MOVED_STEPS)
         training.model.eval()  # the checks compare sums, and dropout would change them
         return training
