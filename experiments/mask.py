@@ -143,14 +143,14 @@ LONG_TRIAL = (
 )  # the trials of `long` take as many steps as those of `laptop`, and are the same runs
 
 
-def tuning(share: float = 0.5) -> Tuning:
+def tuning(share: float = 0.5, lower: tuple[float, ...] = ()) -> Tuning:
     """All rates of an arm are multiplied by the best of five factors; a trial takes this share of the arm's steps.
 
     An arm that reads right to left only is tuned right to left: by its ltr loss, the factor that taught it least was chosen. Arms
-    of few steps were best at 2, so 4 is tried too.
+    of few steps were best at 2, so 4 is tried too. `lower` are factors to try below these.
     """
     at_the_end = {"recipe.evaluate_every_steps": None}
-    values = (0.25, 0.5, 1.0, 2.0, 4.0)
+    values = (*lower, 0.25, 0.5, 1.0, 2.0, 4.0)
     return Tuning(field=RATES, values=values, change=at_the_end, share_of_steps=share, by_own_pass=True)
 
 

@@ -31,8 +31,9 @@ BEGIN, END = "<!-- tools/what_survives.py writes from here -->", "<!-- to here -
 Row = dict[str, Any]
 # Judgement of a claim without a published effect -> the word in the table.
 WORDS = {"holds": "confirmed", "does not hold": "not found here"}
-# What a claim with several rows asks.
+# What a claim asks whose rows have different sentences.
 ASKED = {
+    "M5": "Early layers of p = .05 models are stronger, middle ones weaker, than those of p = 0 models.",
     "X1": "Tokens read left to right help the rtl pass, on equal rtl tokens.",
     "X2": "Tokens read right to left raise the ltr loss, on equal ltr tokens.",
     "X3": "A coin for each row gives a lower rtl loss than a coin for each batch.",
@@ -131,17 +132,18 @@ def cells(asked: Asked, pages: Mapping[str, Row], hours: Mapping[str, float]) ->
     page = f"[{asked.page}]({asked.page}.md)"
     if len(rows := rows_of(asked, pages)) > 1 and row["published"] is None:
         effects, counts = [one["effect"] for one in rows], Counter(verdict_of(one) for one in rows)
-        several = ", ".join(f"{count} {word}" for word, count in counts.items())
+        first = {verdict_of(one): one for one in reversed(rows)}
+        several = ", ".join(f"{count} {word}{why(first[word])}" for word, count in counts.items())
         ours = f"{signed(min(effects))} to {signed(max(effects))} in {len(rows)} rows"
-        return (f"{asked.name}. {ASKED[asked.name]}", "", ours, "", several, row["count"], page)
-    why = f": {row['reasons'][0]}" if verdict_of(row) == "cannot tell" and row["reasons"] else ""
+        sentence = ASKED.get(asked.name, row["claim"])
+        return (f"{asked.name}. {sentence}", "", ours, "", several, row["count"], page)
     claim = f"{asked.name}. {row['claim']}"
     return (
         claim,
         signed(row["published"]),
         signed(row["effect"]),
         between(row),
-        verdict_of(row) + why,
+        verdict_of(row) + why(row),
         row["count"],
         page,
     )
@@ -162,6 +164,11 @@ def row_of(asked: Asked, pages: Mapping[str, Row]) -> Row | None:
 def verdict_of(row: Row) -> str:
     """What our runs say of a claim: about the published effect where there is one, else about the claim."""
     return str(row["published_words"] or WORDS.get(row["verdict"], row["verdict"]))
+
+
+def why(row: Row) -> str:
+    """The reason why a row cannot tell, with the seeds and hours that would; else nothing."""
+    return f": {row['reasons'][0]}" if verdict_of(row) == "cannot tell" and row["reasons"] else ""
 
 
 def shares_of_published(pages: Mapping[str, Row]) -> list[Row]:

@@ -209,6 +209,14 @@ def test_a_plan_counts_the_seconds_of_the_retriever(corpus, llama, collection, t
     assert counted == pytest.approx(calibration.retrieval_seconds)
 
 
+def test_a_plan_predicts_a_model_that_is_not_trained(corpus, llama, collection, tmp_path):
+    """It stopped with the error `no median for empty data`."""
+    spec = spec_of(corpus, llama, collection, run_steps=0)
+    calibration, product_share = measure(spec, Store(tmp_path / "with"), 0.0)
+    assert (calibration.seconds_per_slot, product_share) == (0.0, None)
+    assert calibration.predicted_seconds(spec) > calibration.retrieval_seconds > 0
+
+
 # --- settings -------------------------------------------------------------------------------------------------------
 
 

@@ -349,14 +349,15 @@ def main() -> None:
 def measure(spec: RunSpec, store: Store, importing_seconds: float) -> tuple[Calibration, float | None]:
     """The calibration of one run, with the same `Attempt` that trains it, and its share of the machine's product rate.
 
-    The share is None for a model without linear maps.
+    The share is None for a model without linear maps and for a run of 0 steps.
     """
     began = time.perf_counter()
     attempt = Attempt.begin(spec.with_(start_from=None), store, lambda event: None)  # the time depends on no weight
     building_seconds = time.perf_counter() - began
     per_slot, flops_per_second = _speed(attempt.training)
     products = products_of(attempt.training)
-    product_share = flops_per_second / product_rate(products) if products is not None else None
+    tells = products is not None and flops_per_second > 0
+    product_share = flops_per_second / product_rate(products) if tells else None
     evaluation, evaluation_seconds = _evaluation(attempt)
     calibration = Calibration(
         startup_seconds=importing_seconds + building_seconds,
@@ -371,7 +372,10 @@ def measure(spec: RunSpec, store: Store, importing_seconds: float) -> tuple[Cali
 
 
 def _speed(training: Training) -> tuple[float, float]:
-    """The seconds for one slot, and the FLOPs a second of model and optimizer: medians over single training steps."""
+    """The seconds for one slot, and the FLOPs a second of model and optimizer: medians over single training steps.
+
+    Both are 0 for a run of 0 steps, which is only evaluated.
+    """
     training.model.train()
     times, rates = list[float](), list[float]()
     began = time.perf_counter()
@@ -388,7 +392,7 @@ def _speed(training: Training) -> tuple[float, float]:
             rates.append((counted_flops(training.counters) - flops_before) / seconds)
         if len(times) >= LEAST_STEPS and time.perf_counter() - began > BUDGET_SECONDS:
             break
-    return median(times), median(rates)
+    return (median(times), median(rates)) if times else (0.0, 0.0)
 
 
 def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:

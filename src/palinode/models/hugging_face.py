@@ -342,12 +342,17 @@ class HfLanguageModel(LanguageModel):
         states: Tensor = self.inner(input_ids=tokens, **options).last_hidden_state
         return exact(states)
 
+    @property
+    def _cache_name(self) -> str:
+        """The argument that takes the keys and values: `cache` since transformers 5.24, and `past_key_values` before."""
+        return "cache" if "cache" in inspect.signature(self.inner.forward).parameters else "past_key_values"
+
     def begin(self, rows: int, slots: int) -> HfState:
         return HfState(slots, 0, _transformers().DynamicCache(config=self.lm.config))
 
     def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
         end = state.read + len(state.next_positions(tokens))
-        options = self._positions(tokens, state.slots, state.read) | {"past_key_values": state.cache, "use_cache": True}
+        options = self._positions(tokens, state.slots, state.read) | {self._cache_name: state.cache, "use_cache": True}
         states = self.inner(input_ids=tokens, **options).last_hidden_state
         return exact(states), HfState(state.slots, end, state.cache)
 
