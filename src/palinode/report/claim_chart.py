@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from palinode.report import theme
@@ -43,7 +44,7 @@ def claims_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
     used = [word for word in COLOURS if any(row["verdict"] == word for row in shown)]
     scales = {row["scale"] for row in shown if not row["scale"].startswith(OF_SCALES)}
     of_panel = {
-        panel: [_point(row, len(scales) > 1) for row in shown if (row["name"], row["measure"]) == panel]
+        panel: _points([row for row in shown if (row["name"], row["measure"]) == panel], len(scales) > 1)
         for panel in sorted(panels)
     }
     longest = max(len(point["label"]) for points in of_panel.values() for point in points)
@@ -54,13 +55,41 @@ def claims_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
     }
 
 
-def _point(row: Row, scaled: bool) -> dict[str, Any]:
+def _points(rows: Sequence[Row], scaled: bool) -> list[dict[str, Any]]:
+    """The rows of one panel, each with a label of its own, because rows with one label would be drawn over each other."""
+    labels = [_label(row, scaled) for row in rows]
+    alike: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        alike.setdefault(label, []).append(index)
+    for label, indices in alike.items():
+        if len(indices) > 1:
+            for index, words in zip(indices, words_apart([rows[index]["measured"] for index in indices]), strict=True):
+                labels[index] = f"{label} [{words}]"
+    numbers = ("effect", "low", "high", "family_low", "family_high", "published")
+    return [
+        {"label": label, "verdict": row["verdict"]} | {name: row[name] for name in numbers}
+        for label, row in zip(labels, rows, strict=True)
+    ]
+
+
+def _label(row: Row, scaled: bool) -> str:
     named = scaled and not row["scale"].startswith(OF_SCALES)
     places = [row["group"], row["scale"] if named else ""]
-    numbers = ("effect", "low", "high", "family_low", "family_high", "published")
     arm = row["arm"].replace("{}", "P")
-    label = " ".join(filter(None, (arm, *(f"[{place}]" for place in places if place))))
-    return {"label": label, "verdict": row["verdict"]} | {name: row[name] for name in numbers}
+    return " ".join(filter(None, (arm, *(f"[{place}]" for place in places if place))))
+
+
+def words_apart(texts: Sequence[str]) -> list[str]:
+    """The words in which texts differ, place by place; a number behind texts that are equal."""
+    split = [text.split() for text in texts]
+    differs = [len(set(words)) > 1 for words in zip_longest(*split)]
+    short = [
+        " ".join(word for word, is_other in zip(words, differs, strict=False) if is_other).strip(",") for words in split
+    ]
+    return [
+        f"{words} {short[:index].count(words) + 1}".strip() if short.count(words) > 1 else words
+        for index, words in enumerate(short)
+    ]
 
 
 def _panel(
