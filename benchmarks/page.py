@@ -173,7 +173,7 @@ def overhead(result: Row) -> Iterator[str]:
             [
                 row["experiment"],
                 f"{row['runs']}",
-                *(f"{row['seconds'][name] / 3600:.2f}" for name in parts),
+                *(f"{round(row['seconds'][name] / 3600, 2) + 0.0:.2f}" for name in parts),  # no -0.00
                 f"{row['audit_and_store_share']:.1%}",
                 met(row["audit_and_store_share"] <= target),
                 f"{row['measured_to_predicted']:.2f}" if row["measured_to_predicted"] else "",

@@ -46,3 +46,30 @@ def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_
     (share,) = tool.shares_of_published(pages)
     assert (share["share"], share["low"], share["high"]) == pytest.approx((0.5, 0.375, 0.625))
     assert tool.drawn([share]).startswith("<svg")
+
+
+def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
+    def told(**pages):
+        rows = {page.replace("__", "--"): {"claims": rows} for page, rows in pages.items()}
+        return tool.answers(rows, tool.verdict_of).splitlines()
+
+    assert [line.endswith("** Not run yet.") for line in told()] == [True] * 5
+    worse = {**ROW, "effect": 0.4, "family_low": 0.3, "family_high": 0.5}
+    unclear = {**ROW, "name": "X1", "family_low": -0.1, "family_high": 0.02}
+    backwards = told(mask__laptop=[worse, unclear])[0]
+    assert "its loss is 40.0% higher (+30.0% to +50.0%)." in backwards
+    assert "shows the answer: -80%." in backwards
+    assert "neither higher nor lower as far as 5 seeds can tell (-10.0% to +2.0%)." in backwards
+    assert "a backward loss that is 40.0% lower (-50.0% to -30.0%)." in told(mask__laptop=[ROW])[0]
+    assert "without the defect: Enough (-0.4000)." in told(leaks__laptop=[{**ROW, "name": "leak"}])[1]
+    sooner = {**ROW, "name": "E1", "effect": 0.05}
+    assert (
+        "At equal FLOPs the loss of the published combination is 0.050 nats higher"
+        in told(encdec_flops__laptop=[sooner])[2]
+    )
+    taught = {**ROW, "name": "R1", "measure": "difference", "published_words": None}
+    assert (
+        "Enough. Of 2 comparisons: 1 confirmed, 1 cannot tell."
+        in told(recall__laptop=[taught, {**taught, "verdict": "cannot tell"}])[3]
+    )
+    assert "nDCG@10 -0.4000 against left to right alone" in told(retrieval__laptop=[{**ROW, "name": "D2"}])[4]

@@ -1,0 +1,101 @@
+"""The five questions of the campaign, each answered in a few sentences that are made from the numbers of the pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from palinode.report.findings import signed
+
+Row = dict[str, Any]
+Pages = Mapping[str, Row]
+# Page -> what two models of encdec are equal in there.
+EQUAL = {"encdec--laptop": "tokens", "encdec_parameters--laptop": "parameters", "encdec_flops--laptop": "FLOPs"}
+
+
+def answers(pages: Pages, verdict_of: Callable[[Row], str]) -> str:
+    """The section as Markdown: a line for each question. `verdict_of` gives the word for what our runs say of a row."""
+    told = {
+        "What does reading backwards buy?": _backwards(pages),
+        "What was each defect worth?": _defects(pages),
+        "When does an encoder-decoder help?": _encoder_decoder(pages, verdict_of),
+        "Which labels teach recall?": _labels(pages, verdict_of),
+        "Do both directions help retrieval?": _retrieval(pages, verdict_of),
+    }
+    return "\n".join(f"- **{question}** {' '.join(told) or 'Not run yet.'}" for question, told in told.items())
+
+
+def _backwards(pages: Pages) -> Iterator[str]:
+    for row in _rows(pages, "mask--laptop", "M1")[:1]:
+        yield (
+            "A model that reads one batch in twenty right to left is worse at it than a model that reads right to left only: its "
+            f"loss is {_changed(row)}."
+            if row["effect"] > 0
+            else f"One batch in twenty read right to left gives a backward loss that is {_changed(row)}."
+        )
+        yield f"Published, through a mask that shows the answer: {row['published']:+.0%}."
+    for row in _rows(pages, "mask--laptop", "X1")[:1]:
+        yield (
+            "Next to the same text read right to left, text read left to right makes the backward loss "
+            f"{_changed(row)}."
+        )
+    costs = [row["effect"] for row in _rows(pages, "exchange--laptop", "X2") if row["measure"] == "ratio"]
+    if costs:
+        yield f"The price left to right is {min(costs):+.1%} to {max(costs):+.1%} for shares of 2 to 50 % of the text."
+
+
+def _changed(row: Row) -> str:
+    """A ratio less 1 as text: by how much a loss is higher or lower, with the interval that judges it."""
+    low, high = row["family_low"], row["family_high"]
+    between = f"({low:+.1%} to {high:+.1%})"
+    if low <= 0 <= high:
+        return f"neither higher nor lower as far as {row['count']} seeds can tell {between}"
+    return f"{abs(row['effect']):.1%} {'higher' if row['effect'] > 0 else 'lower'} {between}"
+
+
+def _defects(pages: Pages) -> Iterator[str]:
+    rows = _rows(pages, "leaks--laptop", "leak")
+    if rows:
+        worth = (f"{row['claim'].rstrip('.')} ({signed(row['effect'])})" for row in rows)
+        yield f"In nats for each character, against the same model without the defect: {'; '.join(worth)}."
+    for row in _rows(pages, "selection--laptop", "leak"):
+        yield f"{row['claim'].rstrip('.')}: by {signed(row['effect'])} of right answers {_between(row)}."
+
+
+def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
+    for page, equal in EQUAL.items():
+        for row in _rows(pages, page, "E1")[:1]:
+            side = "lower" if row["effect"] < 0 else "higher"
+            yield (
+                f"At equal {equal} the loss of the published combination is {abs(row['effect']):.3f} nats {side} than that of the "
+                f"decoder {_between(row)}: {verdict_of(row)}."
+            )
+
+
+def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
+    for name in ("R1", "R2"):
+        rows = [row for row in _rows(pages, "recall--laptop", name) if row["measure"] == "difference"]
+        counts = Counter(verdict_of(row) for row in rows)
+        if rows:
+            yield f"{rows[0]['claim']} {_several(counts)}."
+
+
+def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
+    for row in _rows(pages, "retrieval--laptop", "D2")[:1]:
+        yield f"nDCG@10 {signed(row['effect'])} against left to right alone {_between(row)}: {verdict_of(row)}."
+
+
+def _several(counts: Mapping[str, int]) -> str:
+    words = [f"{count} {word}" for word, count in counts.items()]
+    return f"Of {sum(counts.values())} comparisons: {', '.join(words)}"
+
+
+def _between(row: Row) -> str:
+    return f"({signed(row['family_low'])} to {signed(row['family_high'])})"
+
+
+def _rows(pages: Pages, page: str, name: str) -> Sequence[Row]:
+    """The judged rows of a claim on a page that have an effect and an interval; none without the page."""
+    rows: Sequence[Row] = pages.get(page, {"claims": ()})["claims"]
+    return [row for row in rows if row["name"] == name and row["effect"] is not None and row["family_low"] is not None]
