@@ -6,7 +6,8 @@ by that of `rtl-P` says what the ltr tokens gave to the rtl pass, and the ltr lo
 the rtl tokens cost. The lines through the five shares say how both change when ten times as many tokens are read right to left.
 
 Data, model and recipe are those of `mask.py --size laptop`; its runs of the same arms are the same runs. There the other two shapes
-have these arms at P = 5 (claim X1). `palinode data get eltec-eng` fetches the novels.
+have these arms at P = 5 (claim X1). `palinode data get eltec-eng` fetches the novels. `wikitext` asks the same of a second text,
+with two shares. `exchange_large.py` asks it of 46 million parameters.
 """
 
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from mask import (
     sizes,
     tuning,
 )
-from palinode import Arm, Claim, Experiment, Size
+from palinode import Arm, Claim, DataConfig, Experiment, Size
 
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
 GRANULARITIES: tuple[Literal["row", "batch"], ...] = ("row", "batch")
@@ -34,6 +35,10 @@ GAINS = {
     0.5: (0.0, 0.03),
 }
 HALF_WIDTHS = {"rtl": 0.03, "ltr": 0.006}
+SEEDS = (1, 2, 3, 4, 5)
+# A second text for the surprise of the first: ltr tokens did not help the rtl pass. Bytes of WikiText-2, and two shares.
+WIKITEXT = DataConfig(corpus="wikitext-2", tokenizer="byte", window_tokens=64, split="given", tuning_fraction=0.02)
+CHECKED = ("ltr", "both-05-row", "both-05", "both-25-row", "rtl-05", "rtl-25")
 SMOKE_SHARES = (0.1, 0.25, 0.5)  # a smaller share of 40 steps may draw no row
 
 
@@ -104,7 +109,10 @@ experiment = Experiment(
         "smoke": sizes()["smoke"].with_(
             arms=("ltr", *(f"both-{percent(share)}-row" for share in SMOKE_SHARES)), scales=("2x32",)
         ),
-        "laptop": Size(change=ON_NOVELS, scales=("2x64",), seeds=(1, 2, 3, 4, 5), tuning=tuning()),
+        "laptop": Size(change=ON_NOVELS, scales=("2x64",), seeds=SEEDS, tuning=tuning()),
+        "wikitext": Size(
+            change={**ON_NOVELS, "data": WIKITEXT}, arms=CHECKED, scales=("2x64",), seeds=SEEDS, tuning=tuning()
+        ),
     },
     claims=claims(),
 )

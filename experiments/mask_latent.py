@@ -41,7 +41,9 @@ def laptop() -> Size:
         "recipe.evaluate_every_steps": 500,
         **limits(NOVEL_TOKENS),
     }
-    return Size(change=change, arms=ASKED, scales=("2x64",), seeds=(1, 2, 3, 4, 5), tuning=tuning(lower=(0.0625, 0.125)))
+    return Size(
+        change=change, arms=ASKED, scales=("2x64",), seeds=(1, 2, 3, 4, 5), tuning=tuning(lower=(0.0625, 0.125))
+    )
 
 
 def of_both(name: str, sentence: str, directions: tuple[str, str], against: str, **options: object) -> Claim:
