@@ -116,6 +116,10 @@ def written(page: str, pages: Mapping[str, Row], hours: Mapping[str, float]) -> 
         "Questions that nobody had asked, by the same rules:",
         "",
         claims_table(QUESTIONS, pages, hours),
+        "",
+        "What was promised before the first run, and what came. Hours are those of one core; the plan was measured on another day.",
+        "",
+        promises_table(pages, hours),
     ]
     return "\n".join([before.rstrip(), "", BEGIN, "", *tables, "", END, "", after.strip(), ""])
 
@@ -165,6 +169,19 @@ def row_of(asked: Asked, pages: Mapping[str, Row]) -> Row | None:
 def verdict_of(row: Row) -> str:
     """What our runs say of a claim: about the published effect where there is one, else about the claim."""
     return str(row["published_words"] or WORDS.get(row["verdict"], row["verdict"]))
+
+
+def promises_table(pages: Mapping[str, Row], hours: Mapping[str, float]) -> str:
+    """For each page: how many promised half-widths and predicted effects came true, and the hours planned and used."""
+    rows = []
+    for name, page in pages.items():
+        promised = [row["kept"] for row in page["promised"] if row["kept"] is not None]
+        predicted = [row["inside"] for row in page["promised"] if row["inside"] is not None]
+        used = sum(page["hours"].values())
+        planned = f"{hours[name]:.1f}" if name in hours else ""
+        kept, inside = (f"{sum(told)} of {len(told)}" for told in (promised, predicted))
+        rows.append((f"[{name}]({name}.md)", kept, inside, planned, f"{used:.1f}"))
+    return table(rows, "page, half-widths kept, predictions in our interval, hours planned, hours used")
 
 
 def why(row: Row) -> str:

@@ -32,16 +32,19 @@ def test_the_page_is_made_from_the_pages_of_experiments(tool):
 
 def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_effect(tool):
     undecided = {**ROW, "published_words": None, "published": None, "verdict": "cannot tell", "reasons": ["too few"]}
-    pages = {"mask--laptop": {"claims": [ROW, {**ROW, "effect": 9.0}, {**undecided, "name": "M2"}]}}
+    promised = [{"kept": True, "inside": None}, {"kept": False, "inside": True}, {"kept": None, "inside": False}]
+    rest = {"promised": promised, "hours": {"runs": 2.0, "trials": 0.5}}
+    pages = {"mask--laptop": {"claims": [ROW, {**ROW, "effect": 9.0}, {**undecided, "name": "M2"}], **rest}}
     page = tool.written(tool.PAGE.read_text(encoding="utf-8"), pages, {"encdec--laptop": 2.0})
     first = next(line for line in page.splitlines() if line.startswith("| M1"))
     assert first.startswith("| M1. Enough. | -0.8000 | -0.4000 | -0.5000 to -0.3000 | real but smaller | 5 |")
     assert "| M2. Enough. |  | -0.4000 | -0.5000 to -0.3000 | cannot tell: too few | 5 |" in page
     several = {**ROW, "name": "X1", "published": None, "published_words": None}
-    asked = {"exchange--laptop": {"claims": [several, {**several, "effect": 0.1, "verdict": "cannot tell"}]}}
+    asked = {"exchange--laptop": {"claims": [several, {**several, "effect": 0.1, "verdict": "cannot tell"}], **rest}}
     summed = tool.written(tool.PAGE.read_text(encoding="utf-8"), asked, {})
     assert "| -0.4000 to +0.1000 in 2 rows |  | 1 confirmed, 1 cannot tell | 5 |" in summed
     assert "| E1 |  |  |  | not run yet: 2.0 core-hours planned |  | `encdec--laptop` |" in page
+    assert "| [mask--laptop](mask--laptop.md) | 1 of 2 | 1 of 2 |  | 2.5 |" in page
     assert tool.written(page, pages, {"encdec--laptop": 2.0}) == page
     (share,) = tool.shares_of_published(pages)
     assert (share["share"], share["low"], share["high"]) == pytest.approx((0.5, 0.375, 0.625))

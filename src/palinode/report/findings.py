@@ -25,8 +25,8 @@ from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 TEMPLATE = "findings.md"
-# The options that choose the store and how many runs are trained at a time. These options do not change the runs.
-LOCAL_OPTIONS = ("--store", "--workers", "--stack")
+# The options that choose the store, how many runs are trained at a time, and for how long. These options do not change the runs.
+LOCAL_OPTIONS = ("--store", "--workers", "--stack", "--hours")
 # Two texts by which `_cautions` recognizes cautions about an arm. Cautions with the same text become one line for all their arms.
 COULD_NOT_TELL, AT_THE_EDGE = " could not tell on ", ", the edge of what was tried"
 BEST_AT_THE_EDGE = "best at the edge of what was tried, so another setting may be better: "
@@ -88,6 +88,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "outcomes": dict(Counter(run.outcome for run in record.runs)),
         "seeds": list(entry.seeds),
         "runs": what_was_run(record),
+        "hours": _hours(store, record),
         "rule": words.rule_words(rule),
         "confidence": rule.confidence,
         "smallest_effect": rule.smallest_effect,
@@ -234,6 +235,18 @@ def _choices(record: ExperimentRecord) -> list[Row]:
         }
         for choice in record.entry.choices
     ]
+
+
+def _hours(store: Store, record: ExperimentRecord) -> dict[str, float]:
+    """The hours that the finished runs took, and those of the trials that chose their settings. A run has one thread by default."""
+    here = set(store.run_ids())  # a deleted trial leaves its choice
+    tried = dict.fromkeys(run_id for choice in record.entry.choices for run_id in choice.runs if run_id in here)
+    trials = [store.record(run_id).result for run_id in tried]
+    of_kind = {"runs": [run.result for run in record.runs], "trials": trials}
+    return {
+        kind: sum(result.seconds.get("total") or 0.0 for result in results if result is not None) / 3600
+        for kind, results in of_kind.items()
+    }
 
 
 def _promised(claims: Sequence[JudgedClaim]) -> list[Row]:
