@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,6 +65,7 @@ ORDER = (
     Planned("recall", "laptop", "R1, R2; half of R3"),
     Planned("recall_text", "laptop", "R3"),
     Planned("exchange", "laptop", "X1, X2, X3: the exchange rate of backward tokens"),
+    Planned("exchange", "wikitext", "whether X1 and X2 hold on a second text"),
     Planned("mask_latent", "laptop", "whether M1 and X2 depend on block and recipe"),
     Planned("encdec", "laptop", "E1, E2, E3, E5 at equal tokens; E4 as far as it goes"),
     Planned("encdec_parameters", "laptop", "E1, E5 at equal parameters"),
@@ -74,6 +76,15 @@ ORDER = (
     Planned("mask", "long", "whether M1's gap closes with tokens; A1"),
     Planned("recall", "laptop-attention", "R1, R2 with ten seeds where learning is rare"),
 )
+
+
+# What an accelerator would add. None was there, so the rate is a guess: a third of what an A100 can do in bfloat16.
+ON_A_GPU = (
+    Planned("mask", "gpu", "M1 to M5 at 46 and 136 million parameters"),
+    Planned("exchange_large", "gpu", "X1, X2 at 46 million parameters"),
+    Planned("encdec", "gpu", "E1 to E5 at 16 million parameters"),
+)
+GPU_FLOPS_PER_SECOND, GPU_DOLLARS_PER_HOUR = 1e14, 2.0
 
 
 class Cut(NamedTuple):
@@ -234,7 +245,52 @@ def page(numbers: dict[str, list[Row]]) -> str:
     for cut in (cut for cut in CUTS if cut.experiment in rows_of):
         hours = cut.seconds(rows_of[cut.experiment]) / 3600
         lines.append(f"| {cut.experiment} | {cut.what} | {hours:.2f} | {speed * hours:.2f} | {cut.price} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *gpu_lines()]) + "\n"
+
+
+def gpu_lines() -> Iterator[str]:
+    """The section about the sizes that need an accelerator: FLOPs as `palinode plan` counts them, at a guessed rate and price."""
+    yield from (
+        "",
+        "## What a GPU would add",
+        "",
+        "No GPU was there, so these sizes are planned and not run. `palinode plan` counts the FLOPs. Hours are those of one GPU",
+        f"that reaches {GPU_FLOPS_PER_SECOND:.0e} FLOPs a second at {GPU_DOLLARS_PER_HOUR:.2f} dollars an hour: two guesses.",
+        "",
+        "| experiment | settles | trials | runs | FLOPs | GPU hours | dollars | command |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+    )
+    for planned in ON_A_GPU:
+        file = f"experiments/{planned.experiment}.py"
+        words = [sys.executable, "-m", "palinode", "plan", file, "--size", planned.size, "--no-measure", "--json"]
+        told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603  our own command
+        plan = json.loads(told.stdout)
+        flops = plan["train_flops"] + plan["optimizer_flops"] + flops_of_trials(planned, plan["cells"])
+        hours = flops / GPU_FLOPS_PER_SECOND / 3600
+        cells = (
+            planned.full_name,
+            planned.settles,
+            plan["trials"],
+            plan["runs"],
+            f"{flops:.1e}",
+            f"{hours:.1f}",
+            f"{hours * GPU_DOLLARS_PER_HOUR:.0f}",
+            f"`palinode run {file} --size {planned.size}`",
+        )
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+def flops_of_trials(planned: Planned, cells: Sequence[Row]) -> float:
+    """The FLOPs of all trials: those of a run of the same arm and scale, by the steps of the trial."""
+    resolved = load(ROOT / "experiments" / f"{planned.experiment}.py").resolve(planned.size)
+    if resolved.tuning is None:
+        return 0.0
+    total = 0.0
+    for cell in cells:
+        of_step = (cell["train_flops"] + cell["optimizer_flops"]) / cell["optimizer_steps"]
+        trials = trials_of(resolved, cell["arm"], cell["scale"])
+        total += of_step * sum(expected_steps(spec.settings) for _, specs in trials for spec in specs)
+    return total
 
 
 def pilot_speed(numbers: dict[str, list[Row]]) -> float:
