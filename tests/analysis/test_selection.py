@@ -8,7 +8,9 @@ from scipy import stats
 
 from palinode import Claim
 from palinode.analysis import claim_measures
-from palinode.analysis.claim_measures import Evidence, selection
+from palinode.analysis.claim_measures import Evidence, Measured, selection
+from palinode.analysis.claims import judge
+from palinode.analysis.intervals import Interval
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
 from palinode.base.seeds import derive
@@ -76,3 +78,20 @@ def test_a_choice_needs_two_settings(wrong):
 def test_runs_without_test_scores_say_what_to_set(monkeypatch):
     row = measured(monkeypatch, {rate: [0.5] for rate in RATES}, {rate: [] for rate in RATES})
     assert (row.effect, row.reasons) == (None, (claim_measures.NO_TEST,))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "judgement"),
+    [
+        (-0.001, 0.003, "does not hold"),  # smaller than the .02 that matter
+        (0.0, 0.0, "does not hold"),  # one setting was best by both splits in every seed
+        (0.001, 0.003, "holds"),
+        (-0.001, 0.03, "cannot tell"),
+        (-0.03, 0.003, "cannot tell"),
+        (-0.03, -0.001, "does not hold"),
+    ],
+)
+def test_what_is_smaller_than_matters_does_not_hold(low, high, judgement):
+    rule = Decision(baseline="x at 0.1", metric="validation.own.accuracy", better="higher", smallest_effect=0.02)
+    row = Measured("base", "x at SETTING", "", (low + high) / 2, Interval(low, high), 8)
+    assert judge(CLAIM, row, rule) == judgement

@@ -28,6 +28,8 @@ HOLDS_WHERE: Mapping[str, frozenset[str]] = {
     "better": frozenset(["better"]),
     "not worse": frozenset(["better", "smaller than matters", "not worse"]),
 }
+# Measures in the unit of the metric, beside differences, which the rule judges.
+IN_UNITS_OF_THE_METRIC = ("selection",)
 EVERY_ROW = "every row"
 # What a claim expects where rows stand alone: a wider interval would make agreement with a published score easier.
 ALONE = ("published", "shown")
@@ -284,6 +286,12 @@ def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
     low, high, bound = row.deciding.low, row.deciding.high, claim.bound
     if claim.expect == "published":
         return _agrees(claim.published_at(row.scale), row, rule)
+    if (
+        claim.measure in IN_UNITS_OF_THE_METRIC
+        and bound == 0
+        and -rule.smallest_effect < low <= 0 <= high < rule.smallest_effect
+    ):
+        return "does not hold"  # smaller than matters, as a difference by the rule
     holds, fails = {
         "above": (low > bound, high < bound),
         "below": (high < bound, low > bound),
