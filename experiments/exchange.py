@@ -36,8 +36,9 @@ GAINS = {
 }
 HALF_WIDTHS = {"rtl": 0.03, "ltr": 0.006}
 SEEDS = (1, 2, 3, 4, 5)
-# A second text for the surprise of the first: ltr tokens did not help the rtl pass. Bytes of WikiText-2, and two shares.
-WIKITEXT = DataConfig(corpus="wikitext-2", tokenizer="byte", window_tokens=64, split="given", tuning_fraction=0.02)
+# A second text for the surprise of the first: ltr tokens did not help the rtl pass. Bytes of WikiText-2, and two shares. With a
+# tuning part of 2 %, the audit refuses it: eight of its windows occur in the rest of the text.
+WIKITEXT = DataConfig(corpus="wikitext-2", tokenizer="byte", window_tokens=64, split="given", tuning_fraction=0.01)
 CHECKED = ("ltr", "both-05-row", "both-05", "both-25-row", "rtl-05", "rtl-25")
 SMOKE_SHARES = (0.1, 0.25, 0.5)  # a smaller share of 40 steps may draw no row
 
