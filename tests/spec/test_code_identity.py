@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from palinode.base.user_code import user_code
 
@@ -311,3 +312,11 @@ def test_modules_of_a_package_are_followed(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text("import own_package.first\n\n\nclass Mine:\n    g = own_package.first.g\n")
     names = user_code("own", tmp_path / "own.py", "Mine").names
     assert {"own_package.first.g", "own_package.second.f", "own_package.third.h"} <= names.keys()
+
+
+def test_modules_that_name_a_file_that_does_not_exist_are_not_the_users(tmp_path):
+    """torch.ops says that it is _ops.py, wherever Python was started."""
+    own = tmp_path / "own.py"
+    own.write_text("import torch.ops\nfrom torch import classes\n\n\nclass Mine:\n    f = torch.ops.aten, classes\n")
+    assert torch.ops.__file__ == "_ops.py"
+    assert user_code("own", own, "Mine").names.keys() == {"Mine", "torch", "classes"}

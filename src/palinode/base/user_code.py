@@ -570,8 +570,10 @@ def _user_file(module_name: str) -> Path | None:
     """The file of a module that the user wrote; None for a module that is installed, built in, or missing."""
     if module_name.partition(".")[0] in {OWN_PACKAGE, *sys.builtin_module_names, ""}:
         return None
-    origin = getattr(sys.modules.get(module_name), "__file__", None) or _find(module_name)
-    if origin is None or not origin.endswith(".py"):
+    origin = getattr(sys.modules.get(module_name), "__file__", None) or ""
+    if not Path(origin).is_absolute():  # torch.ops and torch.classes name files that do not exist
+        origin = _find(module_name) or ""
+    if not origin.endswith(".py"):
         return None
     file = Path(origin)
     installed = INSTALLED_FOLDERS & set(file.parts) or any(file.is_relative_to(root) for root in STANDARD_LIBRARY)
