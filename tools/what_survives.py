@@ -185,8 +185,14 @@ def promises_table(pages: Mapping[str, Row], hours: Mapping[str, float]) -> str:
 
 
 def why(row: Row) -> str:
-    """The reasons why a row cannot tell, with the seeds and hours that would; else nothing."""
-    return f": {'; '.join(row['reasons'])}" if verdict_of(row) == "cannot tell" and row["reasons"] else ""
+    """The reasons why a row cannot tell, with the seeds and hours that would, and a missed promise; else nothing."""
+    if verdict_of(row) != "cannot tell" or not row["reasons"]:
+        return ""
+    promised, reached = row["half_width_promised"], row["half_width"]
+    missed = promised is not None and reached is not None and reached > promised
+    return (
+        f": {'; '.join([*row['reasons'], *([f'half-width {reached:.2g}, promised {promised:.2g}'] if missed else [])])}"
+    )
 
 
 def shares_of_published(pages: Mapping[str, Row]) -> list[Row]:

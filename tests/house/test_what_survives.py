@@ -18,6 +18,8 @@ ROW = {
     "published_words": "real but smaller",
     "verdict": "holds",
     "reasons": [],
+    "half_width_promised": None,
+    "half_width": 0.1,
 }
 
 
@@ -46,6 +48,8 @@ def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_
     assert "| E1 |  |  |  | not run yet: 2.0 core-hours planned |  | `encdec--laptop` |" in page
     assert "| [mask--laptop](mask--laptop.md) | 1 of 2 | 1 of 2 |  | 2.5 |" in page
     assert tool.written(page, pages, {"encdec--laptop": 2.0}) == page
+    assert tool.why({**undecided, "half_width_promised": 0.2}) == ": too few"
+    assert tool.why({**undecided, "half_width_promised": 0.05}) == ": too few; half-width 0.1, promised 0.05"
     (share,) = tool.shares_of_published(pages)
     assert (share["share"], share["low"], share["high"]) == pytest.approx((0.5, 0.375, 0.625))
     assert tool.drawn([share]).startswith("<svg")
