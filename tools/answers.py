@@ -18,7 +18,7 @@ def answers(pages: Pages, verdict_of: Callable[[Row], str]) -> str:
     """The section as Markdown: a line for each question. `verdict_of` gives the word for what our runs say of a row."""
     told = {
         "What does reading backwards buy?": _backwards(pages),
-        "What was each defect worth?": _defects(pages),
+        "What was each defect worth?": _defects(pages, verdict_of),
         "When does an encoder-decoder help?": _encoder_decoder(pages, verdict_of),
         "Which labels teach recall?": _labels(pages, verdict_of),
         "Do both directions help retrieval?": _retrieval(pages, verdict_of),
@@ -54,13 +54,28 @@ def _changed(row: Row) -> str:
     return f"{abs(row['effect']):.1%} {'higher' if row['effect'] > 0 else 'lower'} {between}"
 
 
-def _defects(pages: Pages) -> Iterator[str]:
+def _defects(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     rows = _rows(pages, "leaks--laptop", "leak")
-    if rows:
-        worth = (f"{row['claim'].rstrip('.')} ({signed(row['effect'])})" for row in rows)
-        yield f"In nats for each character, against the same model without the defect: {'; '.join(worth)}."
-    for row in _rows(pages, "selection--laptop", "leak"):
-        yield f"{row['claim'].rstrip('.')}: by {signed(row['effect'])} of right answers {_between(row)}."
+    unclear = [row for row in rows if row["family_low"] <= 0 <= row["family_high"]]
+    clear = [row for row in rows if row not in unclear]
+    for some, heading in (
+        (clear, "In nats for each character, against the same model without the defect:"),
+        (unclear, "Not told apart from nothing:"),
+    ):
+        if some:
+            yield f"{heading} {'; '.join(_claimed(row) for row in some)}."
+    chosen = _rows(pages, "selection--laptop", "leak")
+    if chosen:
+        effects = [row["effect"] for row in chosen]
+        yield (
+            f"A rate that is chosen on the test set adds {signed(min(effects))} to {signed(max(effects))} to the share of right "
+            f"answers. {_several(Counter(verdict_of(row) for row in chosen))}."
+        )
+
+
+def _claimed(row: Row) -> str:
+    claim = row["claim"].rstrip(".")
+    return f"{claim[0].lower()}{claim[1:]} ({signed(row['effect'])})"
 
 
 def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
