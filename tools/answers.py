@@ -40,9 +40,23 @@ def _backwards(pages: Pages) -> Iterator[str]:
             "Next to the same text read right to left, text read left to right makes the backward loss "
             f"{_changed(row)}."
         )
+    yield from _second_text(pages)
     costs = [row["effect"] for row in _rows(pages, "exchange--laptop", "X2") if row["measure"] == "ratio"]
     if costs:
         yield f"The price left to right is {min(costs):+.1%} to {max(costs):+.1%} for shares of 2 to 50 % of the text."
+
+
+def _second_text(pages: Pages) -> Iterator[str]:
+    """What the exchange rate is on the two texts, for the arms that both pages have."""
+    novels, other = (
+        {row["arm"]: row["effect"] for row in _rows(pages, page, "X1") if row["measure"] == "ratio"}
+        for page in ("exchange--laptop", "exchange--wikitext")
+    )
+    if both := sorted(novels.keys() & other.keys()):
+        spans = (
+            f"{min(one[arm] for arm in both):+.1%} to {max(one[arm] for arm in both):+.1%}" for one in (novels, other)
+        )
+        yield f"With {', '.join(both)} it is {next(spans)} on the novels and {next(spans)} on WikiText-2."
 
 
 def _changed(row: Row) -> str:
@@ -103,7 +117,8 @@ def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
 
 def _several(counts: Mapping[str, int]) -> str:
     words = [f"{count} {word}" for word, count in counts.items()]
-    return f"Of {sum(counts.values())} comparisons: {', '.join(words)}"
+    total = sum(counts.values())
+    return f"Of {total} comparison{'s' if total > 1 else ''}: {', '.join(words)}"
 
 
 def _between(row: Row) -> str:

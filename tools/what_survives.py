@@ -61,6 +61,7 @@ QUESTIONS = (
     Asked("X1", EXCHANGE, "Tokens read left to right help the rtl pass, on equal rtl tokens."),
     Asked("X2", EXCHANGE, "Tokens read right to left raise the ltr loss, on equal ltr tokens."),
     Asked("X3", EXCHANGE, "A coin for each row gives a lower rtl loss than a coin for each batch."),
+    *(Asked(name, "exchange--wikitext", "The same on the bytes of WikiText-2.") for name in ("X1", "X2")),
     Asked("A1", MASK),
     Asked("leak", "leaks--laptop", "Each published defect beside the same model without it."),
     Asked("leak", "selection--laptop", "A rate that is chosen on the test set makes a mixer look better."),
