@@ -356,8 +356,9 @@ def measure(spec: RunSpec, store: Store, importing_seconds: float) -> tuple[Cali
     building_seconds = time.perf_counter() - began
     per_slot, flops_per_second = _speed(attempt.training)
     products = products_of(attempt.training)
-    tells = products is not None and flops_per_second > 0
-    product_share = flops_per_second / product_rate(products) if tells else None
+    product_share = None
+    if products is not None and flops_per_second > 0:
+        product_share = flops_per_second / product_rate(products)
     evaluation, evaluation_seconds = _evaluation(attempt)
     calibration = Calibration(
         startup_seconds=importing_seconds + building_seconds,
