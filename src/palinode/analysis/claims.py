@@ -38,6 +38,7 @@ TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_toke
 UNDECIDED = "the interval allows both answers"
 NOT_SHOWN = "the test does not show an effect"
 OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
+NOT_RUN = "not run at this size"
 ROUNDING = 1e-12  # the rounding error that is allowed in 1 - confidence
 AT_THE_EDGE = "{} was tuned to {} = {:g}, the edge of what was tried: the claim is not made"
 # Measures whose effect is 0 if nothing differs: their published number is an effect too, and ours is held against it.
@@ -75,6 +76,11 @@ class JudgedClaim:
     published: float | None
     words: str
     needed: Needed | None = None
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the arms of the row are not run at this size, so that there is nothing to judge."""
+        return any(reason.endswith(NOT_RUN) for reason in self.measured.reasons)
 
     @property
     def of_one_group(self) -> bool:
@@ -219,7 +225,7 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
     names = {arm.name for arm in evidence.record.entry.arms}
     missing = [arm for arm in claim.arms() if arm not in names]
     if missing and (not claim.groups or set(missing) == set(claim.arms())):
-        reason = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not run at this size"
+        reason = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} {NOT_RUN}"
         rows = [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(reason,))]
     else:
         rows = list(measure(claim, evidence))

@@ -75,7 +75,8 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
     if not entry.claims:
         hint = "write claims=(Claim(...),) in its file and `palinode run` it again: no finished run is trained twice"
         raise BadInput(f"{entry.full_name} has no claims", field="claims", hint=hint)
-    claims, by_rule = judged_claims(store, record), verdicts(record)
+    judged, by_rule = judged_claims(store, record), verdicts(record)
+    claims = tuple(claim for claim in judged if not claim.is_left_out)
     of_name = {name: at for at, name in enumerate(dict.fromkeys(claim.claim.name for claim in claims))}
     claims = tuple(sorted(claims, key=lambda row: of_name[row.claim.name]))
     rows = [claim.row() for claim in claims]
@@ -96,6 +97,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "figure": claims_chart(rows) is not None,
         "in_short": _in_short(rows),
         "claims": rows,
+        "left_out": dict(Counter(claim.claim.name for claim in judged if claim.is_left_out)),
         "promised": _promised(claims),
         "published_outside": [f"{row.claim.name} {row.measured.scale}" for row in claims if row.published_is_outside],
         "sources": list(dict.fromkeys(claim.source for claim in entry.claims if claim.source)),
