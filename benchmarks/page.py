@@ -162,7 +162,7 @@ def overhead(result: Row) -> Iterator[str]:
     yield from paragraph(
         "What the experiments of `findings/records` spent their time on, in hours that their packs recorded. The audits before "
         "training are made once for each arm and scale, and a part that arms share is made once. Target: audits and store take at "
-        f"most {target:.0%}. `predicted` is the time of the runs of the last call, divided by the time that `palinode plan` predicted."
+        f"most {target:.0%}. `predicted` is the time of the runs of the last call, divided by the time that was planned for them."
     )
     yield ""
     parts = tuple(rows[0]["seconds"])
