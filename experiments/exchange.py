@@ -34,6 +34,9 @@ GAINS = {
     0.25: (0.01, 0.05),
     0.5: (0.0, 0.03),
 }
+# What is claimed of an arm, by its share and coin.
+X1 = "Tokens read left to right help the rtl pass, on equal rtl tokens: {}."
+X2 = "Tokens read right to left raise the ltr loss, on equal ltr tokens: {}."
 HALF_WIDTHS = {"rtl": 0.03, "ltr": 0.006}
 SEEDS = (1, 2, 3, 4, 5)
 # A second text for the surprise of the first: ltr tokens did not help the rtl pass. Bytes of WikiText-2, and two shares. With a
@@ -60,11 +63,13 @@ def claims() -> tuple[Claim, ...]:
         suffix = "-row" if granularity == "row" else ""
         for share in SHARES:
             arm, of_share = f"both-{percent(share)}{suffix}", f"{share:.0%} by {granularity}"
-            gains = f"Tokens read left to right help the rtl pass, on equal rtl tokens: {of_share}."
-            costs = f"Tokens read right to left raise the ltr loss, on equal ltr tokens: {of_share}."
             predicted = GAINS[share][at]
-            rows.append(ratio("X1", gains, arm, f"rtl-{percent(share)}", "rtl", expect="below", predicted=predicted))
-            rows.append(ratio("X2", costs, arm, "ltr", "ltr", expect="above", predicted=share / 10))
+            rows.append(
+                ratio(
+                    "X1", X1.format(of_share), arm, f"rtl-{percent(share)}", "rtl", expect="below", predicted=predicted
+                )
+            )
+            rows.append(ratio("X2", X2.format(of_share), arm, "ltr", "ltr", expect="above", predicted=share / 10))
         for name, way, against, what in (("X1", "rtl", "rtl-{}", "gain"), ("X2", "ltr", "ltr", "price")):
             rows.append(
                 ratio(

@@ -7,7 +7,7 @@ accelerator and `palinode data get wikitext-103`; `smoke` shows that everything 
 
 from typing import Literal
 
-from exchange import percent, ratio
+from exchange import X1, X2, percent, ratio
 from mask import BASE, DECISION, SCALES, both, sizes
 from palinode import Arm, Claim, Experiment
 from palinode.objectives import RtlObjective
@@ -36,11 +36,15 @@ def claims() -> tuple[Claim, ...]:
     rows = []
     for share, granularity in MIXED:
         arm, of_share = both(share, granularity).name, f"{share:.0%} by {granularity}"
-        gains = f"Tokens read left to right help the rtl pass, on equal rtl tokens: {of_share}."
-        costs = f"Tokens read right to left raise the ltr loss, on equal ltr tokens: {of_share}."
         alone = f"rtl-{percent(share)}"
-        rows.append(ratio("X1", gains, arm, alone, "rtl", expect="below", predicted=0.05, needs_bracket=False))
-        rows.append(ratio("X2", costs, arm, "ltr", "ltr", expect="above", predicted=share / 10, needs_bracket=False))
+        rows.append(
+            ratio("X1", X1.format(of_share), arm, alone, "rtl", expect="below", predicted=0.05, needs_bracket=False)
+        )
+        rows.append(
+            ratio(
+                "X2", X2.format(of_share), arm, "ltr", "ltr", expect="above", predicted=share / 10, needs_bracket=False
+            )
+        )
     return tuple(rows)
 
 

@@ -43,7 +43,7 @@ def _backwards(pages: Pages) -> Iterator[str]:
     yield from _second_text(pages)
     costs = [row["effect"] for row in _rows(pages, "exchange--laptop", "X2") if row["measure"] == "ratio"]
     if costs:
-        yield f"The price left to right is {min(costs):+.1%} to {max(costs):+.1%} for shares of 2 to 50 % of the text."
+        yield f"The price left to right is {min(costs):+.1%} to {max(costs):+.1%}, over all shares that were tried."
 
 
 def _second_text(pages: Pages) -> Iterator[str]:
