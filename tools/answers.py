@@ -43,20 +43,31 @@ def _backwards(pages: Pages) -> Iterator[str]:
     yield from _second_text(pages)
     costs = [row["effect"] for row in _rows(pages, "exchange--laptop", "X2") if row["measure"] == "ratio"]
     if costs:
-        yield f"The price left to right is {min(costs):+.1%} to {max(costs):+.1%}, over all shares that were tried."
+        yield f"The price left to right is {_span(costs)}, over all shares that were tried."
 
 
 def _second_text(pages: Pages) -> Iterator[str]:
-    """What the exchange rate is on the two texts, for the arms that both pages have."""
-    novels, other = (
-        {row["arm"]: row["effect"] for row in _rows(pages, page, "X1") if row["measure"] == "ratio"}
-        for page in ("exchange--laptop", "exchange--wikitext")
-    )
-    if both := sorted(novels.keys() & other.keys()):
-        spans = (
-            f"{min(one[arm] for arm in both):+.1%} to {max(one[arm] for arm in both):+.1%}" for one in (novels, other)
+    """What the exchange rate is on the two texts, for the arms that both pages have, and whether their verdicts agree."""
+    novels, other = (_ratios(pages, page, ("X1", "X2", "X3")) for page in ("exchange--laptop", "exchange--wikitext"))
+    both = sorted(novels.keys() & other.keys())
+    if gains := [row for row in both if row[0] == "X1"]:
+        shares = sorted({int(arm.split("-")[1]) for _, arm in gains})
+        spans = (_span([one[row]["effect"] for row in gains]) for one in (novels, other))
+        yield (
+            f"Where {' or '.join(f'{share}%' for share in shares)} of the text is read right to left, it is {next(spans)} on the "
+            f"novels and {next(spans)} on WikiText-2."
         )
-        yield f"With {', '.join(both)} it is {next(spans)} on the novels and {next(spans)} on WikiText-2."
+        agree = sum(novels[row]["verdict"] == other[row]["verdict"] for row in both)
+        yield f"Comparisons on both texts: {len(both)}; with the same verdict: {agree}."
+
+
+def _ratios(pages: Pages, page: str, names: Sequence[str]) -> dict[tuple[str, str], Row]:
+    """Claim and arm -> the row of a page that compares two losses of this arm."""
+    return {(name, row["arm"]): row for name in names for row in _rows(pages, page, name) if row["measure"] == "ratio"}
+
+
+def _span(effects: Sequence[float]) -> str:
+    return f"{min(effects):+.1%} to {max(effects):+.1%}"
 
 
 def _changed(row: Row) -> str:
@@ -88,8 +99,10 @@ def _defects(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
 
 
 def _claimed(row: Row) -> str:
+    """A claim as a part of a sentence. Where it holds, the words give the direction, and the number is the size alone."""
     claim = row["claim"].rstrip(".")
-    return f"{claim[0].lower()}{claim[1:]} ({signed(row['effect'])})"
+    size = f"by {abs(row['effect']):.3f}" if row["verdict"] == "holds" else signed(row["effect"])
+    return f"{claim[0].lower()}{claim[1:]} ({size})"
 
 
 def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:

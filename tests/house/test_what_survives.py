@@ -69,14 +69,21 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     assert "shows the answer: -80%." in backwards
     assert "neither higher nor lower as far as 5 seeds can tell (-10.0% to +2.0%)." in backwards
     assert "a backward loss that is 40.0% lower (-50.0% to -30.0%)." in told(mask__laptop=[ROW])[0]
+    exchanged = {**unclear, "arm": "both-05-row"}
     second = told(
-        exchange__laptop=[{**unclear, "arm": "a"}, {**ROW, "arm": "b"}],
-        exchange__wikitext=[{**unclear, "arm": "a", "effect": 0.1}],
+        exchange__laptop=[exchanged, {**exchanged, "arm": "both-25"}],
+        exchange__wikitext=[{**exchanged, "effect": 0.1, "verdict": "cannot tell"}],
     )
-    assert "With a it is -40.0% to -40.0% on the novels and +10.0% to +10.0% on WikiText-2." in second[0]
-    leak, none = {**ROW, "name": "leak"}, {**ROW, "name": "leak", "claim": "Nothing.", "family_high": 0.1}
+    assert (
+        "Where 5% of the text is read right to left, it is -40.0% to -40.0% on the novels and +10.0% to +10.0% on WikiText-2. "
+        "Comparisons on both texts: 1; with the same verdict: 0."
+    ) in second[0]
+    leak, none = (
+        {**ROW, "name": "leak"},
+        {**ROW, "name": "leak", "claim": "Nothing.", "family_high": 0.1, "verdict": "cannot tell"},
+    )
     defects = told(leaks__laptop=[leak, none], selection__laptop=[{**leak, "published_words": None}])[1]
-    assert "without the defect: enough (-0.4000). Not told apart from nothing: nothing (-0.4000)." in defects
+    assert "without the defect: enough (by 0.400). Not told apart from nothing: nothing (-0.4000)." in defects
     assert "adds -0.4000 to -0.4000 to the share of right answers. Of 1 comparison: 1 confirmed." in defects
     sooner = {**ROW, "name": "E1", "effect": 0.05}
     assert (

@@ -18,9 +18,39 @@ def test_no_two_rows_of_a_panel_are_drawn_over_each_other(page):
     """Four rows of M5, which differ in how much of a model is cut away, had the label of their arm."""
     chart = claims_chart(json.loads(page.read_text(encoding="utf-8"))["claims"])
     assert chart is not None
-    for panel in chart["vconcat"]:
+    for panel in (panel for panel in chart["vconcat"] if "data" in panel):
         labels = [value["label"] for value in panel["data"]["values"]]
         assert len(set(labels)) == len(labels)
+
+
+def test_the_line_of_a_slope_goes_through_its_points():
+    """Of three points on a line, the drawn line starts at the first and ends at the last; each point has a mark."""
+    points = [{"at": 10.0**power, "mean": 0.3 - 0.1 * power, "low": None, "high": None} for power in (1, 2, 3)]
+    row = {"name": "M2", "measure": "ratio_slope", "measured": "", "arm": "both", "group": "", "scale": "all scales"}
+    row |= {"verdict": "holds", "effect": -0.1, "points": points, "published": None}
+    row |= dict.fromkeys(("low", "high", "family_low", "family_high"), 0.0)
+    flat = {**row, "arm": "flat", "effect": 0.0, "points": [{**point, "mean": 0.5} for point in points]}
+    chart = claims_chart([row, flat])
+    assert chart is not None
+    *_, panel = chart["vconcat"]
+    lines = [layer["data"]["values"] for layer in panel["layer"] if layer["mark"]["type"] == "line"]
+    assert [end["value"] for end in lines[0]] == pytest.approx([0.2, 0.0])
+    assert [end["at"] for end in lines[0]] == pytest.approx([10, 1000])
+    assert [end["value"] for end in lines[1]] == pytest.approx([0.5, 0.5])
+    marks = [layer["data"]["values"] for layer in panel["layer"] if layer["mark"]["type"] == "point"]
+    assert marks == [points, flat["points"]]
+    labels = [layer["mark"]["dy"] for layer in panel["layer"] if layer["mark"]["type"] == "text"]
+    assert labels == [6.0, -6.0], "the label of the higher line stands above"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_slope_with_points_has_its_panel(page):
+    rows = json.loads(page.read_text(encoding="utf-8"))["claims"]
+    chart = claims_chart(rows)
+    assert chart is not None
+    lines = [panel for panel in chart["vconcat"] if "data" not in panel]
+    asked = {row["name"] for row in rows if row.get("points") and row["effect"] is not None}
+    assert {panel["title"]["text"].partition(":")[0] for panel in lines} == asked
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=3).map(" ".join), min_size=2, max_size=5))

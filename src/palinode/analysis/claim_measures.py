@@ -6,17 +6,16 @@ The module `palinode.analysis.claims` judges from a row whether the claim holds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import polars as pl
 
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.censored import LEAST_RUNS, Bound, Time, compare_steps
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts
 from palinode.analysis.intervals import LEAST_PAIRS, Interval, mean, rank_correlation, rank_correlation_p, t_interval
+from palinode.analysis.lines import Point, points_over_seeds, slope_per_decade
 from palinode.analysis.ratios import direction_ratios, final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.tasks import any_above_trivial, learned_from
@@ -91,6 +90,7 @@ class Measured:
         bound: whether the true effect may only be larger (">=") or smaller ("<=") than `effect`, or either of the two ("~").
         reasons: the reasons why nothing can be concluded from the row; empty where the row can be judged.
         cautions: facts that a reader must know although the row can be judged.
+        points: of a slope, the points through which the line goes: the ratio less 1 at each number of parameters or tokens.
     """
 
     scale: str
@@ -107,6 +107,7 @@ class Measured:
     no_effect: float = 0.0
     bound: Bound = ""
     family: Interval | None = None
+    points: tuple[Point, ...] = ()
 
     @property
     def deciding(self) -> Interval | None:
@@ -213,15 +214,21 @@ def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], 
         losses, sizes = final_scores(evidence.record, evidence.split, NATS), scale_sizes(evidence.record)
         names = ((claim.arm, claim.directions[0]), (claim.against[0], claim.directions[1]))
         values = []
+        less_1: dict[str, list[float]] = {scale: [] for scale in sizes}  # scale -> the ratio less 1 of each seed
         for seed in evidence.record.entry.seeds:
             sides_of = {at: [losses.get((arm, at, way), {}).get(seed) for arm, way in names] for at in sizes}
             ratios = {at: above / below for at, (above, below) in sides_of.items() if above and below}
             if len(ratios) == len(sizes) and (value := summary(ratios, sizes)) is not None:
                 values.append(value)
+                for scale, ratio in ratios.items():
+                    less_1[scale].append(ratio - 1)
         row = over_seeds(evidence, ALL_SCALES, claim.arm, claim.against[0], values)
         low = row.interval.low if row.interval is not None else 0.0
         leak = claim.measure == "ratio" and claim.directions == ("rtl", "ltr") and low < RATIO_FAIL - 1
-        yield replace(row, reasons=(*row.reasons, *_ratio_reasons(claim, evidence), *((TOO_GOOD,) if leak else ())))
+        reasons = (*row.reasons, *_ratio_reasons(claim, evidence), *((TOO_GOOD,) if leak else ()))
+        by_size = [(size.parameters, less_1[scale]) for scale, size in sizes.items() if size.parameters]
+        points = points_over_seeds(by_size, evidence.rule.confidence) if summary is slope else ()
+        yield replace(row, reasons=reasons, points=points)
 
     return measured
 
@@ -233,10 +240,7 @@ def mean_less_1(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> 
 
 def slope(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float | None:
     """The change of the ratio when a model has ten times the parameters, by least squares; None without two different sizes."""
-    points = [(math.log10(size.parameters), ratios[scale]) for scale, size in sizes.items() if size.parameters]
-    if len({x for x, _ in points}) < 2:
-        return None
-    return float(np.polyfit([x for x, _ in points], [y for _, y in points], 1)[0])
+    return slope_per_decade([(size.parameters, ratios[scale]) for scale, size in sizes.items() if size.parameters])
 
 
 def width_less_depth(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float | None:
@@ -271,30 +275,31 @@ def ratio_by_tokens(claim: Claim, evidence: Evidence) -> Rows:
 
     Each seed gives one slope, by least squares over log10 of the tokens that the arm's runs scored right to left (mean over seeds).
     """
-    losses = final_scores(evidence.record, evidence.split, NATS)
     reasons = _ratio_reasons(claim, evidence)
     for scale in evidence.scales:
-        points: list[tuple[float, Mapping[int, float]]] = []
-        for _, arm, (other, *_) in sides(claim, evidence.record):
-            counted = [
-                run.result.counters.get("tokens_scored_rtl") or 0 for run in evidence.record.finished(arm, scale)
-            ]
-            above, below = (
-                losses.get((name, scale, way), {}) for name, way in zip((arm, other), claim.directions, strict=True)
-            )
-            ratios = {seed: above[seed] / below[seed] - 1 for seed in above if below.get(seed)}
-            if ratios and mean(counted) > 0:
-                points.append((math.log10(mean(counted)), ratios))
-        x, seeds = (
-            [at for at, _ in points],
-            set.intersection(*(set(ratios) for _, ratios in points)) if points else set(),
-        )
-        enough = len(points) >= LEAST_POINTS
-        values = [
-            float(np.polyfit(x, [ratios[seed] for _, ratios in points], 1)[0]) for seed in sorted(seeds) if enough
-        ]
+        ratios = _ratios_by_tokens(claim, evidence, scale)
+        seeds = sorted(set.intersection(*(set(here) for _, here in ratios))) if ratios else []
+        lines = ([(at, here[seed]) for at, here in ratios] for seed in seeds if len(ratios) >= LEAST_POINTS)
+        values = [value for line in lines if (value := slope_per_decade(line)) is not None]
         row = over_seeds(evidence, scale, claim.arm, claim.against[0], values)
-        yield replace(row, reasons=(*row.reasons, *reasons))
+        of_seeds = [(at, [here[seed] for seed in seeds]) for at, here in ratios]
+        points = points_over_seeds(of_seeds, evidence.rule.confidence)
+        yield replace(row, reasons=(*row.reasons, *reasons), points=points)
+
+
+def _ratios_by_tokens(claim: Claim, evidence: Evidence, scale: str) -> list[tuple[float, dict[int, float]]]:
+    """For every group: the mean number of tokens that the arm's runs scored right to left, and seed -> the ratio less 1."""
+    losses = final_scores(evidence.record, evidence.split, NATS)
+    ratios = []
+    for _, arm, (other, *_) in sides(claim, evidence.record):
+        counted = [run.result.counters.get("tokens_scored_rtl") or 0 for run in evidence.record.finished(arm, scale)]
+        above, below = (
+            losses.get((name, scale, way), {}) for name, way in zip((arm, other), claim.directions, strict=True)
+        )
+        here = {seed: above[seed] / below[seed] - 1 for seed in above if below.get(seed)}
+        if here and mean(counted) > 0:
+            ratios.append((mean(counted), here))
+    return ratios
 
 
 def layer_cut(claim: Claim, evidence: Evidence) -> Rows:

@@ -164,6 +164,7 @@ class JudgedClaim:
             "verdict": self.judgement,
             "reasons": self.reasons,
             "cautions": list(measured.cautions),
+            "points": [point._asdict() for point in measured.points],
         }
 
 

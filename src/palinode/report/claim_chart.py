@@ -1,9 +1,14 @@
-"""The figure of a findings page: the effect of every claim with its intervals, one panel for each claim and measure."""
+"""The figure of a findings page: the effect of every claim with its intervals, one panel for each claim and measure.
+
+A claim about a slope has one panel more: the points through which its line goes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from math import log10
+from statistics import mean
 from typing import Any
 
 from palinode.report import theme
@@ -25,6 +30,9 @@ AXES = {
     "selection": "what the choice on the test split adds",
     "term": "value of the auxiliary term",
 }
+# Measure of a slope -> the title of the axis of its lines.
+LINES = {"ratio_by_tokens": "tokens read right to left, logarithmic", "ratio_slope": "parameters, logarithmic"}
+SHAPES = ("circle", "square", "triangle-up")
 # A figure with more rows leaves out the rows of single groups: the page has them in a table.
 MOST_ROWS = 40
 # Rows of several scales name no scale in the figure.
@@ -50,7 +58,10 @@ def claims_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
     longest = max(len(point["label"]) for points in of_panel.values() for point in points)
     space = min(LABEL_LIMIT, CHARACTER_WIDTH * longest)
     return {
-        "vconcat": [_panel(*panel, points, used, space) for panel, points in of_panel.items()],
+        "vconcat": [
+            *(_panel(*panel, points, used, space) for panel, points in of_panel.items()),
+            *(_lines(*panel, rows, space) for panel, rows in _rows_with_points(shown).items()),
+        ],
         "resolve": {"scale": {"color": "shared"}},
     }
 
@@ -140,3 +151,67 @@ def _panel(
     ]
     title = {"text": name, "anchor": "start", "frame": "group", "fontSize": 13}
     return {"title": title, "width": 520, "height": {"step": 20}, "data": {"values": list(values)}, "layer": layers}
+
+
+def _rows_with_points(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows whose lines one panel draws, by claim and measure. Pages that older versions wrote have no points."""
+    panels: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.get("points"):
+            panels.setdefault((row["name"], row["measure"]), []).append(row)
+    return dict(sorted(panels.items()))
+
+
+def _lines(name: str, measure: str, rows: Sequence[Row], space: float) -> dict[str, Any]:
+    """The panel of the slopes of one claim: a line for each row through its points, each point with its interval."""
+    at = [point["at"] for row in rows for point in row["points"]]
+    x = {"type": "quantitative", "title": LINES[measure], "axis": {"format": "~s", "tickCount": 4, "grid": False}}
+    x["scale"] = {"type": "log", "domain": [min(at) / 1.3, max(at) * 2]}
+    y = {"type": "quantitative", "title": None, "axis": {"minExtent": space, "tickCount": 6}}
+    no_effect = {"data": {"values": [{"value": 0}]}, "mark": {"type": "rule", "strokeDash": [3, 3]}}
+    layers: list[dict[str, Any]] = [no_effect | {"encoding": {"y": {"field": "value", **y}}}]
+    ends = [_ends_of_line(row) for row in rows]
+    by_height = sorted(range(len(rows)), key=lambda index: -ends[index][1]["value"])
+    for index, row in enumerate(rows):
+        # The labels of lines that end at the same height stand one below the other: 12 pixels for each.
+        down = 12 * (by_height.index(index) - (len(rows) - 1) / 2)
+        look = {"color": theme.ARMS[index % len(theme.ARMS)], "shape": SHAPES[index % len(SHAPES)]}
+        layers += _line(row, ends[index], down, look, x, y)
+    title = {"text": f"{name}: {AXES['ratio']}", "anchor": "start", "frame": "group", "fontSize": 13}
+    return {"title": title, "width": 520, "height": 200, "layer": layers}
+
+
+def _ends_of_line(row: Row) -> list[dict[str, float]]:
+    """Both ends of the line of least squares: it has the slope of the row and goes through the mean of the points."""
+    logs, values = ([log10(point["at"]) for point in row["points"]], [point["mean"] for point in row["points"]])
+    middle, height = mean(logs), mean(values)
+    return [{"at": 10**log, "value": height + row["effect"] * (log - middle)} for log in (logs[0], logs[-1])]
+
+
+def _line(
+    row: Row,
+    ends: Sequence[Row],
+    down: float,
+    look: Mapping[str, str],
+    x: Mapping[str, Any],
+    y: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The layers of one line: the straight line, its points with their intervals, and its label at the right end."""
+    points = row["points"]
+    place, colour = {"x": {"field": "at", **x}, "y": {"field": "value", **y}}, look["color"]
+    mean_at = {**place, "y": {"field": "mean", **y}}
+    interval = {**place, "y": {"field": "low", **y}, "y2": {"field": "high"}}
+    return [
+        {"data": {"values": ends}, "mark": {"type": "line", "color": colour, "strokeWidth": 1.5}, "encoding": place},
+        {"data": {"values": points}, "mark": {"type": "rule", "color": colour}, "encoding": interval},
+        {
+            "data": {"values": points},
+            "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1, **look},
+            "encoding": mean_at,
+        },
+        {
+            "data": {"values": [{**ends[1], "label": _label(row, scaled=False)}]},
+            "mark": {"type": "text", "align": "left", "dx": 10, "dy": down, "color": colour},
+            "encoding": {**place, "text": {"field": "label"}},
+        },
+    ]
