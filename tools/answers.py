@@ -100,9 +100,14 @@ def _defects(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
 
 def _claimed(row: Row) -> str:
     """A claim as a part of a sentence. Where it holds, the words give the direction, and the number is the size alone."""
-    claim = row["claim"].rstrip(".")
     size = f"by {abs(row['effect']):.3f}" if row["verdict"] == "holds" else signed(row["effect"])
-    return f"{claim[0].lower()}{claim[1:]} ({size})"
+    return f"{_uncapital(row)} ({size})"
+
+
+def _uncapital(row: Row) -> str:
+    """The claim of a row without its first capital letter and its full stop."""
+    claim = row["claim"].rstrip(".")
+    return f"{claim[0].lower()}{claim[1:]}"
 
 
 def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
@@ -113,6 +118,10 @@ def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator
                 f"At equal {equal} the loss of the published combination is {abs(row['effect']):.3f} nats {side} than that of the "
                 f"decoder {_between(row)}: {verdict_of(row)}."
             )
+    parts = [row for name in ("E2", "E3", "E5") for row in _rows(pages, "encdec--laptop", name)[:1]]
+    told = (f"{_uncapital(row)}: {signed(row['effect'])} {_between(row)}, {verdict_of(row)}" for row in parts)
+    if parts:
+        yield f"Its parts, in nats, below 0 where the claim is right: {'; '.join(told)}."
 
 
 def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:

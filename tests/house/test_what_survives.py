@@ -90,6 +90,10 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         "At equal FLOPs the loss of the published combination is 0.050 nats higher"
         in told(encdec_flops__laptop=[sooner])[2]
     )
+    helps = {**ROW, "name": "E3", "claim": "It helps.", "effect": 0.05}
+    parts = told(encdec__laptop=[sooner, helps])[2]
+    assert "At equal tokens the loss" in parts
+    assert parts.endswith("where the claim is right: it helps: +0.0500 (-0.5000 to -0.3000), real but smaller.")
     taught = {**ROW, "name": "R1", "measure": "difference", "published_words": None}
     assert (
         "Enough. Of 2 comparisons: 1 confirmed, 1 cannot tell."
