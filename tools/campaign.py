@@ -209,26 +209,24 @@ def page(numbers: dict[str, list[Row]]) -> str:
         "",
         "`python tools/campaign.py` writes this page. Hours are core-hours, predicted from the CPU seconds of a few steps of each",
         "model; a run that ends at an accuracy is counted to its last step. Trials and runs of an earlier row are counted there.",
-        "A sitting is 2.3 hours on two cores.",
+        "A sitting is 2.3 hours on two cores. An experiment whose name is a link is done; its hours stay those of the plan.",
         "",
         "| | experiment | settles | trials | runs | core-hours | at the pilots' speed | sittings | command |",
         "|--:|---|---|--:|--:|--:|--:|--:|---|",
     ]
-    total, speed = 0.0, pilot_speed(numbers)
+    total, undone, speed = 0.0, 0.0, pilot_speed(numbers)
     for number, (planned, rows) in enumerate(left(numbers), start=1):
         hours = sum(row["seconds"] for row in rows) / 3600
-        total += hours
+        done = (RESULTS.parent / f"{planned.full_name}.json").exists()
+        total, undone = total + hours, undone + hours * (not done)
+        name = f"[{planned.full_name}]({planned.full_name}.md)" if done else planned.full_name
         kinds = [sum(row["kind"] == kind for row in rows) for kind in ("trial", "run")]
         command = f"`palinode run experiments/{planned.experiment}.py --size {planned.size} --hours {SITTING_HOURS}`"
         sittings = speed * hours / (SITTING_HOURS * CORES)
         both = f"{hours:.2f}", f"{speed * hours:.2f}"
-        cells = [number, planned.full_name, planned.settles, *kinds, *both, f"{sittings:.1f}", command]
+        cells = [number, name, planned.settles, *kinds, *both, f"{sittings:.1f}", command]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    at_speed = speed * total
-    lines += [
-        "",
-        f"In all {total:.1f} core-hours, {at_speed:.1f} at the pilots' speed: {at_speed / SITTING_HOURS / CORES:.1f} sittings.",
-    ]
+    lines += ["", f"In all {_hours(total, speed)}. To do: {_hours(undone, speed)}."]
     lines += [
         f"The pilots took {PILOT_SECONDS:.0f} s for a run that is {PILOT_SECONDS / speed:.0f} s here.",
         "",
@@ -246,6 +244,11 @@ def page(numbers: dict[str, list[Row]]) -> str:
         hours = cut.seconds(rows_of[cut.experiment]) / 3600
         lines.append(f"| {cut.experiment} | {cut.what} | {hours:.2f} | {speed * hours:.2f} | {cut.price} |")
     return "\n".join([*lines, *gpu_lines()]) + "\n"
+
+
+def _hours(hours: float, speed: float) -> str:
+    sittings = speed * hours / SITTING_HOURS / CORES
+    return f"{hours:.1f} core-hours, {speed * hours:.1f} at the pilots' speed, {sittings:.1f} sittings"
 
 
 def gpu_lines() -> Iterator[str]:
@@ -304,6 +307,9 @@ RULES = (
     "The same command goes on where the last sitting ended: no run is started that would not end in time, the trials come first,",
     "and runs are taken seed by seed over all arms. Do not give `--seeds` for a part: seeds that are added after a look at",
     "verdicts need wider intervals. `palinode pack NAME` after each sitting keeps what is done; a later pack replaces it.",
+    "",
+    "`experiments/retrieval.py --size laptop` (D1 to D4) is not counted here, because most of its time is the retriever that is",
+    "trained after each run: `palinode plan` says its hours.",
 )
 
 
