@@ -11,7 +11,12 @@ from palinode.report.findings import signed
 Row = dict[str, Any]
 Pages = Mapping[str, Row]
 # Page -> what two models of encdec are equal in there.
-EQUAL = {"encdec--laptop": "tokens", "encdec_parameters--laptop": "parameters", "encdec_flops--laptop": "FLOPs"}
+EQUAL = {
+    "encdec--laptop": "tokens",
+    "encdec--wikitext": "tokens of WikiText-2",
+    "encdec_parameters--laptop": "parameters",
+    "encdec_flops--laptop": "FLOPs",
+}
 
 
 def answers(pages: Pages, verdict_of: Callable[[Row], str]) -> str:

@@ -68,6 +68,7 @@ ORDER = (
     Planned("exchange", "wikitext", "whether X1 and X2 hold on a second text"),
     Planned("mask_latent", "laptop", "whether M1 and X2 depend on block and recipe"),
     Planned("encdec", "laptop", "E1, E2, E3, E5 at equal tokens; E4 as far as it goes"),
+    Planned("encdec", "wikitext", "whether E1 to E4 hold on a second text"),
     Planned("encdec_parameters", "laptop", "E1, E5 at equal parameters"),
     Planned("encdec_flops", "laptop", "E1, E5 at equal FLOPs"),
     Planned("encdec_published", "laptop", "E2 and the author's best with the published norms"),
