@@ -57,6 +57,7 @@ CLAIMS = (
     *(Asked(f"E{number}", "encdec--laptop") for number in range(1, 6)),
     *(Asked(f"R{number}", "recall--laptop") for number in range(1, 4)),
 )
+SHARES_ON_AXIS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
 QUESTIONS = (
     Asked("X1", EXCHANGE, "Tokens read left to right help the rtl pass, on equal rtl tokens."),
     Asked("X2", EXCHANGE, "Tokens read right to left raise the ltr loss, on equal ltr tokens."),
@@ -221,7 +222,13 @@ def drawn(shares: Sequence[Row]) -> str:
     """The figure as SVG: 0 is no effect, 1 is the published one."""
     domain = [min(-0.5, *(row["low"] for row in shares)), max(1.5, *(row["high"] for row in shares))]
     words = [word for word in COLOURS if any(row["verdict"] == word for row in shares)]
-    x = {"type": "quantitative", "scale": {"domain": domain, "nice": False}, "title": "share of the published effect"}
+    # A published effect near 0 gives large shares (E4: -16), so equal steps become narrower from 0 outwards.
+    x = {
+        "type": "quantitative",
+        "scale": {"type": "symlog", "domain": domain},
+        "title": "share of the published effect",
+    }
+    x["axis"] = {"values": SHARES_ON_AXIS}
     colour = {
         "field": "verdict",
         "type": "nominal",

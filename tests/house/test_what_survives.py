@@ -94,6 +94,9 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     parts = told(encdec__laptop=[sooner, helps])[2]
     assert "At equal tokens the loss" in parts
     assert parts.endswith("where the claim is right: it helps: +0.0500 (-0.5000 to -0.3000), real but smaller.")
+    hurt = {"arm": "decoder-dropout", "verdict": "worse", "difference": 0.28}
+    with_arms = tool.answers({"encdec--laptop": {"claims": [sooner], "arms": [hurt]}}, tool.verdict_of)
+    assert "Dropout makes that decoder itself worse, by 0.280 nats" in with_arms
     taught = {**ROW, "name": "R1", "measure": "difference", "published_words": None}
     assert (
         "Enough. Of 2 comparisons: 1 confirmed, 1 cannot tell."
