@@ -1,14 +1,17 @@
 """The noise that plans use, the effects that seeds show, and the deviations from a sealed plan."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from palinode.analysis.deviations import deviations
 from palinode.analysis.family import Estimate
-from palinode.analysis.intervals import seeds_needed
+from palinode.analysis.intervals import power, seeds_needed
 from palinode.analysis.planning import (
     Likeness,
     data_key,
@@ -32,6 +35,26 @@ def test_the_smallest_effect_is_the_one_of_the_noncentral_t(seeds, effect):
     assert stats.nct.sf(bound, seeds - 1, seen * math.sqrt(seeds)) == pytest.approx(0.8, abs=1e-4)
     assert seeds_needed(seen * 1.001, 1.0, 0.95) == seeds
     assert seeds_needed(seen * 0.99, 1.0, 0.95) == seeds + 1
+
+
+@pytest.mark.parametrize("comparisons", [1, 2, 3, 6, 12, 24, 100, 1000])
+def test_the_smallest_effect_has_the_power_with_every_number_of_seeds_and_comparisons(comparisons):
+    """Once 8 seeds showed 0.334 where two comparisons of 8 seeds showed 0.0257: one probability on the way was nan."""
+    confidence = family_confidence(0.95, comparisons)
+    seen = [smallest_effect_seen(seeds, confidence) for seeds in range(2, 61)]
+    for seeds, effect in enumerate(seen, 2):
+        bound = stats.t.ppf((1 + confidence) / 2, seeds - 1)
+        assert stats.nct.sf(bound, seeds - 1, effect * math.sqrt(seeds)) == pytest.approx(0.8, abs=1e-5)
+    assert all(more < fewer for fewer, more in pairwise(seen))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(2, 3000), st.floats(-4, -0.5), st.floats(-1, 3))
+def test_power_is_a_probability_for_every_effect(count, exponent, exponent_of_effect):
+    confidence, effect = 1 - 10**exponent, 10**exponent_of_effect
+    bound = stats.t.ppf((1 + confidence) / 2, count - 1)
+    expected = stats.nct.sf(bound, count - 1, effect * math.sqrt(count))
+    assert power(effect, count, confidence) == pytest.approx(expected, abs=1e-6)
 
 
 def test_one_seed_shows_nothing_and_a_family_shows_less():
