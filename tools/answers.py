@@ -1,4 +1,4 @@
-"""The five questions of the campaign, each answered in a few sentences that are made from the numbers of the pages."""
+"""The five questions of the campaign, each answered in a sentence with its details; all are made from the numbers of the pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ EQUAL = {
 
 
 def answers(pages: Pages, verdict_of: Callable[[Row], str]) -> str:
-    """The section as Markdown: a line for each question. `verdict_of` gives the word for what our runs say of a row."""
+    """The section as Markdown: for each question an item with a short answer, and the details below it.
+
+    Args:
+        pages: name of a page -> its JSON.
+        verdict_of: gives the word for what our runs say of a row.
+    """
     told = {
         "What does reading backwards buy?": _backwards(pages),
         "What was each defect worth?": _defects(pages, verdict_of),
@@ -28,27 +33,38 @@ def answers(pages: Pages, verdict_of: Callable[[Row], str]) -> str:
         "Which labels teach recall?": _labels(pages, verdict_of),
         "Do both directions help retrieval?": _retrieval(pages, verdict_of),
     }
-    return "\n".join(f"- **{question}** {' '.join(told) or 'Not run yet.'}" for question, told in told.items())
+    return "\n".join(_item(question, *sentences) for question, sentences in told.items())
+
+
+def _item(question: str, short: str = "Not run yet.", *details: str) -> str:
+    return "\n".join((f"- **{question}** {short}", *(f"  - {detail}" for detail in details)))
 
 
 def _backwards(pages: Pages) -> Iterator[str]:
+    gains, costs = (list(_ratios(pages, "exchange--laptop", (name,)).values()) for name in ("X1", "X2"))
+    if gains:
+        lower, higher, total = (len(rows) for rows in (_below(gains), _above(gains), gains))
+        yield (
+            f"{'Nothing that was seen' if not lower else 'Sometimes a better backward pass'}: text read left to right beside text "
+            f"read right to left makes the backward loss lower in {lower} and higher in {higher} of {total} comparisons, and the "
+            f"loss left to right is higher in {len(_above(costs))} of {len(costs)}."
+        )
     for row in _rows(pages, "mask--laptop", "M1")[:1]:
+        published = f"Published, through a mask that shows the answer: {row['published']:+.0%}."
         yield (
             "A model that reads one batch in twenty right to left is worse at it than a model that reads right to left only: its "
-            f"loss is {_changed(row)}."
+            f"loss is {_changed(row)}. {published}"
             if row["effect"] > 0
-            else f"One batch in twenty read right to left gives a backward loss that is {_changed(row)}."
+            else f"One batch in twenty read right to left gives a backward loss that is {_changed(row)}. {published}"
         )
-        yield f"Published, through a mask that shows the answer: {row['published']:+.0%}."
     for row in _rows(pages, "mask--laptop", "X1")[:1]:
         yield (
             "Next to the same text read right to left, text read left to right makes the backward loss "
             f"{_changed(row)}."
         )
     yield from _second_text(pages)
-    costs = [row["effect"] for row in _rows(pages, "exchange--laptop", "X2") if row["measure"] == "ratio"]
     if costs:
-        yield f"The price left to right is {_span(costs)}, over all shares that were tried."
+        yield f"The price left to right is {_span([row['effect'] for row in costs])}, over all shares that were tried."
 
 
 def _second_text(pages: Pages) -> Iterator[str]:
@@ -58,17 +74,24 @@ def _second_text(pages: Pages) -> Iterator[str]:
     if gains := [row for row in both if row[0] == "X1"]:
         shares = sorted({int(arm.split("-")[1]) for _, arm in gains})
         spans = (_span([one[row]["effect"] for row in gains]) for one in (novels, other))
+        agree = sum(novels[row]["verdict"] == other[row]["verdict"] for row in both)
         yield (
             f"Where {' or '.join(f'{share}%' for share in shares)} of the text is read right to left, it is {next(spans)} on the "
-            f"novels and {next(spans)} on WikiText-2."
+            f"novels and {next(spans)} on WikiText-2. Comparisons on both texts: {len(both)}; with the same verdict: {agree}."
         )
-        agree = sum(novels[row]["verdict"] == other[row]["verdict"] for row in both)
-        yield f"Comparisons on both texts: {len(both)}; with the same verdict: {agree}."
 
 
 def _ratios(pages: Pages, page: str, names: Sequence[str]) -> dict[tuple[str, str], Row]:
     """Claim and arm -> the row of a page that compares two losses of this arm."""
     return {(name, row["arm"]): row for name in names for row in _rows(pages, page, name) if row["measure"] == "ratio"}
+
+
+def _below(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["family_high"] < 0]
+
+
+def _above(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["family_low"] > 0]
 
 
 def _span(effects: Sequence[float]) -> str:
@@ -88,6 +111,9 @@ def _defects(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     rows = _rows(pages, "leaks--laptop", "leak")
     unclear = [row for row in rows if row["family_low"] <= 0 <= row["family_high"]]
     clear = [row for row in rows if row not in unclear]
+    if rows:
+        largest = max(abs(row["effect"]) for row in rows)
+        yield f"Up to {largest:.2f} nats for each character; {len(clear)} of {len(rows)} are told apart from nothing."
     for some, heading in (
         (clear, "In nats for each character, against the same model without the defect:"),
         (unclear, "Not told apart from nothing:"),
@@ -116,6 +142,13 @@ def _uncapital(row: Row) -> str:
 
 
 def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
+    compared = [row for page in EQUAL for row in _rows(pages, page, "E1")[:1]]
+    if compared:
+        better, worse = (len(rows) for rows in (_below(compared), _above(compared)))
+        yield (
+            f"{'Nowhere that was tried' if not better else 'Sometimes'}: the published combination beats a decoder in {better} and "
+            f"is beaten in {worse} of {len(compared)} comparison{'s' * (len(compared) > 1)}."
+        )
     for page, equal in EQUAL.items():
         for row in _rows(pages, page, "E1")[:1]:
             side = "lower" if row["effect"] < 0 else "higher"

@@ -59,7 +59,7 @@ def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_
 def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     def told(**pages):
         rows = {page.replace("__", "--"): {"claims": rows} for page, rows in pages.items()}
-        return tool.answers(rows, tool.verdict_of).splitlines()
+        return tool.answers(rows, tool.verdict_of).replace("\n  ", " ").splitlines()
 
     assert [line.endswith("** Not run yet.") for line in told()] == [True] * 5
     worse = {**ROW, "effect": 0.4, "family_low": 0.3, "family_high": 0.5}
@@ -78,17 +78,31 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         "Where 5% of the text is read right to left, it is -40.0% to -40.0% on the novels and +10.0% to +10.0% on WikiText-2. "
         "Comparisons on both texts: 1; with the same verdict: 0."
     ) in second[0]
+    price = {**worse, "name": "X2"}
+    nothing = told(exchange__laptop=[{**worse, "name": "X1"}, {**exchanged, "arm": "both-25"}, price])[0]
+    assert "** Nothing that was seen: text read left to right" in nothing
+    assert "lower in 0 and higher in 1 of 2 comparisons, and the loss left to right is higher in 1 of 1." in nothing
+    sometimes = told(exchange__laptop=[{**ROW, "name": "X1"}, price])[0]
+    assert "** Sometimes a better backward pass" in sometimes
+    assert "lower in 1 and higher in 0 of 1 comparisons" in sometimes
     leak, none = (
         {**ROW, "name": "leak"},
         {**ROW, "name": "leak", "claim": "Nothing.", "family_high": 0.1, "verdict": "cannot tell"},
     )
     defects = told(leaks__laptop=[leak, none], selection__laptop=[{**leak, "published_words": None}])[1]
-    assert "without the defect: enough (by 0.400). Not told apart from nothing: nothing (-0.4000)." in defects
+    assert "** Up to 0.40 nats for each character; 1 of 2 are told apart from nothing. - In nats" in defects
+    assert "without the defect: enough (by 0.400). - Not told apart from nothing: nothing (-0.4000)." in defects
     assert "adds -0.4000 to -0.4000 to the share of right answers. Of 1 comparison: 1 confirmed." in defects
     sooner = {**ROW, "name": "E1", "effect": 0.05}
+    equal_flops = told(encdec_flops__laptop=[sooner])[2]
     assert (
-        "At equal FLOPs the loss of the published combination is 0.050 nats higher"
-        in told(encdec_flops__laptop=[sooner])[2]
+        "** Sometimes: the published combination beats a decoder in 1 and is beaten in 0 of 1 comparison."
+        in equal_flops
+    )
+    assert "At equal FLOPs the loss of the published combination is 0.050 nats higher" in equal_flops
+    nowhere = told(encdec__laptop=[{**worse, "name": "E1"}], encdec_flops__laptop=[{**unclear, "name": "E1"}])[2]
+    assert (
+        "** Nowhere that was tried: the published combination beats a decoder in 0 and is beaten in 1 of 2" in nowhere
     )
     helps = {**ROW, "name": "E3", "claim": "It helps.", "effect": 0.05}
     parts = told(encdec__laptop=[sooner, helps])[2]
