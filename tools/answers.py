@@ -166,11 +166,22 @@ def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator
 
 
 def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
-    for name in ("R1", "R2"):
-        rows = [row for row in _rows(pages, "recall--laptop", name) if row["measure"] == "difference"]
-        counts = Counter(verdict_of(row) for row in rows)
-        if rows:
-            yield f"{rows[0]['claim']} {_several(counts)}."
+    differences = [
+        row for name in ("R1", "R2") for row in _rows(pages, "recall--laptop", name) if row["measure"] == "difference"
+    ]
+    kinds = [row for row in differences if row["name"] == "R1" and row["of_one_group"]]
+    if kinds:
+        yield (
+            f"Of {len(kinds)} kinds of models, {len(_above(kinds))} give more right answers after training on all tokens, and "
+            f"{len(_below(kinds))} after training on the answer alone."
+        )
+    for claim in dict.fromkeys(row["claim"] for row in differences):
+        rows = [row for row in differences if row["claim"] == claim]
+        overall = (f"{signed(row['effect'])} {_between(row)}" for row in rows if not row["of_one_group"])
+        shown = "".join(f" As a share of right answers, over all kinds: {mean}." for mean in overall)
+        yield f"{claim}{shown} {_several(Counter(verdict_of(row) for row in rows if row['of_one_group']))}."
+    for row in _rows(pages, "recall--laptop", "R3", with_interval=False)[:1]:
+        yield f"{row['claim']} Rank correlation {row['effect']:+.2f} over {row['count']} kinds: {verdict_of(row)}."
 
 
 def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
@@ -188,7 +199,8 @@ def _between(row: Row) -> str:
     return f"({signed(row['family_low'])} to {signed(row['family_high'])})"
 
 
-def _rows(pages: Pages, page: str, name: str) -> Sequence[Row]:
-    """The judged rows of a claim on a page that have an effect and an interval; none without the page."""
+def _rows(pages: Pages, page: str, name: str, *, with_interval: bool = True) -> Sequence[Row]:
+    """The rows of a claim on a page that have an effect, and an interval if one is asked for; none without the page."""
     rows: Sequence[Row] = pages.get(page, {"claims": ()})["claims"]
-    return [row for row in rows if row["name"] == name and row["effect"] is not None and row["family_low"] is not None]
+    measured = [row for row in rows if row["name"] == name and row["effect"] is not None]
+    return [row for row in measured if not with_interval or row["family_low"] is not None]

@@ -111,9 +111,31 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     hurt = {"arm": "decoder-dropout", "verdict": "worse", "difference": 0.28}
     with_arms = tool.answers({"encdec--laptop": {"claims": [sooner], "arms": [hurt]}}, tool.verdict_of)
     assert "Dropout makes that decoder itself worse, by 0.280 nats" in with_arms
-    taught = {**ROW, "name": "R1", "measure": "difference", "published_words": None}
+    taught = {**ROW, "name": "R1", "measure": "difference", "published_words": None, "of_one_group": True}
+    mean = {**taught, "effect": 0.1, "of_one_group": False}
+    ranked = {
+        **taught,
+        "name": "R3",
+        "claim": "It predicts.",
+        "effect": 0.5,
+        "count": 12,
+        "family_low": None,
+        "p": 0.01,
+    }
+    labels = told(
+        recall__laptop=[
+            taught,
+            {**taught, "verdict": "cannot tell", "family_low": 0.1, "family_high": 0.4},
+            mean,
+            ranked,
+        ]
+    )[3]
     assert (
-        "Enough. Of 2 comparisons: 1 confirmed, 1 cannot tell."
-        in told(recall__laptop=[taught, {**taught, "verdict": "cannot tell"}])[3]
+        "Of 2 kinds of models, 1 give more right answers after training on all tokens, and 1 after training" in labels
     )
+    assert (
+        "Enough. As a share of right answers, over all kinds: +0.1000 (-0.5000 to -0.3000). Of 2 comparisons: 1"
+        in labels
+    )
+    assert "It predicts. Rank correlation +0.50 over 12 kinds: confirmed." in labels
     assert "nDCG@10 -0.4000 against left to right alone" in told(retrieval__laptop=[{**ROW, "name": "D2"}])[4]
