@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from palinode.analysis.apart import apart
 from palinode.analysis.audits import ArmAudit
 from palinode.analysis.compare import Comparison, LeftOut, Parity, seeds_on_two_kinds
 from palinode.base.measures import EQUAL_WITHIN, MEASURES, OWN, Metric
@@ -157,6 +158,35 @@ def edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]
         for choice in record.entry.choices
         if choice.scale == comparison.scale and choice.arm in sides and choice.at_the_edge
     ]
+
+
+def apart_cautions(comparison: Comparison, smallest_effect: float) -> list[str]:
+    """The caution that some runs of an arm ended far from the others, by more than matters: their mean describes none of them.
+
+    Accuracies are left out: a task is learned or not, and `two_valued.py` counts such runs.
+    """
+    if MEASURES[Metric.parse(comparison.metric).measure].has_chance_levels:
+        return []
+    cautions = []
+    for arm, value in ((comparison.arm, "arm_value"), (comparison.baseline, "baseline_value")):
+        groups = apart([getattr(pair, value) for pair in comparison.pairs])
+        if groups is not None and _gap(*groups) > smallest_effect:
+            count = f"{len(groups[0])} of {len(comparison.pairs)} runs of {arm}"
+            few, many = map(_range, groups)
+            cautions.append(
+                f"{count} ended far from the others, at {few} and not at {many}: the mean describes none of them"
+            )
+    return cautions
+
+
+def _gap(scores: Sequence[float], others: Sequence[float]) -> float:
+    """The distance between two groups of sorted scores that do not overlap."""
+    return max(scores[0] - others[-1], others[0] - scores[-1])
+
+
+def _range(scores: Sequence[float]) -> str:
+    low, high = f"{scores[0]:.4g}", f"{scores[-1]:.4g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:

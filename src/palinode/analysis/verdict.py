@@ -27,6 +27,7 @@ from palinode.analysis.divergence import Divergence, divergence
 from palinode.analysis.intervals import Interval, ends, seeds_needed
 from palinode.analysis.published_effect import published_words
 from palinode.analysis.reliability import (
+    apart_cautions,
     audit_cautions,
     audit_reasons,
     comparison_cautions,
@@ -230,6 +231,7 @@ def verdict(
             *evaluation_cautions(record, comparison),
             *audit_cautions(arm_side, baseline_side),
             *edge_cautions(record, comparison),
+            *apart_cautions(comparison, rule.smallest_effect),
             *fingerprint_cautions(record, comparison),
             *deciding.cautions,
         ),
