@@ -160,6 +160,9 @@ def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator
     told = (f"{_uncapital(row)}: {signed(row['effect'])} {_between(row)}, {verdict_of(row)}" for row in parts)
     if parts:
         yield f"Its parts, in nats, below 0 where the claim is right: {'; '.join(told)}."
+    for row in _rows(pages, "encdec_published--laptop", "E2")[:1]:
+        ours = f"{signed(row['effect'])} {_between(row)}, {verdict_of(row)}"
+        yield f"The embedding loss with the published norms, which can vanish: {ours}."
     for row in pages.get("encdec--laptop", {}).get("arms", ()):
         if row["arm"] == "decoder-dropout" and row["verdict"] == "worse":
             yield f"Dropout makes that decoder itself worse, by {row['difference']:.3f} nats, so E5 alone says little."

@@ -108,6 +108,8 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     parts = told(encdec__laptop=[sooner, helps])[2]
     assert "At equal tokens the loss" in parts
     assert parts.endswith("where the claim is right: it helps: +0.0500 (-0.5000 to -0.3000), real but smaller.")
+    vanishing = told(encdec_published__laptop=[{**ROW, "name": "E2", "claim": "It vanishes.", "effect": 0.004}])[2]
+    assert "with the published norms, which can vanish: +0.0040 (-0.5000 to -0.3000), real but smaller." in vanishing
     hurt = {"arm": "decoder-dropout", "verdict": "worse", "difference": 0.28}
     with_arms = tool.answers({"encdec--laptop": {"claims": [sooner], "arms": [hurt]}}, tool.verdict_of)
     assert "Dropout makes that decoder itself worse, by 0.280 nats" in with_arms
