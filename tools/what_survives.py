@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 from answers import answers
@@ -57,6 +58,7 @@ CLAIMS = (
     *(Asked(f"E{number}", "encdec--laptop") for number in range(1, 6)),
     *(Asked(f"R{number}", "recall--laptop") for number in range(1, 4)),
 )
+LINE = "|"  # between the lines of a label of the figure
 SHARES_ON_AXIS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
 QUESTIONS = (
     Asked("X1", EXCHANGE, "Tokens read left to right help the rtl pass, on equal rtl tokens."),
@@ -208,7 +210,7 @@ def shares_of_published(pages: Mapping[str, Row]) -> list[Row]:
         low, high = sorted(row[end] / row["published"] for end in ("family_low", "family_high"))
         shares.append(
             {
-                "claim": asked.name,
+                "claim": LINE.join(wrap(f"{asked.name}. {row['claim'].rstrip('.')}", 54)),
                 "share": row["effect"] / row["published"],
                 "low": low,
                 "high": high,
@@ -233,16 +235,20 @@ def drawn(shares: Sequence[Row]) -> str:
         "field": "verdict",
         "type": "nominal",
         "scale": {"domain": words, "range": [COLOURS[word] for word in words]},
-        "legend": {"orient": "top", "title": None},
+        "legend": {"orient": "top", "title": None, "columnPadding": 24},
     }
-    y = {"field": "claim", "type": "nominal", "title": None, "sort": None}
-    at = {"data": {"values": [{"at": 0}, {"at": 1}]}, "mark": {"type": "rule", "strokeDash": [3, 3]}}
+    y: dict[str, Any] = {"field": "claim", "type": "nominal", "title": None, "sort": None}
+    y["axis"] = {"labelExpr": f"split(datum.value, '{LINE}')", "labelLimit": 400, "minExtent": 320}
+    known = [{"at": 0, "means": "no effect"}, {"at": 1, "means": "as published"}]
+    at = {"data": {"values": known}, "mark": {"type": "rule", "strokeDash": [3, 3]}}
+    named = {"data": {"values": known}, "mark": {"type": "text", "angle": 315, "align": "left", "y": -4, "dx": 2}}
     chart = {
-        "width": 560,
-        "height": {"step": 26},
+        "width": 400,
+        "height": {"step": 32},
         "data": {"values": list(shares)},
         "layer": [
             {**at, "encoding": {"x": {"field": "at", **x}}},
+            {**named, "encoding": {"x": {"field": "at", **x}, "text": {"field": "means"}}},
             {
                 "mark": {"type": "rule", "strokeWidth": 5, "opacity": 0.4},
                 "encoding": {"y": y, "x": {"field": "low", **x}, "x2": {"field": "high"}, "color": colour},

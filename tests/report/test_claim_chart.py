@@ -27,7 +27,7 @@ def test_the_line_of_a_slope_goes_through_its_points():
     """Of three points on a line, the drawn line starts at the first and ends at the last; each point has a mark."""
     points = [{"at": 10.0**power, "mean": 0.3 - 0.1 * power, "low": None, "high": None} for power in (1, 2, 3)]
     row = {"name": "M2", "measure": "ratio_slope", "measured": "", "arm": "both", "group": "", "scale": "all scales"}
-    row |= {"verdict": "holds", "effect": -0.1, "points": points, "published": None}
+    row |= {"claim": "It rises.", "verdict": "holds", "effect": -0.1, "points": points, "published": None}
     row |= dict.fromkeys(("low", "high", "family_low", "family_high"), 0.0)
     flat = {**row, "arm": "flat", "effect": 0.0, "points": [{**point, "mean": 0.5} for point in points]}
     chart = claims_chart([row, flat])
@@ -51,6 +51,39 @@ def test_every_slope_with_points_has_its_panel(page):
     lines = [panel for panel in chart["vconcat"] if "data" not in panel]
     asked = {row["name"] for row in rows if row.get("points") and row["effect"] is not None}
     assert {panel["title"]["text"].partition(":")[0] for panel in lines} == asked
+
+
+def judged(*sentences, effect=0.5):
+    row = {"name": "E1", "measure": "difference", "measured": "", "arm": "encdec", "group": "", "scale": "2x64"}
+    row |= {"verdict": "holds", "effect": effect, "published": None, "low": effect / 2, "high": effect * 2}
+    row |= {"family_low": effect / 2, "family_high": None}
+    return [{**row, "claim": sentence} for sentence in sentences]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "title"),
+    [
+        (["It helps."], "E1. It helps"),
+        (["It helps: 2%."], "E1. It helps: 2%"),
+        (["It helps.", "The same at half of the weight."], "E1. It helps"),
+        (["It helps: 2%.", "It helps: 5%."], "E1. It helps"),
+        (["It helps.", "It costs."], "E1"),
+    ],
+)
+def test_the_title_of_a_panel_says_what_all_its_rows_claim(sentences, title):
+    (panel,) = claims_chart(judged(*sentences))["vconcat"]
+    assert panel["title"]["text"] == [title]
+
+
+def test_a_long_title_has_several_lines_and_small_numbers_are_powers_of_ten():
+    (panel,) = claims_chart(judged("Long words " * 20, effect=4e-9))["vconcat"]
+    lines = panel["title"]["text"]
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 76
+    assert " ".join(lines).split() == ["E1.", *["Long", "words"] * 20]
+    assert panel["layer"][0]["encoding"]["x"]["axis"]["format"] == "~e"
+    (plain,) = claims_chart(judged("It helps."))["vconcat"]
+    assert "format" not in plain["layer"][0]["encoding"]["x"]["axis"]
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=3).map(" ".join), min_size=2, max_size=5))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from math import log10
 from statistics import mean
+from textwrap import wrap
 from typing import Any
 
 from palinode.report import theme
@@ -38,6 +39,9 @@ MOST_ROWS = 40
 # Rows of several scales name no scale in the figure.
 OF_SCALES = ("all ", "mean of ")
 LABEL_LIMIT, CHARACTER_WIDTH = 260.0, 6.5  # in pixels: the widest label, and an average character of one
+PANEL_WIDTH, TITLE_CHARACTERS = 520, 76  # so many characters of a title are as wide as a panel
+SMALL = 1e-3  # numbers that are all smaller than this are written as powers of ten
+TITLE: Mapping[str, Any] = {"anchor": "start", "frame": "group", "fontSize": 12}
 Row = Mapping[str, Any]
 
 
@@ -51,15 +55,13 @@ def claims_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
         return None
     used = [word for word in COLOURS if any(row["verdict"] == word for row in shown)]
     scales = {row["scale"] for row in shown if not row["scale"].startswith(OF_SCALES)}
-    of_panel = {
-        panel: _points([row for row in shown if (row["name"], row["measure"]) == panel], len(scales) > 1)
-        for panel in sorted(panels)
-    }
-    longest = max(len(point["label"]) for points in of_panel.values() for point in points)
+    of_panel = {panel: [row for row in shown if (row["name"], row["measure"]) == panel] for panel in sorted(panels)}
+    points = {panel: _points(rows, len(scales) > 1) for panel, rows in of_panel.items()}
+    longest = max(len(point["label"]) for some in points.values() for point in some)
     space = min(LABEL_LIMIT, CHARACTER_WIDTH * longest)
     return {
         "vconcat": [
-            *(_panel(*panel, points, used, space) for panel, points in of_panel.items()),
+            *(_panel(_title(rows), rows[0]["measure"], points[panel], used, space) for panel, rows in of_panel.items()),
             *(_lines(*panel, rows, space) for panel, rows in _rows_with_points(shown).items()),
         ],
         "resolve": {"scale": {"color": "shared"}},
@@ -103,11 +105,29 @@ def words_apart(texts: Sequence[str]) -> list[str]:
     ]
 
 
+def _title(rows: Sequence[Row]) -> list[str]:
+    """The name of a claim and what it says, as lines. Of sentences that differ: what stands before their colons, or nothing."""
+    name, sentences = rows[0]["name"], list(dict.fromkeys(row["claim"].rstrip(".") for row in rows))
+    said = sentences[0]
+    if any(not one.startswith("The same") for one in sentences[1:]):
+        heads = {one.partition(":")[0] for one in sentences}
+        said = heads.pop() if len(heads) == 1 else ""
+    return wrap(f"{name}. {said}" if said else name, TITLE_CHARACTERS)
+
+
 def _panel(
-    name: str, measure: str, values: Sequence[Mapping[str, Any]], used: Sequence[str], space: float
+    title: Sequence[str], measure: str, values: Sequence[Mapping[str, Any]], used: Sequence[str], space: float
 ) -> dict[str, Any]:
     """One panel: thin lines are intervals that judge, thick ones those of single rows, hollow diamonds published effects."""
-    ticks = {"tickCount": 6, "labelFlush": False}
+    ticks: dict[str, Any] = {"tickCount": 6, "labelFlush": False}
+    numbers = [
+        abs(value[name])
+        for value in values
+        for name in ("effect", "family_low", "family_high")
+        if value[name] is not None
+    ]
+    if max(numbers) < SMALL:
+        ticks["format"] = "~e"
     x = {"type": "quantitative", "title": AXES.get(measure, measure), "scale": {"zero": True}, "axis": ticks}
     labels = list(dict.fromkeys(value["label"] for value in values))
     y = {
@@ -121,7 +141,7 @@ def _panel(
         "field": "verdict",
         "type": "nominal",
         "scale": {"domain": list(used), "range": [COLOURS[word] for word in used]},
-        "legend": {"orient": "top", "title": None},
+        "legend": {"orient": "top", "title": None, "columnPadding": 24},
     }
     lines = [("family_low", "family_high", 1.5, 1.0), ("low", "high", 5.0, 0.45)]
     no_effect = 1.0 if measure == "steps_to_learn" else 0.0
@@ -149,8 +169,8 @@ def _panel(
             "encoding": {"y": y, "x": {"field": "published", **x}},
         },
     ]
-    title = {"text": name, "anchor": "start", "frame": "group", "fontSize": 13}
-    return {"title": title, "width": 520, "height": {"step": 20}, "data": {"values": list(values)}, "layer": layers}
+    size = {"width": PANEL_WIDTH, "height": {"step": 20}}
+    return {"title": {"text": title, **TITLE}, **size, "data": {"values": list(values)}, "layer": layers}
 
 
 def _rows_with_points(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -177,8 +197,12 @@ def _lines(name: str, measure: str, rows: Sequence[Row], space: float) -> dict[s
         down = 12 * (by_height.index(index) - (len(rows) - 1) / 2)
         look = {"color": theme.ARMS[index % len(theme.ARMS)], "shape": SHAPES[index % len(SHAPES)]}
         layers += _line(row, ends[index], down, look, x, y)
-    title = {"text": f"{name}: {AXES['ratio']}", "anchor": "start", "frame": "group", "fontSize": 13}
-    return {"title": title, "width": 520, "height": 200, "layer": layers}
+    return {
+        "title": {"text": f"{name}: {AXES['ratio']}", **TITLE},
+        "width": PANEL_WIDTH,
+        "height": 200,
+        "layer": layers,
+    }
 
 
 def _ends_of_line(row: Row) -> list[dict[str, float]]:
