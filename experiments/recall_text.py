@@ -65,7 +65,7 @@ def sizes() -> Mapping[str, Size]:
         "evaluation.max_tokens": None,
         "device": "auto",
     }
-    factors = (0.5, 1.0, 2.0)
+    factors = (0.5, 1.0, 2.0, 4.0, 8.0)
     at_the_end = {"recipe.evaluate_every_steps": None}
     return {
         "smoke": Size(
@@ -97,7 +97,7 @@ experiment = Experiment(
     about=(
         "The kinds of models of the page recall, trained on ordinary text. The two pages together ask whether a model "
         "that is good at looking things up is also good at guessing text. The loss says how badly a model guesses the "
-        "next character: lower is better."
+        "next piece of a word: lower is better."
     ),
     base=BASE,
     arms=tuple(arm(mixer) for mixer in (*MIXERS, *VARIANTS)),
