@@ -83,13 +83,25 @@ def main() -> None:
 
 
 def rebuild(pack: Path, directory: Path) -> tuple[Path, ...]:
-    """Write the page of one pack, as `palinode unpack` and `palinode findings` do. A pack of which runs are missing has no page."""
+    """Write the page of one pack, as `palinode unpack` and `palinode findings` do.
+
+    The packs of other experiments that its claims read are unpacked beside it. A pack of which runs are missing has no page, and a
+    pack without claims has none.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(Path(temporary))
         unpack(store, pack)
         record = store.experiment(pack.stem)
-        if record.entry.to_choose or any(run.outcome not in FINAL_OUTCOMES for run in record.runs):
+        if (
+            not record.entry.claims
+            or record.entry.to_choose
+            or any(run.outcome not in FINAL_OUTCOMES for run in record.runs)
+        ):
             return ()
+        for other in {claim.experiment for claim in record.entry.claims if claim.experiment}:
+            beside = pack.with_name(f"{other}--{record.entry.size}{pack.suffix}")
+            if beside.exists():
+                unpack(store, beside)
         return write_findings(store, pack.stem, directory)
 
 
