@@ -119,16 +119,7 @@ def _panel(
     title: Sequence[str], measure: str, values: Sequence[Mapping[str, Any]], used: Sequence[str], space: float
 ) -> dict[str, Any]:
     """One panel: thin lines are intervals that judge, thick ones those of single rows, hollow diamonds published effects."""
-    ticks: dict[str, Any] = {"tickCount": 6, "labelFlush": False}
-    numbers = [
-        abs(value[name])
-        for value in values
-        for name in ("effect", "family_low", "family_high")
-        if value[name] is not None
-    ]
-    if max(numbers) < SMALL:
-        ticks["format"] = "~e"
-    x = {"type": "quantitative", "title": AXES.get(measure, measure), "scale": {"zero": True}, "axis": ticks}
+    x = _across(measure, values)
     labels = list(dict.fromkeys(value["label"] for value in values))
     y = {
         "field": "label",
@@ -171,6 +162,20 @@ def _panel(
     ]
     size = {"width": PANEL_WIDTH, "height": {"step": 20}}
     return {"title": {"text": title, **TITLE}, **size, "data": {"values": list(values)}, "layer": layers}
+
+
+def _across(measure: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The axis of the effects."""
+    ticks: dict[str, Any] = {"tickCount": 6, "labelFlush": False}
+    numbers = [
+        abs(value[name])
+        for value in values
+        for name in ("effect", "family_low", "family_high")
+        if value[name] is not None
+    ]
+    if max(numbers) < SMALL:
+        ticks["format"] = "~e"
+    return {"type": "quantitative", "title": AXES.get(measure, measure), "scale": {"zero": True}, "axis": ticks}
 
 
 def _rows_with_points(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
