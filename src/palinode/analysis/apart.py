@@ -1,6 +1,6 @@
-"""Runs of one arm that end far from its other runs. Training fell apart, or succeeded, in some of them: their mean describes none.
+"""Runs of one arm that end far from its other runs: training went wrong, or went well, in some of them. Their mean describes none.
 
-The scores are sorted and parted at their widest gap. The two groups are told if the gap is much wider than the range of the larger
+The scores are sorted and parted at their widest gap. Both groups are reported if the gap is much wider than the range of the larger
 group. How much wider depends on the number of runs: few runs often lie close together by chance.
 """
 
