@@ -144,7 +144,11 @@ def small_config(config: ModelConfig, most_layers: int, most_width: int) -> Mode
 def _small_open_model(config: HfModel) -> SmallHfModel:
     """A model of the same class as an open model, at the size at which any model of transformers is audited."""
     standard = config.transformers_config()
-    fields = {**standard.to_dict(), **small_fields(standard), "tie_word_embeddings": standard.tie_word_embeddings}
+    fields = {
+        **standard.to_dict(),
+        **small_fields(standard, computed=True),
+        "tie_word_embeddings": standard.tie_word_embeddings,
+    }
     kept = {name: value for name, value in fields.items() if value is not None and not name.startswith(("_", "dtype"))}
     kept |= {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": None}
     return SmallHfModel(fields=canonical_json(kept), rtl_positions=config.rtl_positions)

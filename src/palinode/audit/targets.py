@@ -185,10 +185,12 @@ def _merged(fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     return {**fields, **own, **both}
 
 
-def small_fields(standard: Any) -> dict[str, Any]:
-    """The fields in which a small model's config differs from the standard config of its kind, with their small values.
+def small_fields(standard: Any, *, computed: bool = False) -> dict[str, Any]:
+    """The fields in which a small model's config differs from this config, with their small values.
 
-    A field that the config computes from its other fields (declared as None, then a number) is left out.
+    Args:
+        computed: whether fields that a config computes from its other fields (declared as None, then a number) are among them. A
+            config that is built from the fields of an existing one needs them: 9 heads that share 3 keys become 4 that share 2.
     """
     layers = _kept_layers(standard)
     own = vars(standard)
@@ -196,8 +198,8 @@ def small_fields(standard: Any) -> dict[str, Any]:
     for field in dataclasses.fields(standard):
         name, value = field.name, own.get(field.name)
         if hasattr(value, "to_dict"):
-            fields[name] = small_fields(value)
-        elif name in SIZE_OF and (_is_size(value) and field.default is not None or value is None and name in NEEDED):
+            fields[name] = small_fields(value, computed=computed)
+        elif name in SIZE_OF and _gets_small(field, value, computed=computed):
             fields[name] = min(SIZE_OF[name], SIZE_OF[name] if value is None else value)
     for name in KEY_VALUE_HEADS:  # a small model has as many as heads where the standard model does
         if name in fields and own[name] == own.get("num_attention_heads"):
@@ -211,6 +213,12 @@ def small_fields(standard: Any) -> dict[str, Any]:
         **_rotary(standard),
         **_state(standard),
     }
+
+
+def _gets_small(field: dataclasses.Field[Any], value: Any, *, computed: bool) -> bool:
+    if value is None:
+        return field.name in NEEDED
+    return _is_size(value) and (computed or field.default is not None)
 
 
 def _is_size(value: Any) -> bool:

@@ -2,8 +2,8 @@
 
 C4 tests three laws for a text: no held-out window occurs in the train split at any offset; the share of held-out n-grams that occur
 in train is natural for this text; the longest run of tokens that both splits contain is no longer than chance and quotation
-explain. The natural values come from the same counts between two disjoint parts of train. The time is linear in the size of the
-corpus.
+explain. The natural values come from the same counts between two disjoint parts of train. Rows of one pattern, such as dots, are
+left out (`patterns.py`). The time is linear in the size of the corpus.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from palinode.base.finding import Finding
 from palinode.checks import rolling
 from palinode.checks.laws import finding, outcome_of
+from palinode.checks.patterns import is_text, most_kinds_of_a_pattern
 from palinode.checks.rolling import Hashes, Tokens
 
 SHARE_ALWAYS_ALLOWED = 0.001
@@ -109,14 +110,15 @@ def check_contamination(
     n = unit.ngram_tokens
     findings: list[Finding] = []
     parts = _natural_parts(train, max((len(tokens) for tokens in held_out.values()), default=0), n)
-    natural = common_ngrams(parts.train, parts.held_out, n)
+    pattern = most_kinds_of_a_pattern(train, n)
+    natural = common_text(parts.train, parts.held_out, n, pattern)
     natural_runs = _longest_in_each_block(natural, parts, n)
     for name, tokens in held_out.items():
         if len(tokens):
             findings.append(check_exact_windows(train, tokens, window_tokens=window_tokens, unit=unit, split=name))
             if window_tokens < 2 * n:
                 findings.append(check_half_windows(train, tokens, window_tokens=window_tokens, unit=unit, split=name))
-            shared = common_ngrams(train, tokens, n)
+            shared = common_text(train, tokens, n, pattern)
             control = _control_finds_planted_run(train, tokens, n)
             findings.append(_judged_share(shared, natural, unit, name, control))
             findings.append(_judged_run(shared, natural_runs, unit, name, control))
@@ -134,10 +136,12 @@ def check_exact_windows(
     the windows of 8 bytes.
     """
     starts = np.arange(0, len(held_out) - window_tokens + 1, window_tokens)
-    matches = _exact_matches(train, held_out, starts, window_tokens)
+    pattern = most_kinds_of_a_pattern(train, window_tokens)
+    text = starts[is_text(held_out, starts, window_tokens, pattern)]
+    matches = _exact_matches(train, held_out, text, window_tokens)
     natural, allowed = 0.0, 0.0
     if matches:
-        natural, allowed = _natural_share(train, len(held_out), window_tokens, unit)
+        natural, allowed = _natural_share(train, len(held_out), window_tokens, unit, pattern)
     planted, seen = _control_finds_planted_windows(train, held_out, starts, window_tokens)
     explained = len(matches) <= allowed * len(starts)
     control = 0 < planted <= seen and allowed < POWERLESS
@@ -175,9 +179,12 @@ def check_half_windows(
     in train. Where most windows of a text naturally have a half in common with other text, the check cannot tell.
     """
     half = max(1, window_tokens // 2)
-    share = _share_of_windows(common_ngrams(train, held_out, half), [(0, len(held_out))], window_tokens, half)
+    pattern = most_kinds_of_a_pattern(train, half)
+    shared = common_text(train, held_out, half, pattern)
+    share = _share_of_windows(shared, [(0, len(held_out))], window_tokens, half)
     parts = _natural_parts(train, len(held_out), window_tokens)
-    natural = _share_of_windows(common_ngrams(parts.train, parts.held_out, half), parts.blocks, window_tokens, half)
+    in_train = common_text(parts.train, parts.held_out, half, pattern)
+    natural = _share_of_windows(in_train, parts.blocks, window_tokens, half)
     windows = len(held_out) // window_tokens
     typical, deviation = (float(natural.mean()), float(natural.std())) if len(natural) else (1.0, 0.0)
     limit = typical + max(SHORT_EXCESS_ALLOWED, DEVIATIONS_ALLOWED * deviation)
@@ -292,6 +299,17 @@ def common_ngrams(train: Tokens, held_out: Tokens, n: int) -> Common:
     return Common(train_places, (positions, hashes[positions]), len(hashes))
 
 
+def common_text(train: Tokens, held_out: Tokens, n: int, pattern: int) -> Common:
+    """The n-grams that both arrays contain, without rows of one pattern: those with at most `pattern` kinds of tokens."""
+    common = common_ngrams(train, held_out, n)
+    kept = [
+        (positions[text], hashes[text])
+        for tokens, (positions, hashes) in ((train, common.train), (held_out, common.held_out))
+        for text in (is_text(tokens, positions, n, pattern),)
+    ]
+    return Common(kept[0], kept[1], common.held_out_ngrams)
+
+
 def longest_runs(common: Common, n: int, count: int = MATCHES_SHOWN) -> list[Run]:
     """The longest runs that both arrays contain, longest first, disjoint in the held-out array. Every run has at least n tokens.
 
@@ -376,10 +394,12 @@ class _Parts:
         return [(int(start), int(end) - 1) for start, end in zip(self.block_starts, ends, strict=True)]
 
 
-def _natural_share(train: Tokens, held_out_tokens: int, window_tokens: int, unit: Unit) -> tuple[float, float]:
+def _natural_share(
+    train: Tokens, held_out_tokens: int, window_tokens: int, unit: Unit, pattern: int
+) -> tuple[float, float]:
     """The share of windows of one part of train that occur in the other part, and the share that is allowed."""
     parts = _natural_parts(train, held_out_tokens, window_tokens)
-    common = common_ngrams(parts.train, parts.held_out, window_tokens)
+    common = common_text(parts.train, parts.held_out, window_tokens, pattern)
     natural = common.share
     if window_tokens >= unit.ngram_tokens or not parts.blocks:
         return natural, min(NATURAL_FACTOR * natural, SHARE_NEVER_ALLOWED)

@@ -15,7 +15,7 @@ from palinode.base.example import EXAMPLE_TENSORS, NO_SOURCE, Example, Group
 from palinode.checks.draws import Entry
 from palinode.checks.subject import Subject
 
-LOGITS_AT_ONCE = 1 << 25  # the number of elements: 256 MiB of float64
+LOGITS_AT_ONCE = 1 << 27  # the number of elements: 1 GiB of float64
 
 
 @dataclass(frozen=True)
