@@ -6,6 +6,8 @@ Legend: B rows, T slots, D width, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from palinode.audit.targets import small_fields
-from palinode.base.config import canonical_json
+from palinode.audit.targets import small_values
 from palinode.base.errors import BadInput
 from palinode.base.example import Example, Group, SpecialTokens
 from palinode.base.objective import Objective
@@ -142,16 +143,16 @@ def small_config(config: ModelConfig, most_layers: int, most_width: int) -> Mode
 
 
 def _small_open_model(config: HfModel) -> SmallHfModel:
-    """A model of the same class as an open model, at the size at which any model of transformers is audited."""
+    """A model of the same class as an open model, at the size at which any model of transformers is audited.
+
+    Fields that the class does not declare are left out: it computes them from the others, and they have the large values.
+    """
     standard = config.transformers_config()
-    fields = {
-        **standard.to_dict(),
-        **small_fields(standard, computed=True),
-        "tie_word_embeddings": standard.tie_word_embeddings,
-    }
-    kept = {name: value for name, value in fields.items() if value is not None and not name.startswith(("_", "dtype"))}
+    declared = {"model_type"} | {field.name for field in dataclasses.fields(standard)}
+    fields = {**standard.to_dict(), **small_values(standard), "tie_word_embeddings": standard.tie_word_embeddings}
+    kept = {name: value for name, value in fields.items() if value is not None and name in declared - {"dtype"}}
     kept |= {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": None}
-    return SmallHfModel(fields=canonical_json(kept), rtl_positions=config.rtl_positions)
+    return SmallHfModel(fields=json.dumps(kept, sort_keys=True), rtl_positions=config.rtl_positions)
 
 
 def pair_score(term: PairTerm) -> PairScore:

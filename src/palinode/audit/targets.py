@@ -179,6 +179,11 @@ def small_config(model_type: str) -> Any:
     return make(**_merged(small_fields(make()), own))
 
 
+def small_values(standard: Any) -> dict[str, Any]:
+    """The fields in which a small model differs that is built from the fields of this config, of an existing model."""
+    return _merged(small_fields(standard, computed=True), OWN.get(standard.model_type, {}))
+
+
 def _merged(fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of both mappings, also inside sub-configs; where both have a field, `own` wins."""
     both = {name: _merged(fields[name], value) for name, value in own.items() if isinstance(fields.get(name), dict)}

@@ -192,8 +192,9 @@ def _new(config: Any) -> Any:
     try:
         with torch.random.fork_rng(devices=()):
             return _transformers().AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    except ValueError:
-        raise BadInput(f"{config.model_type} continues no text", field=SOURCE) from None
+    except ValueError as error:
+        why = "has no `sdpa` attention in transformers" if "scaled_dot_product" in str(error) else "continues no text"
+        raise BadInput(f"{config.model_type} {why}", field=SOURCE) from None
 
 
 def _loaded(folder: Path) -> Any:
