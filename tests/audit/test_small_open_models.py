@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from palinode.audit.palinode_models import flow_config
 from palinode.base.errors import BadInput
@@ -66,3 +67,39 @@ def test_the_refusal_of_a_model_without_sdpa_says_so(small):
         small(config_of("bloom"))
     with pytest.raises(BadInput, match="t5 continues no text"):
         small(config_of("t5"))
+
+
+# Encoders that could be decoders, parts of models for images and sound, and types whose config or size has a rule of its own.
+WITHOUT = """
+bert bert-generation camembert ctrl data2vec-text dory electra ernie gemma3n gemma4_assistant gemma4_unified_assistant
+inkling2_loop_text inkling2_text inkling_text llama4 llama4_text mllama modernbert-decoder musicgen musicgen_melody roberta
+roberta-prelayernorm roc_bert xlm-roberta xlm-roberta-xl xmod zamba
+"""
+ERRORS = (
+    KeyError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    AssertionError,
+    ImportError,
+    StrictDataclassError,
+)
+
+
+@pytest.mark.nightly
+def test_135_of_196_causal_types_have_a_small_model(small):
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    outcomes = {}
+    for model_type in CAUSAL:
+        try:
+            outcomes[model_type] = "read" if is_read(small(config_of(model_type))) else "nan"
+        except BadInput:
+            outcomes[model_type] = "refused"
+        except ERRORS as failure:
+            outcomes[model_type] = type(failure).__name__
+    failed = {model_type for model_type, outcome in outcomes.items() if outcome not in ("read", "refused")}
+    assert failed == set(WITHOUT.split())
+    counts = [list(outcomes.values()).count(outcome) for outcome in ("read", "refused")]
+    assert counts == [135, 34], outcomes
