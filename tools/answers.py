@@ -10,6 +10,7 @@ from palinode.report.findings import signed
 
 Row = dict[str, Any]
 Pages = Mapping[str, Row]
+RETRIEVAL = "retrieval--laptop"
 # Page -> what two models of encdec are equal in there.
 EQUAL = {
     "encdec--laptop": "tokens",
@@ -188,8 +189,24 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
 
 
 def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
-    for row in _rows(pages, "retrieval--laptop", "D2")[:1]:
-        yield f"nDCG@10 {signed(row['effect'])} against left to right alone {_between(row)}: {verdict_of(row)}."
+    rows = {name: row for name in ("D2", "D1", "D3", "D4") for row in _rows(pages, RETRIEVAL, name)[:1]}
+    if "D2" in rows:
+        short = {"confirmed": "Yes", "not found here": "Not here", "cannot tell": "This cannot be told"}
+        asked = rows.pop("D2")
+        yield f"{short[verdict_of(asked)]}: nDCG@10 {signed(asked['effect'])} against left to right alone {_between(asked)}."
+    for row in rows.values():
+        effect = f"{row['effect']:+.0%} of the loss" if row["measure"] == "ratio" else signed(row["effect"])
+        yield f"{row['claim']} {effect}: {verdict_of(row)}."
+    levels = (pages.get(RETRIEVAL, {}).get("retrieval") or {}).get("levels", ())
+    shown = [
+        f"{row['ndcg_at_10']:.3f} {row['arm']}"
+        if row["retriever"].startswith("Late")
+        else f"{row['ndcg_at_10']:.3f} BM25"
+        for row in levels
+        if not row["retriever"].startswith("Mean")
+    ]
+    if shown:
+        yield f"nDCG@10 of each arm, beside BM25 for the same queries: {', '.join(shown)}."
 
 
 def _several(counts: Mapping[str, int]) -> str:

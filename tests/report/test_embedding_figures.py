@@ -9,8 +9,9 @@ from headless import CHROMIUM, Browser
 
 from palinode.analysis.embeddings import embedding_means, embedding_numbers
 from palinode.base.finding import AuditReport, Finding
-from palinode.report.build import all_figures, build_report, drawings, write_figures
+from palinode.report.build import all_figures, build_report, write_figures
 from palinode.report.charts import ROWS
+from palinode.report.drawing import drawings
 from palinode.report.study import Study
 from synthetic_store import Synthetic, add_geometry, add_terms, make_store
 

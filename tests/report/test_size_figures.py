@@ -9,8 +9,9 @@ import vl_convert
 from palinode.analysis.curves import evaluation_curves, layer_cuts
 from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores, layer_cut_ratios
 from palinode.report import theme
-from palinode.report.build import all_figures, build_report, drawings
+from palinode.report.build import all_figures, build_report
 from palinode.report.charts import ROWS, with_log_axes
+from palinode.report.drawing import drawings
 from palinode.report.study import Study, millions
 from synthetic_store import Synthetic, grid, make_store
 

@@ -11,8 +11,9 @@ from headless import CHROMIUM, Browser
 
 from palinode.analysis.tasks import Levels, task_accuracy, task_means
 from palinode.report import charts, theme
-from palinode.report.build import all_figures, build_report, drawings
+from palinode.report.build import all_figures, build_report
 from palinode.report.charts import ROWS, Axis, columns_that_fit
+from palinode.report.drawing import drawings
 from palinode.report.levels import Mark, every_mark, with_levels
 from palinode.report.study import Study
 from synthetic_store import Synthetic, make_store

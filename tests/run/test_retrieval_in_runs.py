@@ -12,6 +12,7 @@ from tiny_run import tiny_spec
 from palinode import (
     Arm,
     ChooseObjective,
+    Claim,
     Constant,
     Decision,
     EvaluationConfig,
@@ -29,6 +30,7 @@ from palinode.data.retrieval import Fold, collection_sha256, divided, fold_of
 from palinode.experiment.calibrate import measure
 from palinode.experiment.cells import pinned
 from palinode.report.build import build_report
+from palinode.report.findings import write_findings
 from palinode.report.retrieval_figures import retrieval_content, retrieval_figures
 from palinode.report.study import Study
 from palinode.results.record import ArmEntry, ExperimentEntry, RunEntry
@@ -152,6 +154,9 @@ def experiment(done):
         arms=arms,
         seeds=(1, 2),
         runs=tuple(runs),
+        claims=(
+            Claim(name="D", sentence="More text finds more.", measure="difference", arm="as is", against=("ltr",)),
+        ),
     )
     store.write_experiment(entry)
     return store.experiment("birds--smoke")
@@ -175,9 +180,31 @@ def test_the_verdict_is_over_seeds_and_over_queries(done, experiment):
     study = Study.of(record)
     names = [figure.name for figure in retrieval_figures(study)]
     assert names == ["retrieval_full-ndcg", "mean_full-ndcg"]
-    content = retrieval_content(study)
+    content = retrieval_content(record)
     assert content["retriever"] == "late interaction, read without a mask"
     assert [one["arm"] for one in content["shown"][0]["firsts"]] == ["ltr", "as is", "BM25"]
+
+
+def test_the_page_of_findings_has_every_retriever_every_type_and_the_queries(done, experiment, tmp_path):
+    store, _ = done
+    page, numbers, *figures = write_findings(store, "birds--smoke", tmp_path)
+    text, content = page.read_text(), json.loads(numbers.read_text())["retrieval"]
+    assert [path.name for path in figures] == ["birds--smoke.svg", "birds--smoke-ndcg.svg"]
+    assert "![nDCG@10 of each arm with its interval over queries, beside BM25](birds--smoke-ndcg.svg)" in text
+    assert "as is" in figures[1].read_text()
+    levels = {(row["arm"], row["retriever"]): row for row in content["levels"]}
+    assert len(levels) == 5, "two retrievers of two arms, and BM25 once"
+    row = levels["as is", "Late interaction, read without a mask"]
+    table = retrieval_table(experiment).filter(arm="as is", retriever="retrieval_full").sort("measure")
+    assert [row["ndcg_at_10"], row["recall_at_100"]] == table["mean"].to_list()
+    assert (
+        f"| as is | base | {row['retriever']} | {row['ndcg_at_10']:.3f} | {row['low']:.3f} to {row['high']:.3f} |"
+        in text
+    )
+    assert "| every arm | base | BM25 | 1.000 |" in text
+    assert "| relevant documents: one |" in text
+    assert text.count("| arm | ranks first | rank |") == len(content["shown"]) > 0
+    assert "deviation, seeds" not in text
 
 
 @pytest.mark.nightly

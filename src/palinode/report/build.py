@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import vl_convert
@@ -20,10 +19,10 @@ from altair.utils.schemapi import debug_mode
 from palinode.analysis.claims import judged_claims
 from palinode.analysis.tables import all_tables
 from palinode.base import fsio
-from palinode.report import curve_figures, theme
-from palinode.report.charts import ROWS, on_paper, with_log_axes
+from palinode.report import curve_figures
 from palinode.report.content import Page
 from palinode.report.cut_figures import cut_figures
+from palinode.report.drawing import drawn
 from palinode.report.embedding_figures import embedding_figures
 from palinode.report.maps import map_figures
 from palinode.report.page import render_page
@@ -34,7 +33,6 @@ from palinode.report.task_figures import task_figures
 from palinode.results.store import Store
 
 REPORT_FILE = "report.html"
-FIGURE_PIXELS = 640  # the width of a figure as SVG or PDF
 RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")
 FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these characters
 # Family of figures -> its section, in the order of the page.
@@ -113,21 +111,11 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
     """
     written = []
     for figure in figures:
-        for name, specification in drawings(figure):
-            svg = theme.svg(_with_rows(on_paper(specification), figure))
+        for name, svg in drawn(figure):
             fsio.write_text(directory / f"{name}.svg", svg)
             fsio.write_bytes(directory / f"{name}.pdf", _in_order(vl_convert.svg_to_pdf(svg)))
             written += [directory / f"{name}.svg", directory / f"{name}.pdf"]
     return written
-
-
-def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The file name and specification of every variant of a figure. With `log_axes`, each variant is listed again on log axes."""
-    for variant, specification in figure.variants.items():
-        name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
-        yield name, specification
-        if figure.log_axes:
-            yield f"{name}-log", with_log_axes(specification, variant)
 
 
 def write_tables(tables: dict[str, pl.DataFrame], directory: Path) -> list[Path]:
@@ -154,12 +142,6 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
         pl.when(pl.col(name).str.contains(dangerous)).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
         for name in texts
     )
-
-
-def _with_rows(specification: dict[str, Any], figure: Figure) -> dict[str, Any]:
-    """The chart with its data. A chart that is as wide as its container gets the width FIGURE_PIXELS."""
-    size = {"width": FIGURE_PIXELS, "autosize": {"type": "fit", "contains": "padding"}}
-    return {**specification, **(size if specification["width"] == "container" else {}), "datasets": {ROWS: figure.rows}}
 
 
 def _in_order(pdf: bytes) -> bytes:

@@ -360,7 +360,7 @@ SECTIONS = (
     Section("claims", "Claims", "Claims", claims),
     Section("curves", "Curves", "Learning curves and final scores"),
     Section("task", "Task", "The task"),
-    Section("retrieval", "Retrieval", "Retrieval", lambda page: retrieval_content(page.study)),
+    Section("retrieval", "Retrieval", "Retrieval", lambda page: retrieval_content(page.study.record)),
     Section("sizes", "Ratios", "Ratios and sizes"),
     Section("cuts", "Cuts", "With fewer blocks"),
     Section("auxiliary", "Terms", "Auxiliary terms"),

@@ -20,11 +20,15 @@ from palinode.base import fsio
 from palinode.base.errors import BadInput
 from palinode.report import words
 from palinode.report.claim_chart import claims_chart
+from palinode.report.drawing import drawn
+from palinode.report.retrieval_figures import retrieval_content, retrieval_figures
+from palinode.report.study import Study
 from palinode.report.theme import svg
 from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 TEMPLATE = "findings.md"
+RANKED = "-ndcg.svg"  # the end of the name of the figure of retrievers
 # The options that choose the store, how many runs are trained at a time, and for how long. These options do not change the runs.
 LOCAL_OPTIONS = ("--store", "--workers", "--stack", "--hours")
 # Two texts by which `_cautions` recognizes cautions about an arm. Cautions with the same text become one line for all their arms.
@@ -42,12 +46,14 @@ Row = dict[str, Any]
 def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, ...]:
     """Write `<name>--<size>.md`, `<name>--<size>.json` and, if a claim has an effect, the figure `<name>--<size>.svg`.
 
+    If the runs scored retrievers, the figure `<name>--<size>-ndcg.svg` shows their scores.
+
     Args:
         name: the name of the experiment: `<name>--<size>`, or `<name>` if the experiment was run at one size only.
         directory: the directory for both files; it is created if it does not exist.
 
     Returns:
-        The paths of the Markdown page, of the JSON file and of the figure.
+        The paths of the Markdown page, of the JSON file and of the figures.
 
     Raises:
         BadInput: the store has no experiment of this name, or the experiment has no claims.
@@ -59,10 +65,22 @@ def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, ...]
     page, numbers, figure = (directory / f"{record.entry.full_name}.{ending}" for ending in ("md", "json", "svg"))
     fsio.write_text(page, page_text(content))
     fsio.write_json(numbers, content)
-    if (chart := claims_chart(content["claims"])) is None:
-        return page, numbers
-    fsio.write_text(figure, svg(chart))
-    return page, numbers, figure
+    written = [page, numbers]
+    if (chart := claims_chart(content["claims"])) is not None:
+        fsio.write_text(figure, svg(chart))
+        written.append(figure)
+    if content["retrieval"] is not None:
+        written.append(_ranked(record, directory / f"{record.entry.full_name}{RANKED}"))
+    return tuple(written)
+
+
+def _ranked(record: ExperimentRecord, path: Path) -> Path:
+    """Draw nDCG@10 of the retriever that the rule asks for, or of the first one, by arm and beside BM25."""
+    every = list(retrieval_figures(Study.of(record)))
+    asked = next((one for one in every if one.name.startswith(record.entry.rule.score.direction)), every[0])
+    [(_, picture)] = drawn(asked)
+    fsio.write_text(path, picture)
+    return path
 
 
 def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
@@ -108,6 +126,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "intervals": sum(row["low"] is not None for row in rows)
         + sum(v.deciding.interval is not None for v in by_rule),
         "scores": _scores(record),
+        "retrieval": retrieval_content(record),
         "command": without_local_options(entry.command),
     }
 

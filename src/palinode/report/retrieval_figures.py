@@ -13,6 +13,7 @@ from palinode.report import charts
 from palinode.report.charts import GREY, Axis
 from palinode.report.study import Figure, Rows, Study, rounded
 from palinode.report.words import interval_words, number, signed
+from palinode.results.record import ExperimentRecord
 
 MEASURE = RETRIEVAL_MEASURES[0]
 TITLES = {"retrieval": "Late interaction", "mean": "Mean of the vectors"}
@@ -62,20 +63,43 @@ def _figure(study: Study, levels: pl.DataFrame, retriever: str, scale: str) -> F
     return study.at(scale).figure(f"{retriever}-ndcg", title, rows, {"": chart}, half=True, notes=(NOTE,))
 
 
-def retrieval_content(study: Study) -> dict[str, Any] | None:
-    """What the section prints: nDCG@10 by the type of a query, and what each arm ranks first for some queries."""
-    by_type, shown = type_table(study.record), shown_table(study.record)
+def retrieval_content(record: ExperimentRecord) -> dict[str, Any] | None:
+    """What a page prints about retrievers: the scores of each, those by the type of a query, and what each arm ranks first."""
+    by_type, shown = type_table(record), shown_table(record)
     if by_type.is_empty():
         return None
     asked = by_type["retriever"][0]
-    first = study.scales[0]
+    first = record.entry.scales[0]
     return {
         "retriever": retriever_words(asked).lower(),
-        "baseline": study.rule.baseline,
+        "baseline": record.entry.rule.baseline,
         "arms": by_type["arm"].unique(maintain_order=True).to_list(),
+        "levels": _level_rows(retrieval_table(record)),
         "types": [_type_row(cell) for _, cell in by_type.group_by("scale", "way", "type", maintain_order=True)],
         "shown": _shown_rows(shown.filter(scale=first), asked),
     }
+
+
+def _level_rows(levels: pl.DataFrame) -> list[dict[str, Any]]:
+    """A row for each arm and retriever, and one for BM25, with both measures; the interval is that of nDCG@10 over queries."""
+    rows: list[dict[str, Any]] = []
+    for (scale, retriever, arm), cell in levels.group_by("scale", "retriever", "arm", maintain_order=True):
+        if retriever == BM25 and any(row["retriever"] == "BM25" and row["scale"] == scale for row in rows):
+            continue
+        of_measure = {row["measure"]: row for row in cell.iter_rows(named=True)}
+        first = of_measure[MEASURE]
+        rows.append(
+            {
+                "arm": "every arm" if retriever == BM25 else arm,
+                "scale": scale,
+                "retriever": retriever_words(str(retriever)),
+                "low": first["interval_low"],
+                "high": first["interval_high"],
+                "queries": first["queries"],
+                **{measure: row["mean"] for measure, row in of_measure.items()},
+            }
+        )
+    return sorted(rows, key=lambda row: (row["scale"], -row[MEASURE]))
 
 
 def _type_row(cell: pl.DataFrame) -> dict[str, Any]:
