@@ -39,13 +39,16 @@ def test_every_size_expands(path):
 
 @pytest.mark.parametrize("path", BY_NIGHT, ids=lambda path: path.stem)
 def test_the_smallest_run_of_every_arm_takes_two_steps(path, tmp_path):
-    if path.stem == "retrieval":
+    changes = TWO_STEPS
+    if path.stem == "retrieval":  # one of its arms takes no step, so its smoke size stays as it is
         needs_an_open_model_and_scifact()
-    resolved = load(path).experiment.resolve("smoke", TWO_STEPS, (1,))
+        changes = {}
+    resolved = load(path).experiment.resolve("smoke", changes, (1,))
     for run in (run for run in resolved.runs if run.scale == resolved.scales[0]):
         assert run.spec.threads >= 1
         result = run_one(run.spec, Store(tmp_path))
-        assert (result.outcome, result.counters["optimizer_steps"]) == ("done", 2)
+        assert (result.outcome, result.counters["optimizer_steps"]) == ("done", run.spec.recipe.steps)
+        assert run.spec.recipe.steps == 2 or not changes
 
 
 def needs_an_open_model_and_scifact():
