@@ -191,9 +191,9 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
 def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     rows = {name: row for name in ("D2", "D1", "D3", "D4") for row in _rows(pages, RETRIEVAL, name)[:1]}
     if "D2" in rows:
-        short = {"confirmed": "Yes", "not found here": "Not here", "cannot tell": "This cannot be told"}
         asked = rows.pop("D2")
-        yield f"{short[verdict_of(asked)]}: nDCG@10 {signed(asked['effect'])} against left to right alone {_between(asked)}."
+        short = {"holds": "Yes", "does not hold": "Not here"}.get(asked["verdict"], "This cannot be told")
+        yield f"{short}: nDCG@10 {signed(asked['effect'])} against left to right alone {_between(asked)}."
     for row in rows.values():
         effect = f"{row['effect']:+.0%} of the loss" if row["measure"] == "ratio" else signed(row["effect"])
         yield f"{row['claim']} {effect}: {verdict_of(row)}."

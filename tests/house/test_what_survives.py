@@ -140,4 +140,6 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         in labels
     )
     assert "It predicts. Rank correlation +0.50 over 12 kinds: confirmed." in labels
-    assert "nDCG@10 -0.4000 against left to right alone" in told(retrieval__laptop=[{**ROW, "name": "D2"}])[4]
+    for verdict, short in (("holds", "Yes"), ("does not hold", "Not here"), ("cannot tell", "This cannot be told")):
+        answer = told(retrieval__laptop=[{**ROW, "name": "D2", "verdict": verdict}])[4]
+        assert f"{short}: nDCG@10 -0.4000 against left to right alone" in answer
