@@ -180,7 +180,7 @@ def small_config(model_type: str) -> Any:
 
 
 def small_values(standard: Any) -> dict[str, Any]:
-    """The fields in which a small model differs that is built from the fields of this config, of an existing model."""
+    """Field -> small value, for a small model that is built from the config of an existing model."""
     return _merged(small_fields(standard, computed=True), OWN.get(standard.model_type, {}))
 
 
