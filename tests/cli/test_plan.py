@@ -1,6 +1,7 @@
 """`palinode plan`: the numbers are those the runs will show."""
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from palinode import Store
 from palinode.base import user_settings
 from palinode.cli.plan import plan_text
 from palinode.experiment import audits, plan
-from palinode.experiment.calibrate import shares
+from palinode.experiment.calibrate import Predicted, shares
 from palinode.experiment.plan import MOST_ARMS_LISTED, Plan, PlannedCell, makespan
 from palinode.sweep import executors
 
@@ -321,6 +322,43 @@ def test_a_plan_says_how_much_of_a_grid_it_measured():
     output = {count: plan_text(Plan((), 2, 60.0, (), 30, count), "tokens_read") for count in (12, 30)}
     assert "with 2 at a time (12 of 30 settings measured)" in output[12]
     assert "measured" not in output[30]
+
+
+@pytest.fixture
+def one_seed_ended(palinode, monkeypatch) -> None:
+    """The store has a run of each arm of x.toml, and x.toml has two seeds more."""
+    monkeypatch.setattr(audits, "audit_arm", quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", no_audit_ahead)
+    Path("x.toml").write_text(TOML.replace("seeds = [1, 2]", "seeds = [1]"))
+    assert palinode("run", "x.toml").code == 0
+    Path("x.toml").write_text(TOML.replace("seeds = [1, 2]", "seeds = [1, 2, 3]"))
+
+
+@pytest.mark.usefixtures("one_seed_ended")
+def test_the_time_of_runs_that_have_ended_here_is_not_measured_again(palinode, monkeypatch):
+    total = {run.entry.arm: run.result.seconds["total"] for run in Store("runs").experiment("tiny").runs}
+
+    def never(cells, *args, **options):
+        assert not cells
+        return Predicted({}, 0, 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "calibrate", never)
+        data = planned(palinode)
+        assert {cell["arm"]: cell["seconds"] for cell in data["cells"]} == total
+        assert data["predicted_seconds"] == pytest.approx(makespan([*total.values()] * 2, data["workers"]))
+        assert (data["settings"], data["settings_ended"], data["runs_left"]) == (0, 2, 4)
+        assert "(for 2 settings from runs that have ended here)" in palinode("plan", "x.toml").out
+        assert planned(palinode, "--no-measure")["predicted_seconds"] is None
+
+
+@pytest.mark.usefixtures("one_seed_ended")
+def test_the_time_of_runs_of_other_machines_is_not_used(palinode):
+    of_a_pack, of_another = Path("runs").glob("*/hold-1.json")
+    of_a_pack.unlink()
+    of_another.write_text(of_another.read_text().replace(platform.node(), "another-machine"))
+    data = planned(palinode)
+    assert (data["settings"], data["settings_measured"], data["settings_ended"]) == (2, 2, 0)
 
 
 @pytest.mark.parametrize(("tokenizer", "ids"), [("gpt2", 50_257), ("byte", 256), ("bpe:1024", 1024)])

@@ -283,8 +283,7 @@ def plan_text(planned: Plan, equal: str, price: Price | None = None) -> str:
         counts = (str(cell.runs), str(cell.done), *costs, str(cell.optimizer_steps))
         rows.append([cell.arm, cell.scale, *counts, duration(cell.seconds)])
     time = "" if planned.seconds is None else f", about {duration(planned.seconds)} with {planned.workers} at a time"
-    if planned.settings_measured < planned.settings:
-        time += f" ({planned.settings_measured} of {planned.settings} settings measured)"
+    time += _where_from(planned)
     before = f"{planned.trials_left} of {planned.trials} trials and " if planned.trials else ""
     lines = [
         text_table(COLUMNS, rows, right=COLUMNS[2:]),
@@ -300,6 +299,15 @@ def plan_text(planned: Plan, equal: str, price: Price | None = None) -> str:
         *(f"warning: {warning}" for warning in planned.warnings),
     ]
     return "\n".join(lines if planned.warnings else [*lines, f"every arm gets the same {equal}"])
+
+
+def _where_from(planned: Plan) -> str:
+    """How the time is known, in brackets; empty where every setting was measured."""
+    measured, ended = planned.settings_measured, planned.settings_ended
+    of_all = [f"{measured} of {planned.settings} settings measured"] if measured < planned.settings else []
+    of_ended = [f"for {ended} settings from runs that have ended here"] if ended else []
+    words = of_ended + of_all
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _starts(planned: Plan) -> list[str]:

@@ -107,6 +107,12 @@ class Predicted(NamedTuple):
     measured: int
     product_shares: Mapping[tuple[str, str], float] = {}
 
+    def beside(self, known: Predicted) -> Predicted:
+        """These predictions and the known seconds and shares of other cells. Only settings without known seconds are counted."""
+        return self._replace(
+            seconds={**self.seconds, **known.seconds}, product_shares={**self.product_shares, **known.product_shares}
+        )
+
 
 def calibrate(
     cells: Sequence[Cell],

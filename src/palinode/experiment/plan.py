@@ -1,7 +1,8 @@
 """Plan an experiment before the first run: predict its cost, and check whether its arms are compared at equal cost.
 
-Counters are expected values that follow from the settings (an adaptive p counts with its first value). Seconds are predicted from a
-few measured steps. The disk space is the size of the checkpoints that are kept.
+Counters are expected values that follow from the settings (an adaptive p counts with its first value). Seconds are those of the
+runs of a cell that have ended on this machine; for a cell without such a run they are predicted from a few measured steps. The disk
+space is the size of the checkpoints that are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from palinode.base.memory import why_not_kept
 from palinode.experiment.calibrate import Predicted, calibrate
 from palinode.experiment.cells import Cell, expected_steps, guessed_seconds
 from palinode.experiment.sources import tokens_before
+from palinode.results.holds import newest_hold, this_host
+from palinode.results.record import Result
 from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
@@ -76,8 +79,9 @@ class Plan:
         workers: the number of runs at a time.
         seconds: the predicted wall time of the runs that are left; None if no time was measured.
         warnings: the costs in which arms differ, one line for each difference.
-        settings, settings_measured: the number of distinct settings of the runs that are left, and the number of settings that
-            were measured; the time of the other settings is predicted from the measured settings.
+        settings, settings_measured: the number of distinct settings of the runs that are left without those of
+            `settings_ended`, and the number of settings that were measured; the time of the others is predicted from these.
+        settings_ended: the number of distinct settings of the runs that are left whose time is the mean of their ended runs.
         is_short: whether no time was measured because the runs that are left take about a minute.
         trials, trials_left: the number of trials that choose a setting first, and the number of trials that are left to do;
             `seconds` and `disk_bytes` include the trials that are left.
@@ -89,6 +93,7 @@ class Plan:
     warnings: tuple[str, ...]
     settings: int = 0
     settings_measured: int = 0
+    settings_ended: int = 0
     trials: int = 0
     trials_left: int = 0
     trials_disk_bytes: int = 0
@@ -126,6 +131,7 @@ class Plan:
             "is_short": self.is_short,
             "settings": self.settings,
             "settings_measured": self.settings_measured,
+            "settings_ended": self.settings_ended,
             "warnings": list(self.warnings),
             "cells": [asdict(cell) for cell in self.cells],
         }
@@ -155,19 +161,23 @@ def plan(
         cells: the cells of this experiment, after every check that could refuse them.
         workers: the number of runs at a time; `Workers` where other machines train them.
         code: the user's Python that parts of the experiment were written in.
-        measure: when to time a few steps of the distinct settings, to predict seconds (a large grid times only some settings).
-            `if long`: not when the runs that are left are guessed to take less than three minutes.
+        measure: when to time a few steps of the distinct settings that have no ended run, to predict seconds (a large grid
+            times only some settings). `if long`: not when the runs that are left are guessed to take less than three minutes.
+            Without measuring, no seconds are predicted.
         on_failure: called with the reason why a cell could not be measured.
         nursery: forks the processes that measure.
     """
     left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
     unfinished = [cell for cell in cells if (cell.arm.name, cell.scale) in left]
-    predicted = Predicted({}, 0, 0)
+    known = predicted = Predicted({}, 0, 0)
     here, at_a_time = workers if isinstance(workers, Workers) else (workers, workers)
     is_short = measure == "if long" and _is_short(resolved, cells, left, store, at_a_time)
     is_measured = measure != "never" and not is_short
     if is_measured:
-        predicted = calibrate(unfinished, len(left), code, workers=here, on_failure=on_failure, nursery=nursery)
+        known = _of_ended_runs(unfinished, store)
+        new = [cell for cell in unfinished if (cell.arm.name, cell.scale) not in known.seconds]
+        runs = sum(place not in known.seconds for place in left)
+        predicted = calibrate(new, runs, code, workers=here, on_failure=on_failure, nursery=nursery).beside(known)
     before = tokens_before(cells, store)
     planned = tuple(
         replace(
@@ -194,6 +204,7 @@ def plan(
         warnings=tuple(warnings),
         settings=predicted.settings,
         settings_measured=predicted.measured,
+        settings_ended=known.settings,
         trials=len(trials),
         trials_left=len(trials_left),
         trials_disk_bytes=sum(trial.disk_bytes for trial in trials_left),
@@ -219,10 +230,35 @@ def expected_seconds(cells: Sequence[Cell], planned: Plan, store: Store) -> Expe
     expected = Expected({}, any(cell.seconds is None and not cell.done for cell in planned.cells))
     for cell in cells:
         place = (cell.arm.name, cell.scale)
-        ended = [result for spec in cell.specs if (result := store.ended(spec.run_id)) is not None]
-        times = [float(result.seconds.get("total") or 0) for result in ended if result.runs_together == 1]
+        times = [result.seconds["total"] for result in _ended_alone(cell, store)]
         expected.seconds[place] = fmean(times) if times else predicted.get(place) or guessed_seconds(cell)
     return expected
+
+
+def _of_ended_runs(cells: Sequence[Cell], store: Store) -> Predicted:
+    """The mean seconds of the runs that have ended on this machine, for the cells with such a run.
+
+    Runs from a pack have no hold, and runs of other machines have the hold of another host: their seconds say nothing here.
+    """
+    here = {"host": this_host()["host"]}
+    seconds, shares = {}, {}
+    for cell in cells:
+        results = [
+            result
+            for result in _ended_alone(cell, store)
+            if (hold := newest_hold(store.run_directory(result.run_id))) is not None and hold.is_of(here)
+        ]
+        if results:
+            seconds[cell.arm.name, cell.scale] = fmean(result.seconds["total"] for result in results)
+        if reached := [share for result in results if (share := result.rates.get("product_share"))]:
+            shares[cell.arm.name, cell.scale] = fmean(reached)
+    return Predicted(seconds, len(seconds), 0, shares)
+
+
+def _ended_alone(cell: Cell, store: Store) -> list[Result]:
+    """The results of the cell's runs that have ended and were trained alone."""
+    results = [result for spec in cell.specs if (result := store.ended(spec.run_id)) is not None]
+    return [result for result in results if result.runs_together == 1 and result.seconds.get("total")]
 
 
 def _slower_ways(cells: Sequence[Cell]) -> list[str]:
