@@ -133,6 +133,22 @@ def test_a_p_value_judges_a_claim_on_no_effect_alone(expect, bound, effect, p, j
     assert reason == ("" if judgement != OPEN else NOT_SHOWN if bound == 0 and expect == "above" else OTHER_BOUND)
 
 
+@pytest.mark.parametrize(
+    ("expect", "bound", "no_effect", "limits"),
+    [
+        ("above", 0.0, 0.0, []),
+        ("below", -0.13, 0.0, [-0.13]),
+        ("within", 0.02, 0.0, [-0.02, 0.02]),
+        ("below", 1.0, 1.0, []),
+        ("shown", 0.5, 0.0, []),
+    ],
+)
+def test_the_figure_shows_a_bound_that_is_not_no_effect(expect, bound, no_effect, limits):
+    asked = claim(measure="ratio", expect=expect, bound=bound, arm="other", against=("ltr",))
+    measured = row(-0.3, -0.2, no_effect=no_effect)
+    assert JudgedClaim(asked, measured, "holds", None, "", None).row()["limits"] == limits
+
+
 def test_the_ratio_of_steps_is_judged_against_one():
     measured = Measured("v10", "all", "answer", 0.5, None, 5, p=0.03, no_effect=1.0)
     assert judge(claim(expect="below", bound=1.0), measured, RULE) == HOLDS
@@ -328,11 +344,29 @@ def test_a_comparison_by_the_rule_has_the_interval_of_all_its_arms(tmp_path):
     assert [row.measured.deciding for row in rows] == [by_rule["near"], by_rule["far"]]
     own = [pair.difference for pair in compare(record, "near", baseline, "base", record.entry.rule.metric, 0.95).pairs]
     assert rows[0].measured.interval == pytest.approx(t_interval(own, 0.95))
+    [reverse] = judged(store, record.entry.full_name, asked.with_(arm=baseline, against=("near",), expect="above"))
+    low, high = by_rule["near"]
+    assert reverse.measured.deciding == pytest.approx((-high, -low)), "the baseline less an arm is the same comparison"
+    assert reverse.measured.effect == pytest.approx(-rows[0].measured.effect)
     others = [asked.with_(against=("far",)), asked.with_(arm="far", against=("near",))]
     one, other = judged(store, record.entry.full_name, *others)
     assert one.measured.effect == pytest.approx(-other.measured.effect)
     wide, narrow = (one.measured.deciding.high - one.measured.deciding.low), 2 * one.half_width
     assert wide / narrow == pytest.approx(stats.t.ppf(1 - 0.025 / 2, 3) / stats.t.ppf(0.975, 3))
+
+
+@pytest.mark.parametrize("baseline_first", [False, True])
+def test_the_seeds_that_would_tell_are_planned_at_the_confidence_that_judges(tmp_path, baseline_first):
+    arms = (SyntheticArm("ltr"), *(SyntheticArm(f"other{number}", effect_nats=0.001) for number in range(6)))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    sides = ("ltr", "other0") if baseline_first else ("other0", "ltr")
+    asked = claim(measure="difference", arm=sides[0], against=(sides[1],), expect="above")
+    [one] = judged(store, store.experiments()[0].full_name, asked)
+    assert one.judgement == OPEN
+    deviation = one.half_width / stats.t.ppf(0.975, 3) * math.sqrt(4)
+    effect = abs(one.measured.effect)
+    wanted = TTestPower().solve_power(effect / deviation, alpha=0.05 / 2 / 6, power=0.8, alternative="larger")
+    assert abs(one.needed.seeds - math.ceil(wanted)) <= 1
 
 
 def test_a_claim_is_open_where_the_one_that_it_needs_does_not_hold(tmp_path):

@@ -1,5 +1,6 @@
 """Runs become claims by the rule of the experiment, and by nothing else."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -406,6 +407,26 @@ def test_parity_on_the_declared_axis_is_flagged_when_it_does_not_hold(tmp_path):
     unknown = only(store.experiment("demo"))
     assert unknown.parity.holds is None
     assert any("was not counted" in caution for caution in unknown.cautions)
+
+
+@pytest.mark.parametrize(
+    ("arm", "baseline", "caution"),
+    [
+        (100, 0, "not at equal tokens_read: ltr has none"),
+        (0, 100, "not at equal tokens_read: it differs by -100.0%"),
+        (0, 0, None),
+    ],
+)
+def test_an_arm_that_reads_nothing_is_at_equal_cost_with_its_like_alone(tmp_path, arm, baseline, caution):
+    store = make_store(tmp_path / "runs", Synthetic(equal="tokens_read"))
+    for run in store.experiment("demo").finished():
+        tokens = arm if run.entry.arm == "both" else baseline
+        store.write_result(run.result.with_(counters={**run.result.counters, "tokens_read": tokens}))
+    result = only(store.experiment("demo"))
+    assert result.parity.holds is (caution is None)
+    about_cost = [line for line in result.cautions if "tokens_read" in line and "marked" not in line]
+    assert [line for line in about_cost if "equal" in line] == ([] if caution is None else [caution])
+    json.dumps(result.row(), allow_nan=False)
 
 
 def test_the_worst_pair_decides_parity(tmp_path):

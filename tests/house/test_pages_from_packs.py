@@ -3,6 +3,7 @@
 By day the smallest pack that has a page is rebuilt, by night every pack: one of 160 runs takes 8 CPU seconds.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,29 @@ def test_a_page_is_rebuilt_from_its_pack(tool, pack, tmp_path):
     assert {path.name for path in written} == {path.name for path in pages if path.exists()}
     for path in written:
         assert path.read_bytes() == (FINDINGS / path.name).read_bytes(), "run: python tools/what_survives.py"
+
+
+@pytest.mark.parametrize("name", [pack.stem for pack in WITH_A_PAGE])
+def test_a_page_says_why_an_arm_cannot_be_told(name):
+    page = json.loads((FINDINGS / f"{name}.json").read_text())
+    unsaid = [row["arm"] for row in page["arms"] if row["verdict"].endswith("cannot tell") and not row["reasons"]]
+    assert not unsaid
+
+
+@pytest.mark.parametrize("name", [pack.stem for pack in WITH_A_PAGE])
+def test_a_comparison_has_one_interval_on_its_page(name):
+    page = json.loads((FINDINGS / f"{name}.json").read_text())
+    baseline = page["rule"].partition("every arm against ")[2].partition(",")[0]
+    by_rule = {
+        (*sides, row["scale"]): sorted((sign * row["low"], sign * row["high"]))
+        for row in page["arms"]
+        if row["low"] is not None and not row["verdict"].startswith("LEAK")
+        for sides, sign in (((row["arm"], baseline), 1), ((baseline, row["arm"]), -1))
+    }
+    for row in page["claims"]:
+        expected = by_rule.get((row["arm"], row["against"], row["scale"]))
+        if row["measure"] == "difference" and row["verdict"] != "not judged" and expected is not None:
+            assert [row["family_low"], row["family_high"]] == pytest.approx(expected)
 
 
 def test_every_page_has_its_pack(tool):

@@ -14,13 +14,14 @@ import polars as pl
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.censored import LEAST_RUNS, Bound, Time, compare_steps
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts
+from palinode.analysis.deciding import DecidingIntervals
 from palinode.analysis.intervals import LEAST_PAIRS, Interval, mean, rank_correlation, rank_correlation_p, t_interval
 from palinode.analysis.lines import Point, points_over_seeds, slope_per_decade
 from palinode.analysis.ratios import direction_ratios, final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.tasks import any_above_trivial, learned_from
 from palinode.analysis.two_valued import learned_counts, two_valued_applies
-from palinode.analysis.verdict import Outcome, decide, verdict
+from palinode.analysis.verdict import Outcome, Verdict, decide, verdict
 from palinode.base.decision import Claim, Decision, in_group
 from palinode.checks.loss_floor import RATIO_FAIL
 from palinode.results.record import ExperimentRecord
@@ -82,6 +83,7 @@ class Measured:
         effect: a mean over seeds, or a rank correlation over groups; None if nothing was measured.
         interval: the interval of this row alone.
         family: the interval that allows for the other rows of the claim, or by the rule for all arms; it judges.
+        confidence: the confidence of `family`; None where it is that of the rows of the claim.
         count: the number of seeds in the mean, or the number of groups in the rank correlation.
         outcome: the outcome of the decision rule; None if the measure is not `difference`.
         p: the p value of an exact test that the effect is `no_effect`. A rank correlation and a ratio of steps have a p value and
@@ -107,6 +109,7 @@ class Measured:
     no_effect: float = 0.0
     bound: Bound = ""
     family: Interval | None = None
+    confidence: float | None = None
     points: tuple[Point, ...] = ()
 
     @property
@@ -137,7 +140,7 @@ def _difference(
     if (against := _best_of(evidence, scale, others)) is None:
         reason = f"no finished run of {' or '.join(others)} to compare with"
         return Measured(scale, arm, ", ".join(others), None, None, 0, group, reasons=(reason,)), {}
-    by_rule = verdict(evidence.record, arm, scale, _rule_against(against, evidence, group))
+    by_rule = _by_rule(evidence, arm, against, scale, of_one_group=bool(group))
     pairs, reasons, cautions = by_rule.comparison.pairs, by_rule.reasons, by_rule.cautions
     if claim.needs_learning:
         reasons = (*reasons, *unlearned(evidence, [(name, rule.metric) for name in (arm, against)], (scale,)))
@@ -155,16 +158,37 @@ def _difference(
     alone = t_interval(by_rule.comparison.differences, rule.confidence)
     numbers = (by_rule.comparison.mean, alone, len(pairs))
     ours = by_rule.deciding.interval
-    row = Measured(scale, arm, against, *numbers, group, outcome, reasons, cautions, p, family=ours)
+    row = Measured(
+        scale,
+        arm,
+        against,
+        *numbers,
+        group,
+        outcome,
+        reasons,
+        cautions,
+        p,
+        family=ours,
+        confidence=1 - by_rule.deciding.alpha,
+    )
     return row, {pair.seed: pair.difference for pair in pairs}
 
 
-def _rule_against(against: str, evidence: Evidence, group: str) -> Decision:
-    """The rule of a comparison: with the baseline it is one of the family of all arms, else it allows for the claim's rows."""
-    if against == evidence.rule.baseline and evidence.rule.family != "none":
-        return evidence.rule
-    confidence = evidence.family_confidence(of_one_group=bool(group))
-    return evidence.rule.with_(baseline=against, confidence=confidence)
+def _by_rule(evidence: Evidence, arm: str, against: str, scale: str, *, of_one_group: bool) -> Verdict:
+    """The verdict on a comparison. It allows for all comparisons of the rule if it is one of them, in either direction.
+
+    Every other comparison allows for the rows of its claim.
+    """
+    record, rule = evidence.record, evidence.rule
+    if rule.family != "none" and rule.baseline in (arm, against):
+        intervals = DecidingIntervals.of(record, rule)
+        if against == rule.baseline:
+            return verdict(record, arm, scale, rule, intervals)
+        if (against, scale) in intervals.family:
+            intervals = intervals.of_baseline_less(against)
+            return verdict(record, arm, scale, intervals.rule, intervals)
+    confidence = evidence.family_confidence(of_one_group=of_one_group)
+    return verdict(record, arm, scale, rule.with_(baseline=against, confidence=confidence))
 
 
 def _mean_of_groups(

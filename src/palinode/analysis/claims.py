@@ -130,6 +130,13 @@ class JudgedClaim:
         hours = f", {self.needed.hours:.1f} hours," if self.needed.hours is not None else ""
         return [f"about {self.needed.seeds:,} seeds{hours} would show {self.needed.effect:.2g} four times in five"]
 
+    @property
+    def limits(self) -> list[float]:
+        """The values that the claim compares the interval with, where they are not the value of no effect."""
+        bound = self.claim.bound
+        named = {"above": [bound], "below": [bound], "within": [-bound, bound]}.get(self.claim.expect, [])
+        return [value for value in dict.fromkeys(named) if value != self.measured.no_effect]
+
     def row(self) -> dict[str, Any]:
         """The measured value, the published one and the judgement, as plain data."""
         measured, (low, high) = self.measured, ends(self.measured.interval)
@@ -152,6 +159,7 @@ class JudgedClaim:
             "family_high": family_high,
             "p": measured.p,
             "count": measured.count,
+            "limits": self.limits,
             "published": self.published,
             "published_words": self.published_words,
             "predicted": self.claim.predicted,
@@ -251,7 +259,7 @@ def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evid
         return None
     effect = abs((published if published and claim.measure in EFFECTS else row.effect) - claim.bound)
     half, alone = (row.interval.high - row.interval.low) / 2, evidence.rule.confidence
-    confidence = evidence.family_confidence(of_one_group=row.group in claim.groups)
+    confidence = row.confidence or evidence.family_confidence(of_one_group=row.group in claim.groups)
     deviation = half * math.sqrt(row.count) / float(special.stdtrit(row.count - 1, (1 + alone) / 2))
     seeds, hours = seeds_needed(effect, deviation, confidence), _hours_of_a_seed(row, evidence)
     return Needed(seeds, effect, None if seeds is None or hours is None else seeds * hours)

@@ -6,6 +6,7 @@ the experiment does not declare is reported when the mean costs of the two arms 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,8 +175,8 @@ class Parity:
 
     Attributes:
         deviation: the value (cost of the arm / cost of the baseline - 1) that is farthest from 0 among all seeds; None when a run
-            did not count the cost.
-        holds: whether |deviation| is at most 0.1 %; None if `deviation` is None.
+            did not count the cost, or a run of the baseline has none.
+        holds: whether |deviation| is at most 0.1 %, or the runs of both arms have no such cost; None if a run did not count it.
         others: undeclared cost axis -> (mean cost of the arm / mean cost of the baseline - 1), if this is beyond ±1 %.
         of_means: (mean cost of the arm / mean cost of the baseline - 1) on the declared axis, which the pages print in percent.
     """
@@ -203,8 +204,9 @@ def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: 
     """Compare the costs of two arms: on the declared cost axis seed by seed, and on every cost axis by the means over seeds."""
     ours, theirs = _results(record, arm, scale), _results(record, baseline, scale)
     cost = COST_AXES[axis]
-    pairs = [_ratio(ours[seed].cost(cost), theirs[seed].cost(cost)) for seed in ours if seed in theirs]
-    counted = [ratio - 1 for ratio in pairs if ratio is not None]
+    pairs = [(ours[seed].cost(cost), theirs[seed].cost(cost)) for seed in ours if seed in theirs]
+    ratios = [_ratio(one, other) for one, other in pairs]
+    counted = [ratio - 1 for ratio in ratios if ratio is not None]
     worst = max(counted, key=abs) if counted and len(counted) == len(pairs) else None
     means = {
         name: ratio - 1
@@ -214,7 +216,15 @@ def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: 
     }
     of_means = means.pop(axis, None)
     others = {name: share for name, share in means.items() if abs(share) > REMARKED_ABOVE}
-    return Parity(axis, worst, None if worst is None else abs(worst) <= EQUAL_WITHIN, others, of_means)
+    return Parity(axis, worst, _are_equal(pairs), others, of_means)
+
+
+def _are_equal(pairs: Sequence[tuple[float | None, float | None]]) -> bool | None:
+    """Whether the costs of all pairs are equal (within 0.1 %); None where a cost was not counted. No cost equals only no cost."""
+    counted = [(one, other) for one, other in pairs if one is not None and other is not None]
+    if not pairs or len(counted) < len(pairs):
+        return None
+    return all(abs(one - other) <= EQUAL_WITHIN * other for one, other in counted)
 
 
 def _results(record: ExperimentRecord, arm: str, scale: str) -> dict[int, Result]:

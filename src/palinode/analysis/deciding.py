@@ -106,6 +106,12 @@ class DecidingIntervals:
         alpha, alpha_of_each = (_alpha_of_a_look(record, rule, comparisons) for comparisons in (1, count))
         return cls(record, rule, family_intervals(scores, rule.baseline, 1 - alpha, parameters, alpha_of_each))
 
+    def of_baseline_less(self, other: str) -> DecidingIntervals:
+        """The intervals of the baseline less another arm: those of this arm less the baseline, with the other sign."""
+        cells = {scale: cell for (arm, scale), cell in self.family.items() if arm == other}
+        family = {(self.rule.baseline, scale): cell.reversed(self.rule.baseline) for scale, cell in cells.items()}
+        return DecidingIntervals(self.record, self.rule.with_(baseline=other), family)
+
     def of_comparison(self, comparison: Comparison) -> Deciding:
         """The interval that decides this comparison."""
         rule, entry = self.rule, self.record.entry

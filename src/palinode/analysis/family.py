@@ -67,6 +67,15 @@ class FamilyInterval:
     pairs: int
     standard_error: float | None
 
+    def reversed(self, baseline: str) -> FamilyInterval:
+        """The baseline minus the arm: the same numbers with the other sign, and `baseline` in place of the arm."""
+        single, interval = (
+            None if one is None else Interval(-one.high, -one.low) for one in (self.single, self.interval)
+        )
+        return replace(
+            self, arm=baseline, mean=None if self.mean is None else -self.mean, single=single, interval=interval
+        )
+
 
 class Estimate(NamedTuple):
     """A variance of paired differences and its degrees of freedom."""

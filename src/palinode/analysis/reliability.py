@@ -85,14 +85,16 @@ def _seeds(left_out: list[LeftOut]) -> str:
     return "; ".join(f"seed {item.seed}: {item.reason}" for item in left_out)
 
 
-def cost_cautions(cost: Parity) -> list[str]:
+def cost_cautions(cost: Parity, baseline: str) -> list[str]:
     if cost.holds is None:
         return [f"{cost.axis} was not counted in every run, so equal cost cannot be checked"]
-    if not cost.holds and cost.of_means is not None:
-        if abs(cost.of_means) > EQUAL_WITHIN:
-            return [f"not at equal {cost.axis}: it differs by {cost.of_means:+.1%}"]
-        return [f"not at equal {cost.axis} in every pair of seeds, though the means over all seeds are equal"]
-    return []
+    if cost.holds:
+        return []
+    if cost.of_means is None:
+        return [f"not at equal {cost.axis}: {baseline} has none"]
+    if abs(cost.of_means) > EQUAL_WITHIN:
+        return [f"not at equal {cost.axis}: it differs by {cost.of_means:+.1%}"]
+    return [f"not at equal {cost.axis} in every pair of seeds, though the means over all seeds are equal"]
 
 
 def audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:

@@ -225,7 +225,7 @@ def verdict(
         published=_published(comparison, deciding, rule) if not reasons and learned is None else None,
         reasons=reasons,
         cautions=(
-            *cost_cautions(cost),
+            *cost_cautions(cost, rule.baseline),
             *comparison_cautions(record),
             *untrained_cautions(record, comparison),
             *evaluation_cautions(record, comparison),

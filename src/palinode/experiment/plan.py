@@ -190,18 +190,11 @@ def plan(
     trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]
     seconds = [predicted.seconds[place] for place in left if place in predicted.seconds]
     wall = makespan([trial.seconds for trial in trials_left], at_a_time) + makespan(seconds, at_a_time)
-    warnings = parity_warnings(planned, resolved)
-    if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
-        batches = f"batches of {', '.join(growing)} grow with the noise of their gradients"
-        warnings.append(f"{batches}: what is counted here is the least")
-    if cut := sorted({cell.arm.name for cell in cells if getattr(cell.spec.model, "keep_layers", None) is not None}):
-        warnings.append(f"{', '.join(cut)} leave out blocks of an open model, which destroys it as a model of text")
-    warnings += [*_tuned_on_another_pass(resolved, cells), *_slower_ways(unfinished)]
     return Plan(
         cells=planned,
         workers=at_a_time,
         seconds=wall if is_measured and len(seconds) == len(left) else None,
-        warnings=tuple(warnings),
+        warnings=(*parity_warnings(planned, resolved), *_warnings(resolved, cells), *_slower_ways(unfinished)),
         settings=predicted.settings,
         settings_measured=predicted.measured,
         settings_ended=known.settings,
@@ -210,6 +203,17 @@ def plan(
         trials_disk_bytes=sum(trial.disk_bytes for trial in trials_left),
         is_short=is_short and bool(left),
     )
+
+
+def _warnings(resolved: ResolvedExperiment, cells: Sequence[Cell]) -> list[str]:
+    """What a reader of the counts must know about the arms, beside unequal costs."""
+    warnings = []
+    if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
+        batches = f"batches of {', '.join(growing)} grow with the noise of their gradients"
+        warnings.append(f"{batches}: what is counted here is the least")
+    if cut := sorted({cell.arm.name for cell in cells if getattr(cell.spec.model, "keep_layers", None) is not None}):
+        warnings.append(f"{', '.join(cut)} leave out blocks of an open model, which destroys it as a model of text")
+    return warnings + _tuned_on_another_pass(resolved, cells)
 
 
 class Expected(NamedTuple):
@@ -230,7 +234,7 @@ def expected_seconds(cells: Sequence[Cell], planned: Plan, store: Store) -> Expe
     expected = Expected({}, any(cell.seconds is None and not cell.done for cell in planned.cells))
     for cell in cells:
         place = (cell.arm.name, cell.scale)
-        times = [result.seconds["total"] for result in _ended_alone(cell, store)]
+        times = [seconds for _, seconds in _ended_alone(cell, store)]
         expected.seconds[place] = fmean(times) if times else predicted.get(place) or guessed_seconds(cell)
     return expected
 
@@ -241,24 +245,24 @@ def _of_ended_runs(cells: Sequence[Cell], store: Store) -> Predicted:
     Runs from a pack have no hold, and runs of other machines have the hold of another host: their seconds say nothing here.
     """
     here = {"host": this_host()["host"]}
-    seconds, shares = {}, {}
+    times, shares = {}, {}
     for cell in cells:
-        results = [
-            result
-            for result in _ended_alone(cell, store)
-            if (hold := newest_hold(store.run_directory(result.run_id))) is not None and hold.is_of(here)
+        ended = [
+            (result, seconds)
+            for result, seconds in _ended_alone(cell, store)
+            if seconds and (hold := newest_hold(store.run_directory(result.run_id))) is not None and hold.is_of(here)
         ]
-        if results:
-            seconds[cell.arm.name, cell.scale] = fmean(result.seconds["total"] for result in results)
-        if reached := [share for result in results if (share := result.rates.get("product_share"))]:
+        if ended:
+            times[cell.arm.name, cell.scale] = fmean(seconds for _, seconds in ended)
+        if reached := [float(share) for result, _ in ended if (share := result.rates.get("product_share"))]:
             shares[cell.arm.name, cell.scale] = fmean(reached)
-    return Predicted(seconds, len(seconds), 0, shares)
+    return Predicted(times, len(times), 0, shares)
 
 
-def _ended_alone(cell: Cell, store: Store) -> list[Result]:
-    """The results of the cell's runs that have ended and were trained alone."""
+def _ended_alone(cell: Cell, store: Store) -> list[tuple[Result, float]]:
+    """The results of the cell's runs that have ended and were trained alone, with the seconds of each run."""
     results = [result for spec in cell.specs if (result := store.ended(spec.run_id)) is not None]
-    return [result for result in results if result.runs_together == 1 and result.seconds.get("total")]
+    return [(one, float(one.seconds.get("total") or 0)) for one in results if one.runs_together == 1]
 
 
 def _slower_ways(cells: Sequence[Cell]) -> list[str]:

@@ -29,6 +29,11 @@ SOLID = {"mean": [1, 0]}
 SYMBOL_PIXELS, LETTER_PIXELS = 42.0, 6.1  # the width of the symbol and of one letter in a legend
 # The usual and the least height of a row of dots, and the height of one line of text in the name of a row.
 ROW_PIXELS, LEAST_ROW_PIXELS, LINE_PIXELS = 44, 16, 15
+LABEL_LIMIT, LABEL_PADDING, CHARACTER_PIXELS = (
+    230,
+    10,
+    7.0,
+)  # beside rows: the widest label, and a wide average character
 ROWS_PIXELS = 330  # the height of all rows of dots together; if there are many rows, each row gets less height
 HEAT_ROW_PIXELS, STRIP_ROW_PIXELS = 46, 30
 FONT_PIXELS = 10.5
@@ -247,8 +252,7 @@ def final_scores(
             the embedding table of positions (diamonds). The field `table` of a row names its table.
     """
     arms, pixels = list(colours), _row_pixels(colours)
-    axis = alt.Axis(title=None, grid=False, labelLimit=230, labelFontSize=12, labelPadding=10, labelLineHeight=13)
-    axis.labelExpr = "split(datum.label, '\\n')"
+    axis = _axis_of_names(arms)
     base = _rows().encode(
         y=alt.Y(
             "arm:N", sort=arms, scale=alt.Scale(domain=arms, paddingInner=0.3 if tables else alt.Undefined), axis=axis
@@ -319,6 +323,19 @@ def differences(
     band = own_layer("band", [ends], rect, {"x": x_of["minus"], "x2": {"field": "least"}})
     chart["layer"] = [*([band] if smallest_effect > 0 else []), zero, *chart["layer"]]
     return chart
+
+
+def _axis_of_names(names: Collection[str]) -> alt.Axis:
+    """The axis of names beside rows, with room for the longest one.
+
+    A reader's font may be wider than the one that the drawing measures, and names would be cut.
+    """
+    longest = max((len(line) for name in names for line in name.split("\n")), default=0)
+    axis = alt.Axis(title=None, grid=False, labelLimit=LABEL_LIMIT, labelFontSize=12, labelLineHeight=13)
+    axis.labelPadding = LABEL_PADDING
+    axis.minExtent = min(LABEL_LIMIT, CHARACTER_PIXELS * longest) + LABEL_PADDING
+    axis.labelExpr = "split(datum.label, '\\n')"
+    return axis
 
 
 def _row_pixels(names: Collection[str]) -> int:

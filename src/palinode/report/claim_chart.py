@@ -61,7 +61,7 @@ def claims_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
     space = min(LABEL_LIMIT, CHARACTER_WIDTH * longest)
     return {
         "vconcat": [
-            *(_panel(_title(rows), rows[0]["measure"], points[panel], used, space) for panel, rows in of_panel.items()),
+            *(_panel(rows, points[panel], used, space) for panel, rows in of_panel.items()),
             *(_lines(*panel, rows, space) for panel, rows in _rows_with_points(shown).items()),
         ],
         "resolve": {"scale": {"color": "shared"}},
@@ -116,9 +116,13 @@ def _title(rows: Sequence[Row]) -> list[str]:
 
 
 def _panel(
-    title: Sequence[str], measure: str, values: Sequence[Mapping[str, Any]], used: Sequence[str], space: float
+    rows: Sequence[Row], values: Sequence[Mapping[str, Any]], used: Sequence[str], space: float
 ) -> dict[str, Any]:
-    """One panel: thin lines are intervals that judge, thick ones those of single rows, hollow diamonds published effects."""
+    """One panel: thin lines are intervals that judge, thick ones those of single rows, hollow diamonds published effects.
+
+    A dashed line stands where there is no effect, a dotted one at a bound that the claim names.
+    """
+    measure = rows[0]["measure"]
     x = _across(measure, values)
     labels = list(dict.fromkeys(value["label"] for value in values))
     y = {
@@ -136,12 +140,15 @@ def _panel(
     }
     lines = [("family_low", "family_high", 1.5, 1.0), ("low", "high", 5.0, 0.45)]
     no_effect = 1.0 if measure == "steps_to_learn" else 0.0
+    limits = sorted({limit for row in rows for limit in row.get("limits", ())})
     layers: list[dict[str, Any]] = [
         {
-            "data": {"values": [{"at": no_effect}]},
-            "mark": {"type": "rule", "strokeDash": [3, 3]},
+            "data": {"values": [{"at": one} for one in at]},
+            "mark": {"type": "rule", "strokeDash": dash},
             "encoding": {"x": {"field": "at", **x}},
         }
+        for at, dash in (([no_effect], [3, 3]), (limits, [1, 3]))
+        if at
     ]
     layers += [
         {
@@ -161,7 +168,7 @@ def _panel(
         },
     ]
     size = {"width": PANEL_WIDTH, "height": {"step": 20}}
-    return {"title": {"text": title, **TITLE}, **size, "data": {"values": list(values)}, "layer": layers}
+    return {"title": {"text": _title(rows), **TITLE}, **size, "data": {"values": list(values)}, "layer": layers}
 
 
 def _across(measure: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

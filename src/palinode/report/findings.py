@@ -338,7 +338,7 @@ def _arm_row(verdict: Verdict) -> Row:
         "high": None if ends is None else ends.high,
         "pairs": len(compared.pairs),
         "verdict": ": ".join([stamp for stamp, state in stamps.items() if state != "none"] + [verdict.outcome]),
-        "reasons": list(verdict.reasons),
+        "reasons": list(verdict.reasons) or [more for more in [words.more_seeds(verdict)] if more],
     }
 
 
