@@ -246,7 +246,7 @@ def laptop(arms: tuple[str, ...], seeds: int) -> Size:
         arms=arms,
         scales=names(LAPTOP),
         seeds=tuple(range(1, seeds + 1)),
-        tuning=Tuning(values=(0.001, 0.002, 0.004, 0.008, 0.016), share_of_steps=0.5),
+        tuning=Tuning(values=(0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), share_of_steps=0.5),
     )
 
 
@@ -318,7 +318,7 @@ def compared(
     **options: Any,
 ) -> Claim:
     """A claim about two ways of training, for every mixer and for their mean."""
-    options = {**options, "predicted": predicted, "half_width": half_width}
+    options = {**options, "predicted": predicted, "half_width": half_width, "needs_bracket": True}
     arm, other = (arm_name("{}", *side.split("-")) for side in sides)
     return Claim(
         name=name, sentence=sentence, measure=measure, arm=arm, against=(other,), groups=tuple(MIXERS), **options
@@ -375,6 +375,7 @@ def claims() -> tuple[Claim, ...]:
             experiment="recall_text",
             expect="above",
             needs_learning=True,
+            needs_bracket=True,
         ),
         *published_claims(),
     )

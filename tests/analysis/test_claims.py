@@ -442,6 +442,42 @@ def test_a_claim_that_needs_a_bracket_is_not_made_at_the_edge_of_the_trials(tmp_
         assert [reason for reason in one.reasons if "the edge of what was tried" in reason] == one.reasons
 
 
+def test_a_mean_over_groups_leaves_out_a_group_that_was_tuned_to_an_edge(tmp_path):
+    arms = tuple(SyntheticArm(f"{group}-{way}", effect_nats=0.1) for group in "abc" for way in ("old", "new"))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    name = store.experiments()[0].full_name
+    values = {"values": (1.0, 2.0, 4.0), "scores": (3.0, 2.0, 1.0), "chosen": 4.0, "runs": ()}
+    choice = ChoiceEntry(arm="b-old", scale="base", field="recipe.steps", **values)
+    store.write_experiment(store.entry(name).with_(choices=(choice,)))
+    asked = claim(measure="difference", arm="{}-new", against=("{}-old",), groups=("a", "b", "c"), expect="better")
+    groups = {
+        edge: [row.measured.group for row in judged(store, name, asked.with_(needs_bracket=edge))]
+        for edge in (False, True)
+    }
+    assert groups[False][-1] == "mean of a, b, c"
+    assert groups[True] == ["a", "b", "c", "mean of a, c"]
+    assert [row.judgement for row in judged(store, name, asked.with_(needs_bracket=True))][1] == OPEN
+
+
+@pytest.mark.parametrize("at_the_edge", ["b-new", "b-old"])
+def test_a_rank_correlation_leaves_out_a_group_that_was_tuned_to_an_edge(tmp_path, at_the_edge):
+    effects = {"a": 0.1, "b": 0.9, "c": 0.2, "d": 0.3, "e": 0.4}
+    arms = tuple(
+        SyntheticArm(f"{group}-{way}", effect_nats=effects[group]) for group in effects for way in ("old", "new")
+    )
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2)))
+    name = store.experiments()[0].full_name
+    values = {"values": (1.0, 2.0, 4.0), "scores": (3.0, 2.0, 1.0), "chosen": 4.0, "runs": ()}
+    choice = ChoiceEntry(arm=at_the_edge, scale="base", field="recipe.steps", **values)
+    store.write_experiment(store.entry(name).with_(choices=(choice,)))
+    fields = {"measure": "rank_correlation", "arm": "{}-new", "against": ("{}-old",), "groups": tuple(effects)}
+    asked = claim(**fields, experiment=name.partition("--")[0])
+    [all_of_them] = judged(store, name, asked)
+    [bracketed] = judged(store, name, asked.with_(needs_bracket=True))
+    assert (all_of_them.measured.count, bracketed.measured.count) == (5, 4)
+    assert bracketed.measured.cautions == ("left out, tuned to the edge of what was tried: b",)
+
+
 def test_three_shapes_of_which_two_share_a_depth_and_two_a_width_compare_both():
     def shape(depth, width):
         return ScaleSize(f"{depth}x{width}", depth, width, 1)

@@ -6,7 +6,7 @@ The module `palinode.analysis.claims` judges from a row whether the claim holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -24,7 +24,7 @@ from palinode.analysis.two_valued import learned_counts, two_valued_applies
 from palinode.analysis.verdict import Outcome, Verdict, decide, verdict
 from palinode.base.decision import Claim, Decision, in_group
 from palinode.checks.loss_floor import RATIO_FAIL
-from palinode.results.record import ExperimentRecord
+from palinode.results.record import ExperimentEntry, ExperimentRecord
 
 NATS = "nats_per_token"
 ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
@@ -32,6 +32,7 @@ ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "me
 LEAST_BLOCKS = 4
 LEAST_POINTS = 3  # shares of rtl tokens: through two of them a line always fits
 NOTHING_LEARNED = "no run is above what is scored without learning"
+AT_THE_EDGE = "{} was tuned to {} = {:g}, the edge of what was tried: the claim is not made"
 AT_THE_CEILING = (
     "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
 )
@@ -144,6 +145,8 @@ def _difference(
     pairs, reasons, cautions = by_rule.comparison.pairs, by_rule.reasons, by_rule.cautions
     if claim.needs_learning:
         reasons = (*reasons, *unlearned(evidence, [(name, rule.metric) for name in (arm, against)], (scale,)))
+    if claim.needs_bracket:
+        reasons = (*reasons, *edges(evidence.record.entry, (arm, against), (scale,)))
     means = [mean([getattr(pair, side) for pair in pairs]) for side in ("arm_value", "baseline_value") if pairs]
     if claim.expect == "better" and rule.better == "higher" and pairs and min(means) >= 1 - rule.smallest_effect:
         reasons = (*reasons, AT_THE_CEILING)
@@ -172,6 +175,15 @@ def _difference(
         confidence=1 - by_rule.deciding.alpha,
     )
     return row, {pair.seed: pair.difference for pair in pairs}
+
+
+def edges(entry: ExperimentEntry, arms: Collection[str], scales: Collection[str]) -> tuple[str, ...]:
+    """The reasons that arms were tuned to the smallest or the largest value that was tried, at one of these scales."""
+    return tuple(
+        AT_THE_EDGE.format(choice.arm, choice.field, choice.chosen)
+        for choice in entry.choices
+        if choice.at_the_edge and choice.scale in scales and choice.arm in arms
+    )
 
 
 def _by_rule(evidence: Evidence, arm: str, against: str, scale: str, *, of_one_group: bool) -> Verdict:
@@ -444,7 +456,8 @@ def _steps(scale: str, group: str, arm: str, other: str, times: Sequence[Sequenc
 def over_groups(claim: Claim, evidence: Evidence) -> Rows:
     """The rank correlation, over groups, of the score of `arm` in this experiment and the score of `against` in another experiment.
 
-    Losses are negated, so that a higher score is better in both experiments. The p value comes from permuting the groups.
+    Losses are negated, so that a higher score is better in both experiments. The p value comes from permuting the groups. A claim
+    that needs a bracket leaves out the groups that were tuned to an edge of what was tried, in either experiment.
     """
     other = evidence.other(claim.experiment)
     one, two = (in_group(name, "GROUP") for name in (claim.arm, f"{claim.experiment} {claim.against[0]}"))
@@ -454,9 +467,13 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
         return
     for scale in (*evidence.scales, *((MEAN_OF_SCALES,) if len(evidence.scales) > 1 else ())):
         scales = evidence.scales if scale == MEAN_OF_SCALES else (scale,)
-        pairs, arms = [], []
+        pairs, arms, left_out = [], [], []
         for group in claim.groups:
             arm, partner = (in_group(name, group) for name in (claim.arm, claim.against[0]))
+            at_edges = edges(evidence.record.entry, (arm,), scales) + edges(other.entry, (partner,), other.entry.scales)
+            if claim.needs_bracket and at_edges:
+                left_out.append(group)
+                continue
             ours = [value for at in scales if (value := _mean_score(evidence.record, arm, at)) is not None]
             theirs = _mean_score(other, partner, other.entry.scales[0])
             if len(ours) == len(scales) and theirs is not None:
@@ -467,7 +484,10 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
         if p is None:
             few = f"a rank correlation needs {LEAST_PAIRS} groups, there are {len(pairs)}"
             reasons += (few,) if len(pairs) < LEAST_PAIRS else ("all scores of one experiment are equal",)
-        yield Measured(scale, one, two, rank_correlation(pairs), None, len(pairs), reasons=reasons, p=p)
+        cautions = (f"left out, tuned to the edge of what was tried: {', '.join(left_out)}",) if left_out else ()
+        yield Measured(
+            scale, one, two, rank_correlation(pairs), None, len(pairs), reasons=reasons, cautions=cautions, p=p
+        )
 
 
 def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from scipy import special
 
-from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
+from palinode.analysis.claim_measures import MEASURES, Evidence, Measured, edges
 from palinode.analysis.intervals import ends, mean, seeds_needed
 from palinode.analysis.published_effect import PublishedWords, agrees, published_words
 from palinode.base.decision import Claim, Decision
@@ -40,7 +40,6 @@ NOT_SHOWN = "the test does not show an effect"
 OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
 NOT_RUN = "not run at this size"
 ROUNDING = 1e-12  # the rounding error that is allowed in 1 - confidence
-AT_THE_EDGE = "{} was tuned to {} = {:g}, the edge of what was tried: the claim is not made"
 # Measures whose effect is 0 if nothing differs: their published number is an effect too, and ours is held against it.
 EFFECTS = ("difference", "ratio", "ratio_slope", "ratio_width_less_depth", "layer_cut", "context", "ratio_by_tokens")
 WIDEST_SHARE = 0.2  # an accuracy's interval that is wider than this contains nearly every published number
@@ -241,7 +240,7 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
     if claim.expect in ALONE:
         rows = [replace(row, family=None) for row in rows]
     if claim.needs_bracket:
-        rows = [replace(row, reasons=(*row.reasons, *_edges(row, evidence))) for row in rows]
+        rows = [replace(row, reasons=tuple(dict.fromkeys((*row.reasons, *_edges(row, evidence))))) for row in rows]
     judged = []
     for row in rows:
         in_words = _words(words, claim, row, evidence)
@@ -275,15 +274,10 @@ def _hours_of_a_seed(row: Measured, evidence: Evidence) -> float | None:
     return math.fsum(map(mean, seconds.values())) / 3600 if seconds else None
 
 
-def _edges(row: Measured, evidence: Evidence) -> list[str]:
+def _edges(row: Measured, evidence: Evidence) -> tuple[str, ...]:
     """The reasons that an arm of a row was tuned to the smallest or the largest value that was tried, at a scale of the row."""
     entry = evidence.record.entry
-    scales = (row.scale,) if row.scale in entry.scales else entry.scales
-    return [
-        AT_THE_EDGE.format(choice.arm, choice.field, choice.chosen)
-        for choice in entry.choices
-        if choice.at_the_edge and choice.scale in scales and choice.arm in (row.arm, row.against)
-    ]
+    return edges(entry, (row.arm, row.against), (row.scale,) if row.scale in entry.scales else entry.scales)
 
 
 def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
