@@ -57,6 +57,16 @@ def test_a_pack_names_the_experiments_that_its_claims_read_too(palinode, here):
     assert json.loads(palinode("pack", "demo", "--json").out)["claims_read"] == ["tasks--laptop"]
 
 
+def test_a_pack_names_the_trials_that_have_not_chosen_yet(palinode, here):
+    store = make_store(here / "runs")
+    assert json.loads(palinode("pack", "demo", "--json").out)["trials_left_out"] is None
+    entry = store.entry("demo")
+    store.write_experiment(entry.with_(to_choose="recipe.optimizer.learning_rate"))
+    trials = f"demo-tuning--{entry.size}"
+    assert palinode("pack", "demo").err == f"its trials have not ended and are not in this pack: pack {trials} too\n"
+    assert json.loads(palinode("pack", "demo", "--json").out)["trials_left_out"] == trials
+
+
 @pytest.mark.nightly
 def test_a_trained_experiment_and_its_trials_say_the_same_from_a_pack(palinode, here, monkeypatch):
     monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)

@@ -31,6 +31,7 @@ def pack(
     from palinode.analysis.claims import frequencies_audit
     from palinode.results.pack import SUFFIX
     from palinode.results.pack import pack as write_pack
+    from palinode.results.record import trials_name
 
     path = out if out is not None else Path(f"{entry.full_name}{SUFFIX}")
     if path.is_dir():
@@ -40,6 +41,7 @@ def pack(
     audit = frequencies_audit(results, results.experiment(entry.full_name))
     runs = write_pack(results, entry.full_name, path, [audit] if audit else [])
     size = path.stat().st_size
+    trials = trials_name(entry) if entry.to_choose else None
     others = sorted({f"{claim.experiment}--{entry.size}" for claim in entry.claims if claim.experiment})
     if json:
         described = {
@@ -48,12 +50,15 @@ def pack(
             "runs": runs,
             "bytes": size,
             "claims_read": others,
+            "trials_left_out": trials,
         }
         typer.echo(as_json(described))
     else:
         typer.echo(f"{path}: {entry.full_name}, {runs} runs without weights, {size / 1e6:.1f} MB")
         if others:
             typer.echo(f"its claims also read {', '.join(others)}: pack this too", err=True)
+        if trials:
+            typer.echo(f"its trials have not ended and are not in this pack: pack {trials} too", err=True)
 
 
 def unpack(
