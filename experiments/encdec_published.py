@@ -13,7 +13,6 @@ from encdec import (
     COSINE,
     ENCDEC,
     HALF_WIDTH,
-    LOSSES,
     METRIC,
     MSE,
     MSE_PUBLISHED,
@@ -26,6 +25,7 @@ from encdec import (
     WITH_COSINE,
     WITH_MSE,
     laptop,
+    published,
     sizes,
 )
 from palinode import Arm, Claim, Decision, Experiment
@@ -57,7 +57,7 @@ def claims() -> tuple[Claim, ...]:
             against=(ENCDEC.name,),
             needs_learning=True,
             needs_bracket=True,
-            published=round(LOSSES[ours.name] - LOSSES[ENCDEC.name], 3),
+            **published(ours.name, ENCDEC.name),
             predicted=0.0,
             half_width=HALF_WIDTH,
             source=SOURCE,

@@ -37,6 +37,10 @@ GAINS = {
 # What is claimed of an arm, by its share and coin.
 X1 = "Tokens read left to right help the rtl pass, on equal rtl tokens: {}."
 X2 = "Tokens read right to left raise the ltr loss, on equal ltr tokens: {}."
+EACH_AT_ITS_RATE = (
+    "an arm that reads both ways has the rate that is best for its ltr loss, and one that reads right to left only the rate that "
+    "is best for its rtl loss, so a part of the effect may come from the rate"
+)
 HALF_WIDTHS = {"rtl": 0.03, "ltr": 0.006}
 SEEDS = (1, 2, 3, 4, 5)
 # A second text for the surprise of the first: ltr tokens did not help the rtl pass. Bytes of WikiText-2, and two shares. With a
@@ -66,7 +70,14 @@ def claims() -> tuple[Claim, ...]:
             predicted = GAINS[share][at]
             rows.append(
                 ratio(
-                    "X1", X1.format(of_share), arm, f"rtl-{percent(share)}", "rtl", expect="below", predicted=predicted
+                    "X1",
+                    X1.format(of_share),
+                    arm,
+                    f"rtl-{percent(share)}",
+                    "rtl",
+                    expect="below",
+                    predicted=predicted,
+                    note=EACH_AT_ITS_RATE,
                 )
             )
             rows.append(ratio("X2", X2.format(of_share), arm, "ltr", "ltr", expect="above", predicted=share / 10))
@@ -85,7 +96,7 @@ def claims() -> tuple[Claim, ...]:
                 )
             )
     for share in SHARES:
-        sentence = f"A coin for each row gives a lower rtl loss than a coin for each batch: {share:.0%}."
+        sentence = f"Choosing the direction for each row gives a lower rtl loss than choosing it for a whole batch: {share:.0%}."
         sides = f"both-{percent(share)}-row", f"both-{percent(share)}"
         rows.append(ratio("X3", sentence, *sides, "rtl", expect="below", predicted=-0.07, half_width=0.05))
     return tuple(rows)
@@ -98,8 +109,8 @@ experiment = Experiment(
         "A model that reads forwards guesses the next character; one that reads backwards guesses the previous one. "
         "One model can learn both. This page asks what such a model gains from each way: whether the text that it "
         "reads forwards helps it backwards, and what the text that it reads backwards costs it forwards. The loss "
-        "says how badly a model guesses the next character: lower is better. The comparison is fair because the "
-        "models read equally much in the way that is judged. P in the name of an arm is the share, in percent, that "
+        "says how badly a model guesses the next character: lower is better. Models that are compared read equally "
+        "much in the way that is judged. P in the name of an arm is the share, in percent, that "
         "is read backwards."
     ),
     base=BASE,

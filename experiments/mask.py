@@ -263,12 +263,20 @@ BY_ROW = tuple(both(p, "row") for p in (0.05, 0.1, 0.25, 0.5))
 IN_EVERY_SIZE = (*(arm.name for arm in arms({})), PUBLISHED.name)
 
 
-ALMOST_PERFECT = 0.02  # rtl loss within 2 % of ltr: twice the difference that Arrows of Time has between the two
+ALMOST_PERFECT = (
+    0.02  # rtl loss at most 2 % above: twice the difference that Arrows of Time has between the two directions
+)
 SOURCE = (
     "snimu/mask on hlb-gpt 0.4.1, WikiText-103, 46 to 626 million parameters. There the rtl loss was far below the ltr loss, "
     "because its mask let slots see their own targets; the lowest ratio 1 was about .93, and about 1 at 626 million parameters"
 )
 ONE_RATE = "all arms train at one rate, and the best rate changes with the width, so a trend over the width may come from the rate"
+
+
+ENOUGH = "Reading one batch in twenty right to left is enough to learn the backward task almost perfectly."
+CATCH_UP = "With size, models that also read right to left catch up left to right: ratio 1 rises towards 1."
+PUBLISHED_GAP = -0.77  # rtl loss .756 and ltr loss 3.29 nats of one model with 136 million parameters, p = .05
+PUBLISHED_PRICE = -0.07  # ratio 1 is .93 at 53 to 107 million parameters
 
 
 def of_ratio_1(name: str, sentence: str, measure: str, **options: Any) -> Claim:
@@ -288,16 +296,18 @@ def claims() -> tuple[Claim, ...]:
     """M1 to M5, for both questions. Cut models are scored with refitted heads, and with the trained head as published."""
     claims_in_order = [
         of_ratio_2(
-            "M1",
-            "Reading one batch in twenty right to left is enough to learn the backward task almost perfectly.",
-            "ratio",
-            ("rtl", "ltr"),
-            expect="below",
-            bound=ALMOST_PERFECT,
+            "M1", ENOUGH, "ratio", ("rtl", "ltr"), expect="below", bound=ALMOST_PERFECT, published=PUBLISHED_GAP
         ),
         of_ratio_1(
             "M2",
-            "With size, models that also read right to left catch up left to right: ratio 1 rises towards 1.",
+            "Reading one batch in twenty right to left as well makes the ltr loss of small models higher: ratio 1 is below 1.",
+            "ratio",
+            expect="below",
+            published=PUBLISHED_PRICE,
+        ),
+        of_ratio_1(
+            "M2",
+            CATCH_UP,
             "ratio_slope",
             expect="above",
             note=ONE_RATE,
@@ -347,8 +357,12 @@ def rtl_claim(name: str, sentence: str, arm: str, predicted: float, **options: A
     )
 
 
-PUBLISHED_GAP = -0.77  # rtl loss .756 and ltr loss 3.29 nats at 136 million parameters, p = .05
-PUBLISHED_SLOPE = 0.078  # ratio 1 from .93 at 53 to 107 million parameters to 1 at 626 million
+# Ratio 1 rose from .93 at 53 to 107 million parameters to 1 at 626 million: by .078 for ten times the parameters. Models whose
+# ratio 1 is nearer to 1 have no such gap to close, so this slope is not compared with ours.
+NO_SUCH_GAP = (
+    "the published slope is +.078 for ten times the parameters, from a ratio 1 of .93; it is not compared, because a model whose "
+    "ratio 1 is nearer to 1 has less to catch up"
+)
 # (name, head of a layer cut, share of the blocks) -> what is predicted, and the half-width that 5 seeds promise. Pilots (one seed a
 # cell) gave .005 to .009 nats for the standard deviation of a paired difference: .003 to .005 of a loss of 1.71.
 PREDICTED = {
@@ -365,17 +379,25 @@ PREDICTED = {
 
 def own_claims() -> tuple[Claim, ...]:
     """The claims of both questions with what is predicted, and those that need an arm that reads right to left only."""
-    enough, bound = (
-        "Reading one batch in twenty right to left is almost as good as reading right to left only.",
-        ALMOST_PERFECT,
-    )
-    row = {"expect": "below", "bound": bound, "needs_learning": True}
-    shown = {"expect": "shown", "published": PUBLISHED_GAP}
+    good = "Reading one batch in twenty right to left gives a backward loss at most 2 % above that of reading right to left only."
+    row = {"expect": "below", "bound": ALMOST_PERFECT, "needs_learning": True}
+    first, *others = map(promised, claims())
     arrow = "The loss right to left lies above the loss left to right, each with a model of its own."
     return (
-        rtl_claim("M1", enough, "both-05", 0.41, published=PUBLISHED_GAP, **row),
-        rtl_claim("M1", "The same with one row in twenty.", "both-05-row", 0.31, published=PUBLISHED_GAP, **row),
-        rtl_claim("M1", "The same through the published mask, which shows targets.", PUBLISHED.name, -0.88, **shown),
+        first,
+        rtl_claim("M1", good, "both-05", 0.41, **row),
+        rtl_claim("M1", "The same with one row in twenty.", "both-05-row", 0.31, **row),
+        rtl_claim(
+            "M1", "The same through the published mask, which shows targets.", PUBLISHED.name, -0.88, expect="shown"
+        ),
+        first.with_(
+            sentence="Through the published mask, which shows targets: the backward loss beside the forward loss of the same "
+            "model.",
+            arm=PUBLISHED.name,
+            against=(PUBLISHED.name,),
+            expect="shown",
+            bound=0.0,
+        ),
         rtl_claim(
             "X1",
             "Tokens read left to right help the rtl pass: its loss is lower than without them, on equal rtl tokens.",
@@ -385,7 +407,7 @@ def own_claims() -> tuple[Claim, ...]:
             expect="below",
             half_width=0.03,
         ),
-        *(promised(claim) for claim in claims()),
+        *others,
         Claim(
             name="A1",
             sentence=arrow,
@@ -405,13 +427,13 @@ def own_claims() -> tuple[Claim, ...]:
 
 
 def promised(claim: Claim) -> Claim:
-    """A claim of both questions with what is predicted and promised for it; the published slope belongs to M2."""
-    if (claim.name, claim.head, claim.blocks_left) not in PREDICTED:
-        return claim
-    predicted, half_width = PREDICTED[claim.name, claim.head, claim.blocks_left]
-    published = PUBLISHED_SLOPE if claim.name == "M2" else None
-    plan = {"predicted": predicted, "half_width": half_width, "published": published}
-    return claim.with_(**plan, needs_bracket=True, note="")
+    """A claim of both questions with what is predicted and promised for it, judged only where the trials bracket the best rate."""
+    planned = PREDICTED.get((claim.name, claim.head, claim.blocks_left)) if claim.measure != "ratio" else None
+    note = NO_SUCH_GAP if claim.measure == "ratio_slope" else ""
+    if planned is None:
+        return claim.with_(needs_bracket=True, note=note)
+    predicted, half_width = planned
+    return claim.with_(predicted=predicted, half_width=half_width, needs_bracket=True, note=note)
 
 
 def own_sizes() -> dict[str, Size]:

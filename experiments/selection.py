@@ -76,6 +76,7 @@ experiment = Experiment(
             expect="above",
             predicted=0.01,
             half_width=0.01,
+            note="an amount that is smaller than matters counts as does not hold; this was decided after the result was seen",
         )
         for mixer in CHOSEN_FROM
     ),

@@ -11,6 +11,7 @@ from palinode.report.findings import signed
 Row = dict[str, Any]
 Pages = Mapping[str, Row]
 RETRIEVAL = "retrieval--laptop"
+PLURAL = {"holds": "hold", "does not hold": "do not hold"}
 # Page -> what two models of encdec are equal in there.
 EQUAL = {
     "encdec--laptop": "tokens",
@@ -44,28 +45,45 @@ def _item(question: str, short: str = "Not run yet.", *details: str) -> str:
 def _backwards(pages: Pages) -> Iterator[str]:
     gains, costs = (list(_ratios(pages, "exchange--laptop", (name,)).values()) for name in ("X1", "X2"))
     if gains:
-        lower, higher, total = (len(rows) for rows in (_below(gains), _above(gains), gains))
+        dearer, cheaper = len(_above(costs)), len(_below(costs))
+        worse, better, total = len(_above(gains)), len(_below(gains)), len(gains)
         yield (
-            f"{'Nothing that was seen' if not lower else 'Sometimes a better backward pass'}: text read left to right beside text "
-            f"read right to left makes the backward loss lower in {lower} and higher in {higher} of {total} comparisons, and the "
-            f"loss left to right is higher in {len(_above(costs))} of {len(costs)}."
+            f"{'Nothing' if not cheaper else 'Sometimes a lower loss'} for reading forwards: next to models that read forwards "
+            f"only, the forward loss is higher in {dearer} and lower in {cheaper} of {len(costs)} comparisons. The other way "
+            f"round, models that read forwards as well guess backwards worse in {worse} and better in {better} of {total} "
+            "comparisons with models that read as much backwards and nothing forwards."
         )
+    yield from _learned_backwards(pages)
     for row in _rows(pages, "mask--laptop", "M1")[:1]:
-        published = f"Published, through a mask that shows the answer: {row['published']:+.0%}."
+        side = "above" if row["effect"] > 0 else "below"
         yield (
-            "A model that reads one batch in twenty right to left is worse at it than a model that reads right to left only: its "
-            f"loss is {_changed(row)}. {published}"
-            if row["effect"] > 0
-            else f"One batch in twenty read right to left gives a backward loss that is {_changed(row)}. {published}"
+            f"A model that reads one batch in twenty right to left has a backward loss {abs(row['effect']):.0%} {side} its own "
+            f"forward loss. Published, through a mask that shows the answer: {row['published']:+.0%}."
         )
     for row in _rows(pages, "mask--laptop", "X1")[:1]:
+        sizes = [f"{point['mean']:+.1%} with {point['scale']}" for point in row["points"]]
+        mean = f"{_changed(row)}{', as a mean' * bool(sizes)}"
         yield (
-            "Next to the same text read right to left, text read left to right makes the backward loss "
-            f"{_changed(row)}."
+            "By shape (layers x width), one row in twenty: next to the same text read right to left, text read left to right makes "
+            f"the backward loss {mean}{': ' * bool(sizes)}{', '.join(sizes)}."
         )
     yield from _second_text(pages)
     if costs:
-        yield f"The price left to right is {_span([row['effect'] for row in costs])}, over all shares that were tried."
+        yield f"The price of the forward loss is {_span([row['effect'] for row in costs])}, over all shares that were tried."
+    for row in _open(pages, "mask_latent--laptop", "M1"):
+        yield f"With the published block and recipe this cannot be asked at our size: {'; '.join(row['reasons'])}."
+
+
+def _learned_backwards(pages: Pages) -> Iterator[str]:
+    """The backward loss of models that read nothing but a share of the text backwards: what the tokens read backwards buy."""
+    alone = [
+        (int(row["arm"].split("-")[1]), row["mean"])
+        for row in pages.get("exchange--laptop", {}).get("scores", ())
+        if row["arm"].startswith("rtl-") and row["direction"] == "rtl"
+    ]
+    if alone:
+        told = ", ".join(f"{mean:.2f} after {share}%" for share, mean in sorted(alone))
+        yield f"What tokens read backwards buy is the backward loss itself, in nats for each character: {told} of the text."
 
 
 def _second_text(pages: Pages) -> Iterator[str]:
@@ -77,8 +95,9 @@ def _second_text(pages: Pages) -> Iterator[str]:
         spans = (_span([one[row]["effect"] for row in gains]) for one in (novels, other))
         agree = sum(novels[row]["verdict"] == other[row]["verdict"] for row in both)
         yield (
-            f"Where {' or '.join(f'{share}%' for share in shares)} of the text is read right to left, it is {next(spans)} on the "
-            f"novels and {next(spans)} on WikiText-2. Comparisons on both texts: {len(both)}; with the same verdict: {agree}."
+            f"Where {' or '.join(f'{share}%' for share in shares)} of the text is read right to left, the backward loss changes by "
+            f"{next(spans)} on the novels and by {next(spans)} on WikiText-2. Comparisons on both texts: {len(both)}; with the "
+            f"same verdict: {agree}."
         )
 
 
@@ -109,25 +128,43 @@ def _changed(row: Row) -> str:
 
 
 def _defects(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
-    rows = _rows(pages, "leaks--laptop", "leak")
-    unclear = [row for row in rows if row["family_low"] <= 0 <= row["family_high"]]
-    clear = [row for row in rows if row not in unclear]
-    if rows:
-        largest = max(abs(row["effect"]) for row in rows)
-        yield f"Up to {largest:.2f} nats for each character; {len(clear)} of {len(rows)} are told apart from nothing."
+    page, rows = pages.get("leaks--laptop", {}), _rows(pages, "leaks--laptop", "leak")
+    leaking = {row["arm"] for row in page.get("arms", ()) if row["verdict"].startswith("LEAK")}
+    seen, other = ([row for row in rows if (row["arm"] in leaking) == leaks] for leaks in (True, False))
+    if seen:
+        gains = [-row["effect"] for row in seen]
+        twins = {row["against"] for row in seen}
+        losses = [row["mean"] for row in page["scores"] if row["arm"] in twins and row["direction"] == _way(row["arm"])]
+        yield (
+            f"A model that sees its answer gains {min(gains):.2f} to {max(gains):.2f} of the {min(losses):.2f} to "
+            f"{max(losses):.2f} nats for each character that the same honest models "
+            f"need: {'; '.join(_claimed(row) for row in seen)}."
+        )
+    elif rows:
+        yield "No defect shows the answer."
     for some, heading in (
-        (clear, "In nats for each character, against the same model without the defect:"),
-        (unclear, "Not told apart from nothing:"),
+        (_apart(other), "Other defects, in nats for each character, against the same model without the defect:"),
+        ([row for row in other if row not in _apart(other)], "Not told apart from nothing:"),
     ):
         if some:
             yield f"{heading} {'; '.join(_claimed(row) for row in some)}."
-    chosen = _rows(pages, "selection--laptop", "leak")
+    chosen = _rows(pages, "selection--laptop", "leak", with_interval=False)
     if chosen:
         effects = [row["effect"] for row in chosen]
+        matters = pages["selection--laptop"]["smallest_effect"]
         yield (
             f"A rate that is chosen on the test set adds {signed(min(effects))} to {signed(max(effects))} to the share of right "
-            f"answers. {_several(Counter(verdict_of(row) for row in chosen))}."
+            f"answers, and {matters:g} is the smallest amount that matters. {_several(Counter(verdict_of(row) for row in chosen))}."
         )
+
+
+def _way(arm: str) -> str:
+    """The direction in which an arm of `leaks` is scored."""
+    return "rtl" if arm == "rtl" else "ltr"
+
+
+def _apart(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not row["family_low"] <= 0 <= row["family_high"]]
 
 
 def _claimed(row: Row) -> str:
@@ -147,8 +184,8 @@ def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator
     if compared:
         better, worse = (len(rows) for rows in (_below(compared), _above(compared)))
         yield (
-            f"{'Nowhere that was tried' if not better else 'Sometimes'}: the published combination beats a decoder in {better} and "
-            f"is beaten in {worse} of {len(compared)} comparison{'s' * (len(compared) > 1)}."
+            f"{'Nowhere that was tried' if not better else 'Sometimes'}: the published combination beats a decoder without dropout "
+            f"in {better} and is beaten in {worse} of {len(compared)} comparison{'s' * (len(compared) > 1)}."
         )
     for page, equal in EQUAL.items():
         for row in _rows(pages, page, "E1")[:1]:
@@ -157,6 +194,12 @@ def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator
                 f"At equal {equal} the loss of the published combination is {abs(row['effect']):.3f} nats {side} than that of the "
                 f"decoder {_between(row)}: {verdict_of(row)}."
             )
+    if len(shared := _pages_of_one_combination(pages, [row["arm"] for row in compared[:1]])) > 1:
+        yield f"These comparisons have the same runs of the combination: those at equal {', '.join(shared)}."
+    arms = {row["arm"]: row for row in pages.get("encdec--laptop", {}).get("arms", ())}
+    if plain := arms.get("encdec"):
+        apart = f"{signed(plain['difference'])} nats ({signed(plain['low'])} to {signed(plain['high'])})"
+        yield f"Without additions the encoder-decoder is {apart} from the decoder: {plain['verdict']}."
     parts = [row for name in ("E2", "E3", "E5") for row in _rows(pages, "encdec--laptop", name)[:1]]
     told = (f"{_uncapital(row)}: {signed(row['effect'])} {_between(row)}, {verdict_of(row)}" for row in parts)
     if parts:
@@ -164,9 +207,20 @@ def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator
     for row in _rows(pages, "encdec_published--laptop", "E2")[:1]:
         ours = f"{signed(row['effect'])} {_between(row)}, {verdict_of(row)}"
         yield f"The embedding loss with the published norms, which can vanish: {ours}."
-    for row in pages.get("encdec--laptop", {}).get("arms", ()):
-        if row["arm"] == "decoder-dropout" and row["verdict"] == "worse":
-            yield f"Dropout makes that decoder itself worse, by {row['difference']:.3f} nats, so E5 alone says little."
+    dropout = arms.get("decoder-dropout")
+    if dropout and dropout["verdict"] == "worse":
+        yield f"Dropout makes that decoder itself worse, by {dropout['difference']:.3f} nats, so E5 alone says little."
+
+
+def _pages_of_one_combination(pages: Pages, arms: Sequence[str]) -> list[str]:
+    """What is equal on the pages whose score of this arm is the same number: runs with equal settings are the same runs."""
+    means = {
+        EQUAL[page]: row["mean"]
+        for page in EQUAL
+        for row in pages.get(page, {}).get("scores", ())
+        if row["arm"] in arms
+    }
+    return [equal for equal, mean in means.items() if mean == next(iter(means.values()))]
 
 
 def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
@@ -191,32 +245,41 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
 def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     rows = {name: row for name in ("D2", "D1", "D3", "D4") for row in _rows(pages, RETRIEVAL, name)[:1]}
     if "D2" in rows:
-        asked = rows.pop("D2")
+        asked, matters = rows.pop("D2"), pages[RETRIEVAL]["smallest_effect"]
         short = {"holds": "Yes", "does not hold": "Not here"}.get(asked["verdict"], "This cannot be told")
+        if asked["verdict"] == "cannot tell" and asked["family_high"] < matters:
+            short = f"Not by {matters:g} or more, the smallest gain that matters; a smaller one cannot be told"
         yield f"{short}: nDCG@10 {signed(asked['effect'])} against left to right alone {_between(asked)}."
     for row in rows.values():
-        effect = f"{row['effect']:+.0%} of the loss" if row["measure"] == "ratio" else signed(row["effect"])
+        effect = f"{row['effect']:+.0%}" if row["measure"] == "ratio" else signed(row["effect"])
         yield f"{row['claim']} {effect}: {verdict_of(row)}."
     levels = (pages.get(RETRIEVAL, {}).get("retrieval") or {}).get("levels", ())
-    shown = [
-        f"{row['ndcg_at_10']:.3f} {row['arm']}"
-        if row["retriever"].startswith("Late")
-        else f"{row['ndcg_at_10']:.3f} BM25"
-        for row in levels
-        if not row["retriever"].startswith("Mean")
-    ]
-    if shown:
-        yield f"nDCG@10 of each arm, beside BM25 for the same queries: {', '.join(shown)}."
+    late = [row for row in levels if row["retriever"].startswith("Late")]
+    word = [row for row in levels if not row["retriever"].startswith(("Late", "Mean"))]
+    if late and word:
+        of_arms = ", ".join(f"{row['ndcg_at_10']:.3f} {row['arm']}" for row in late)
+        yield f"nDCG@10 of each arm: {of_arms}. BM25, which counts words and learns nothing, has {word[0]['ndcg_at_10']:.3f}."
 
 
 def _several(counts: Mapping[str, int]) -> str:
-    words = [f"{count} {word}" for word, count in counts.items()]
+    words = [counted(count, word) for word, count in counts.items()]
     total = sum(counts.values())
     return f"Of {total} comparison{'s' if total > 1 else ''}: {', '.join(words)}"
 
 
+def counted(count: int, verdict: str) -> str:
+    """A verdict behind the number of rows that have it."""
+    return f"{count} {PLURAL.get(verdict, verdict) if count > 1 else verdict}"
+
+
 def _between(row: Row) -> str:
     return f"({signed(row['family_low'])} to {signed(row['family_high'])})"
+
+
+def _open(pages: Pages, page: str, name: str) -> list[Row]:
+    """The rows of a claim on a page that cannot be told, with their reasons."""
+    rows = pages.get(page, {"claims": ()})["claims"]
+    return [row for row in rows if row["name"] == name and row["verdict"] == "cannot tell" and row["reasons"]]
 
 
 def _rows(pages: Pages, page: str, name: str, *, with_interval: bool = True) -> Sequence[Row]:

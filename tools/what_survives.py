@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, NamedTuple
 
-from answers import answers
+from answers import answers, counted
 
 from palinode import Store
 from palinode.base import fsio
@@ -32,38 +32,52 @@ PAGE = FINDINGS / "README.md"
 FIGURE = FINDINGS / "what-survives.svg"
 BEGIN, END = "<!-- tools/what_survives.py writes from here -->", "<!-- to here -->"
 Row = dict[str, Any]
-# Judgement of a claim without a published effect -> the word in the table.
-WORDS = {"holds": "confirmed", "does not hold": "not found here"}
 COLOURS = {
     "confirmed": "#1f8a80",
     "real but smaller": "#3c9dc4",
     "real but larger": "#5f8f2e",
-    "not found here": "#c8372d",
+    "not found here": "#d9902f",
+    "the opposite": "#c8372d",
     "cannot tell": "#8c8678",
 }
 
 
 class Asked(NamedTuple):
-    """A claim of the table: its name, the page that judges it, and what it asks if its rows have different sentences."""
+    """A claim of the table: its name, the page that judges it, and what it asks if its rows have different sentences.
+
+    `measure` chooses the rows with this measure, where a claim has rows with several; empty: the measure of its first row.
+    """
 
     name: str
     page: str
     sentence: str = ""
+    measure: str = ""
 
 
 MASK, EXCHANGE = "mask--laptop", "exchange--laptop"
 CLAIMS = (
-    *(Asked(f"M{number}", MASK) for number in range(1, 5)),
+    Asked("M1", MASK),
+    Asked("M2", MASK),
+    Asked("M2", MASK, measure="ratio_slope"),
+    *(Asked(f"M{number}", MASK) for number in (3, 4)),
     Asked("M5", MASK, "Early layers of p = .05 models are stronger, middle ones weaker, than those of p = 0 models."),
     *(Asked(f"E{number}", "encdec--laptop") for number in range(1, 6)),
     *(Asked(f"R{number}", "recall--laptop") for number in range(1, 4)),
+)
+SIZED = {"M": MASK, "E": "encdec--laptop"}
+PUBLISHED_SIZES = "The published ones have 46 to 626 million (M) and about 16 million (E)."
+LEGEND = (
+    "Confirmed: our interval agrees with the published effect and lies on its side of 0. Real but smaller, or larger: on its side "
+    "of 0, without agreeing. Not found here: our interval contains 0 and not the published effect. The opposite: our interval lies "
+    "on the other side of 0. Where nothing is published, a claim holds, or does not hold, by its own sentence. Cannot tell: the "
+    "interval allows both answers. The published effects of E are shares of the published loss, turned into our unit."
 )
 LINE = "|"  # between the lines of a label of the figure
 SHARES_ON_AXIS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
 QUESTIONS = (
     Asked("X1", EXCHANGE, "Tokens read left to right help the rtl pass, on equal rtl tokens."),
     Asked("X2", EXCHANGE, "Tokens read right to left raise the ltr loss, on equal ltr tokens."),
-    Asked("X3", EXCHANGE, "A coin for each row gives a lower rtl loss than a coin for each batch."),
+    Asked("X3", EXCHANGE, "Choosing the direction for each row gives a lower rtl loss than for each batch."),
     *(Asked(name, "exchange--wikitext", "The same on the bytes of WikiText-2.") for name in ("X1", "X2")),
     *(Asked(name, "encdec--wikitext", "The same on the bytes of WikiText-2.") for name in ("E1", "E2", "E3", "E4")),
     Asked("A1", MASK),
@@ -125,20 +139,38 @@ def written(page: str, pages: Mapping[str, Row], hours: Mapping[str, float]) -> 
         ["", f"![Our effects as shares of the published ones]({FIGURE.name})"] if shares_of_published(pages) else []
     )
     tables = [
+        *sizes_of_models(pages),
         answers(pages, verdict_of),
         "",
         claims_table(CLAIMS, pages, hours),
         *figure,
         "",
-        "Questions that nobody had asked, and second texts, by the same rules:",
+        LEGEND,
+        "",
+        "Another published claim (A1), our own questions, and second texts, by the same rules:",
         "",
         claims_table(QUESTIONS, pages, hours),
         "",
-        "What was promised before the first run, and what came. Hours are those of one core; the plan was measured on another day.",
+        "What was predicted and promised, and what came, by the interval of each row alone. Hours are those of one core; the plan "
+        "was measured on another day. Each page says what was changed after its plan was sealed.",
         "",
         promises_table(pages, hours),
     ]
     return "\n".join([before.rstrip(), "", BEGIN, "", *tables, "", END, "", after.strip(), ""])
+
+
+def sizes_of_models(pages: Mapping[str, Row]) -> list[str]:
+    """A line about the sizes of our models and of the published ones; none without the pages of both."""
+    ours = []
+    for letter, page in SIZED.items():
+        counts = [row["parameters"] for row in pages.get(page, {}).get("scores", ()) if row["parameters"]]
+        if not counts:
+            return []
+        ours.append(f"{min(counts):,.0f} to {max(counts):,.0f} parameters ({letter})")
+    return [
+        f"Our models are small: {', '.join(ours)}. {PUBLISHED_SIZES} What is found here need not hold for models of those sizes.",
+        "",
+    ]
 
 
 def claims_table(claims: Sequence[Asked], pages: Mapping[str, Row], hours: Mapping[str, float]) -> str:
@@ -155,8 +187,9 @@ def cells(asked: Asked, pages: Mapping[str, Row], hours: Mapping[str, float]) ->
     page = f"[{asked.page}]({asked.page}.md)"
     if len(rows := rows_of(asked, pages)) > 1 and row["published"] is None:
         effects, counts = [one["effect"] for one in rows], Counter(verdict_of(one) for one in rows)
-        first = {verdict_of(one): one for one in reversed(rows)}
-        several = ", ".join(f"{count} {word}{why(first[word])}" for word, count in counts.items())
+        # Of rows that cannot be told, the one that needs the most seeds is told: with so many seeds the others are told, too.
+        hardest = {verdict_of(one): one for one in sorted(rows, key=lambda one: one["seeds_needed"] or 0)}
+        several = ", ".join(f"{counted(count, word)}{why(hardest[word])}" for word, count in counts.items())
         ours = f"{signed(min(effects))} to {signed(max(effects))} in {len(rows)} rows"
         return (f"{asked.name}. {asked.sentence or row['claim']}", "", ours, "", several, row["count"], page)
     claim = f"{asked.name}. {row['claim']}"
@@ -173,19 +206,23 @@ def cells(asked: Asked, pages: Mapping[str, Row], hours: Mapping[str, float]) ->
 
 def rows_of(asked: Asked, pages: Mapping[str, Row]) -> list[Row]:
     """The rows of a claim on its page that were judged by an effect in the unit of its first row."""
-    rows = [row for row in pages[asked.page]["claims"] if row["name"] == asked.name and row["effect"] is not None]
+    rows = [row for row in _of_claim(asked, pages) if row["effect"] is not None]
     return [row for row in rows if row["measure"] == rows[0]["measure"] and row["verdict"] != "not judged"]
 
 
 def row_of(asked: Asked, pages: Mapping[str, Row]) -> Row | None:
     """The first row of a claim on its page; None without a page, or where the page lacks the claim."""
+    return next(iter(_of_claim(asked, pages)), None)
+
+
+def _of_claim(asked: Asked, pages: Mapping[str, Row]) -> list[Row]:
     rows: Iterable[Row] = pages.get(asked.page, {"claims": ()})["claims"]
-    return next((row for row in rows if row["name"] == asked.name), None)
+    return [row for row in rows if row["name"] == asked.name and asked.measure in ("", row["measure"])]
 
 
 def verdict_of(row: Row) -> str:
     """What our runs say of a claim: about the published effect where there is one, else about the claim."""
-    return str(row["published_words"] or WORDS.get(row["verdict"], row["verdict"]))
+    return str(row["published_words"] or row["verdict"])
 
 
 def promises_table(pages: Mapping[str, Row], hours: Mapping[str, float]) -> str:
@@ -198,7 +235,7 @@ def promises_table(pages: Mapping[str, Row], hours: Mapping[str, float]) -> str:
         planned = f"{hours[name]:.1f}" if name in hours else ""
         kept, inside = (f"{sum(told)} of {len(told)}" for told in (promised, predicted))
         rows.append((f"[{name}]({name}.md)", kept, inside, planned, f"{used:.1f}"))
-    return table(rows, "page, half-widths kept, predictions in our interval, hours planned, hours used")
+    return table(rows, "page, half-widths kept, predictions in the interval, hours planned, hours used")
 
 
 def why(row: Row) -> str:
@@ -208,7 +245,7 @@ def why(row: Row) -> str:
     promised, reached = row["half_width_promised"], row["half_width"]
     missed = promised is not None and reached is not None and reached > promised
     return (
-        f": {'; '.join([*row['reasons'], *([f'half-width {reached:.2g}, promised {promised:.2g}'] if missed else [])])}"
+        f": {'; '.join([*row['reasons'], *([f'half-width {reached:.3g}, promised {promised:.3g}'] if missed else [])])}"
     )
 
 

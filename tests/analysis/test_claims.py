@@ -14,10 +14,21 @@ from palinode.analysis.claim_measures import (
     AT_THE_CEILING,
     MEASURES,
     NOTHING_LEARNED,
+    Evidence,
     Measured,
+    over_seeds,
     width_less_depth,
 )
-from palinode.analysis.claims import NOT_SHOWN, OTHER_BOUND, UNDECIDED, JudgedClaim, _of_all, judge, judged_claims
+from palinode.analysis.claims import (
+    NOT_SHOWN,
+    OTHER_BOUND,
+    UNDECIDED,
+    JudgedClaim,
+    Needed,
+    _of_all,
+    judge,
+    judged_claims,
+)
 from palinode.analysis.compare import compare
 from palinode.analysis.intervals import Interval, t_interval
 from palinode.analysis.sizes import ScaleSize
@@ -202,6 +213,7 @@ def test_a_difference_says_what_became_of_the_published_one():
     open_row = replace(ours, reasons=("ltr failed its audit",))
     assert JudgedClaim(compared, open_row, OPEN, -0.07, "").published_words is None
     assert JudgedClaim(compared, ours, HOLDS, None, "").published_words is None
+    assert JudgedClaim(compared.with_(expect="shown"), ours, "not judged", -0.07, "").published_words is None
 
 
 @pytest.mark.parametrize(
@@ -290,7 +302,7 @@ def test_a_loss_above_that_of_token_frequencies_is_not_judged_where_learning_is_
 
 def test_an_open_claim_says_why_and_how_many_seeds_and_hours_would_tell(tmp_path):
     arms = (SyntheticArm("ltr"), SyntheticArm("other", effect_nats=0.2))
-    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4), smallest_effect=0.0))
     name = store.experiments()[0].full_name
     shown = claim(measure="ratio", arm="other", against=("ltr",), expect="shown")
     [known] = judged(store, name, shown)
@@ -306,10 +318,75 @@ def test_an_open_claim_says_why_and_how_many_seeds_and_hours_would_tell(tmp_path
     assert one.needed.hours == pytest.approx(one.needed.seeds * hours_of_a_seed)
     assert one.row()["reasons"][0] == UNDECIDED
     assert f"about {one.needed.seeds:,} seeds, " in one.row()["reasons"][1]
-    [published] = judged(store, name, near.with_(published=effect + half / 4 + 10 * half))
-    assert published.needed.seeds < one.needed.seeds, "seeds are planned for the published effect"
+    [published] = judged(store, name, near.with_(published=effect - half / 4))
+    assert published.needed.effect == pytest.approx(half / 2), (
+        "seeds are planned for a published effect in the interval"
+    )
+    [outside] = judged(store, name, near.with_(published=effect + 10 * half))
+    [nothing_published] = judged(store, name, near)
+    assert outside.needed == nothing_published.needed, "a published effect that is excluded is not planned for"
     [hopeless] = judged(store, name, near.with_(bound=effect + half * 1e-6))
     assert "no number of seeds would show" in hopeless.row()["reasons"][1]
+
+
+def mean_loss(store, name, arm):
+    """The mean of the validation ltr losses of the finished runs of one arm."""
+    runs = [run for run in store.experiment(name).finished() if run.entry.arm == arm]
+    return sum(run.result.score("validation.ltr.nats_per_token") for run in runs) / len(runs)
+
+
+def test_an_open_claim_is_planned_for_the_smallest_effect_that_matters_unless_it_is_excluded(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("other", effect_nats=0.2))
+    wide = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4), smallest_effect=1.0))
+    name = wide.experiments()[0].full_name
+    shown = claim(measure="ratio", arm="other", against=("ltr",), expect="shown")
+    [known] = judged(wide, name, shown)
+    near = shown.with_(expect="below", bound=known.measured.effect + known.half_width / 4)
+    [small] = judged(wide, name, near)
+    matters = 1.0 / mean_loss(wide, name, "ltr")
+    assert small.needed.excluded == pytest.approx(matters), "of a ratio, as a share of the score of the baseline"
+    assert f"an effect of {matters:.2g}, the smallest that matters, is excluded" in small.row()["reasons"]
+    assert small.needed.effect == pytest.approx(known.half_width / 4)
+    least = 1.1 * known.half_width / matters  # the interval reaches 1.25 half-widths below the bound
+    fine = make_store(tmp_path / "fine", Synthetic(arms=arms, seeds=(1, 2, 3, 4), smallest_effect=least))
+    [one] = judged(fine, name, near)
+    assert (one.needed.excluded, one.needed.effect) == (None, pytest.approx(1.1 * known.half_width))
+    assert one.needed.seeds <= one.measured.count or "would show" in one.row()["reasons"][1]
+
+
+def test_seeds_do_not_help_where_the_same_text_leaves_a_wider_interval():
+    floor = Measured("base", "a", "b", -0.0029, Interval(-0.02, 0.015), 3, floor=0.0078)
+    needed = Needed(None, 0.0029, None, 0.02, floor.floor)
+    told = JudgedClaim(
+        claim(measure="difference", against=("b",), expect="better"), floor, OPEN, None, "", needed
+    ).reasons
+    assert told[1:] == [
+        "an effect of 0.02, the smallest that matters, is excluded",
+        "no number of seeds would show 0.0029: the same text leaves about 0.0078 to each side",
+    ]
+
+
+def test_a_published_difference_of_losses_is_compared_as_a_share_of_the_published_loss(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("other", effect_nats=0.2))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    name = store.experiments()[0].full_name
+    asked = claim(measure="difference", arm="other", against=("ltr",), expect="better", published=-0.05)
+    [plain, share] = judged(store, name, asked, asked.with_(published_of=5.0))
+    loss = mean_loss(store, name, "ltr")
+    assert (plain.published, share.published) == (-0.05, pytest.approx(-0.01 * loss))
+    assert (share.row()["published_as"], share.row()["published_of"]) == (-0.05, 5.0)
+    assert share.row()["published_words"] == "the opposite"
+    with pytest.raises(BadInput, match="only a published difference"):
+        asked.with_(published=None, published_of=5.0)
+
+
+def test_equal_values_of_all_seeds_have_no_interval_to_judge_by():
+    evidence = Evidence(None, RULE, None, lambda name: None)
+    equal = over_seeds(evidence, "base", "a", "", [0.0, 0.0, 0.0])
+    assert "the values of all 3 seeds are equal" in equal.reasons[0]
+    assert (equal.effect, equal.interval, equal.family) == (0.0, None, None)
+    assert judge(claim(measure="selection", arm="{}", groups=("a", "b"), expect="above"), equal, RULE) == OPEN
+    assert over_seeds(evidence, "base", "a", "", [0.0, 0.0, 0.1]).reasons == ()
 
 
 def test_the_rows_of_one_claim_allow_for_each_other(tmp_path):
@@ -358,7 +435,7 @@ def test_a_comparison_by_the_rule_has_the_interval_of_all_its_arms(tmp_path):
 @pytest.mark.parametrize("baseline_first", [False, True])
 def test_the_seeds_that_would_tell_are_planned_at_the_confidence_that_judges(tmp_path, baseline_first):
     arms = (SyntheticArm("ltr"), *(SyntheticArm(f"other{number}", effect_nats=0.001) for number in range(6)))
-    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4)))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3, 4), smallest_effect=0.0))
     sides = ("ltr", "other0") if baseline_first else ("other0", "ltr")
     asked = claim(measure="difference", arm=sides[0], against=(sides[1],), expect="above")
     [one] = judged(store, store.experiments()[0].full_name, asked)

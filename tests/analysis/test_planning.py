@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from palinode.analysis.deviations import deviations
+from palinode.analysis.deviations import deviations, rule_was_fixed
 from palinode.analysis.family import Estimate
 from palinode.analysis.intervals import power, seeds_needed
 from palinode.analysis.planning import (
@@ -147,6 +147,26 @@ def test_every_deviation_from_the_first_seal_is_a_line(tmp_path):
     assert deviations(record, [first, second], []) == (
         "2 runs had ended before the plan was sealed",
         "decision.smallest_effect was 0.5 in the sealed plan, and is now 0.01",
-        "the settings of both at base were changed in seal 2",
-        "the code was changed in seal 2",
+        "the settings of both at base were changed in seal 2, when no run had ended",
+        "the code was changed in seal 2, when no run had ended",
+    )
+    assert [rule_was_fixed(record, seals) for seals in ([first], [], [seal(record)])] == [False, False, True]
+
+
+def test_a_change_of_every_arm_and_of_a_published_number_is_told_as_such(tmp_path):
+    record = make_store(tmp_path, Synthetic(seeds=(1, 2))).experiment("demo")
+    planned = {"name": "A", "bound": 0.0, "published": 0.1}
+    other = {"name": "B", "bound": 0.0}
+    every = {arm.name: {"base": "b"} for arm in record.entry.arms}
+    first = seal(record, claims=(planned, other))
+    second = seal(
+        record,
+        number=2,
+        runs_ended=3,
+        settings=every,
+        claims=({**planned, "published": 0.2, "published_of": 3.0}, {**other, "bound": 0.5}, {"name": "C"}),
+    )
+    assert deviations(record, [first, second], []) == (
+        "the settings of every arm were changed in seal 2, when 3 runs had ended",
+        "the claims A (the published number alone), B, C were changed in seal 2, when 3 runs had ended",
     )

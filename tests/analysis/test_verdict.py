@@ -468,7 +468,7 @@ def test_more_looks_at_the_validation_split_are_said_of_the_pair_that_has_them(t
     store.write_audit("c5", AuditReport(subject="demo", findings=findings))
     store.write_experiment(store.entry("demo").with_(comparison="c5"))
     values = {one.arm: one.cautions for one in verdicts(store.experiment("demo"))}
-    assert "evaluated 5 times, ltr 4" in values["both"]
+    assert "its runs were evaluated 5 times, those of ltr 4 times" in values["both"]
     others = [caution for arm, cautions in values.items() if arm != "both" for caution in cautions]
     assert not any("evaluat" in caution for caution in others)
 

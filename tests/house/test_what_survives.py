@@ -19,6 +19,9 @@ ROW = {
     "published_words": "real but smaller",
     "verdict": "holds",
     "reasons": [],
+    "points": [],
+    "seeds_needed": None,
+    "against": "ltr",
     "half_width_promised": None,
     "half_width": 0.1,
 }
@@ -45,7 +48,7 @@ def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_
     several = {**ROW, "name": "X1", "published": None, "published_words": None}
     asked = {"exchange--laptop": {"claims": [several, {**several, "effect": 0.1, "verdict": "cannot tell"}], **rest}}
     summed = tool.written(tool.PAGE.read_text(encoding="utf-8"), asked, {})
-    assert "| -0.4000 to +0.1000 in 2 rows |  | 1 confirmed, 1 cannot tell | 5 |" in summed
+    assert "| -0.4000 to +0.1000 in 2 rows |  | 1 holds, 1 cannot tell | 5 |" in summed
     assert "| E1 |  |  |  | not run yet: 2.0 core-hours planned |  | `encdec--laptop` |" in page
     assert "| [mask--laptop](mask--laptop.md) | 1 of 2 | 1 of 2 |  | 2.5 |" in page
     assert tool.written(page, pages, {"encdec--laptop": 2.0}) == page
@@ -65,44 +68,64 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     worse = {**ROW, "effect": 0.4, "family_low": 0.3, "family_high": 0.5}
     unclear = {**ROW, "name": "X1", "family_low": -0.1, "family_high": 0.02}
     backwards = told(mask__laptop=[worse, unclear])[0]
-    assert "its loss is 40.0% higher (+30.0% to +50.0%)." in backwards
+    assert "has a backward loss 40% above its own forward loss." in backwards
     assert "shows the answer: -80%." in backwards
     assert "neither higher nor lower as far as 5 seeds can tell (-10.0% to +2.0%)." in backwards
-    assert "a backward loss that is 40.0% lower (-50.0% to -30.0%)." in told(mask__laptop=[ROW])[0]
+    assert "has a backward loss 40% below its own forward loss." in told(mask__laptop=[ROW])[0]
+    scaled = {**unclear, "points": [{"scale": "2x64", "mean": 0.07}, {"scale": "6x64", "mean": -0.002}]}
+    by_size = told(mask__laptop=[scaled])[0]
+    assert "(-10.0% to +2.0%), as a mean: +7.0% with 2x64, -0.2% with 6x64." in by_size
+    latent = {**unclear, "name": "M1", "verdict": "cannot tell", "reasons": ["nothing learned"]}
+    assert "cannot be asked at our size: nothing learned." in told(mask_latent__laptop=[latent])[0]
     exchanged = {**unclear, "arm": "both-05-row"}
     second = told(
         exchange__laptop=[exchanged, {**exchanged, "arm": "both-25"}],
         exchange__wikitext=[{**exchanged, "effect": 0.1, "verdict": "cannot tell"}],
     )
     assert (
-        "Where 5% of the text is read right to left, it is -40.0% to -40.0% on the novels and +10.0% to +10.0% on WikiText-2. "
+        "Where 5% of the text is read right to left, the backward loss changes by -40.0% to -40.0% on the novels and by +10.0% to "
+        "+10.0% on WikiText-2. "
         "Comparisons on both texts: 1; with the same verdict: 0."
     ) in second[0]
     price = {**worse, "name": "X2"}
     nothing = told(exchange__laptop=[{**worse, "name": "X1"}, {**exchanged, "arm": "both-25"}, price])[0]
-    assert "** Nothing that was seen: text read left to right" in nothing
-    assert "lower in 0 and higher in 1 of 2 comparisons, and the loss left to right is higher in 1 of 1." in nothing
-    sometimes = told(exchange__laptop=[{**ROW, "name": "X1"}, price])[0]
-    assert "** Sometimes a better backward pass" in sometimes
-    assert "lower in 1 and higher in 0 of 1 comparisons" in sometimes
+    assert "** Nothing for reading forwards: " in nothing
+    assert "the forward loss is higher in 1 and lower in 0 of 1 comparisons." in nothing
+    assert "guess backwards worse in 1 and better in 0 of 2 comparisons" in nothing
+    sometimes = told(exchange__laptop=[{**ROW, "name": "X1"}, {**ROW, "name": "X2"}])[0]
+    assert "** Sometimes a lower loss for reading forwards" in sometimes
+    assert "guess backwards worse in 0 and better in 1 of 1 comparisons" in sometimes
+    scores = [{"arm": "rtl-05", "direction": "rtl", "mean": 2.1}, {"arm": "rtl-05", "direction": "ltr", "mean": 4.0}]
+    alone = tool.answers({"exchange--laptop": {"claims": [price, unclear], "scores": scores}}, tool.verdict_of)
+    assert "in nats for each character: 2.10 after 5% of the text." in alone
     leak, none = (
         {**ROW, "name": "leak"},
         {**ROW, "name": "leak", "claim": "Nothing.", "family_high": 0.1, "verdict": "cannot tell"},
     )
-    defects = told(leaks__laptop=[leak, none], selection__laptop=[{**leak, "published_words": None}])[1]
-    assert "** Up to 0.40 nats for each character; 1 of 2 are told apart from nothing. - In nats" in defects
+    defects = told(leaks__laptop=[leak, none])[1]
+    assert "** No defect shows the answer. - Other defects, in nats" in defects
     assert "without the defect: enough (by 0.400). - Not told apart from nothing: nothing (-0.4000)." in defects
-    assert "adds -0.4000 to -0.4000 to the share of right answers. Of 1 comparison: 1 confirmed." in defects
+    seen = {
+        "claims": [{**leak, "arm": "uncut"}, none],
+        "arms": [{"arm": "uncut", "verdict": "LEAK: better"}],
+        "scores": [{"arm": "ltr", "direction": "ltr", "mean": 1.6}, {"arm": "ltr", "direction": "rtl", "mean": 4.0}],
+    }
+    chosen = {"claims": [{**leak, "published_words": None}], "smallest_effect": 0.02}
+    defects = tool.answers({"leaks--laptop": seen, "selection--laptop": chosen}, tool.verdict_of)
+    assert "sees its answer gains 0.40 to 0.40 of the 1.60 to 1.60 nats for each character" in defects
+    assert "adds -0.4000 to -0.4000 to the share of right answers, and 0.02 is the smallest" in defects
+    assert "matters. Of 1 comparison: 1 holds." in defects
     sooner = {**ROW, "name": "E1", "effect": 0.05}
     equal_flops = told(encdec_flops__laptop=[sooner])[2]
     assert (
-        "** Sometimes: the published combination beats a decoder in 1 and is beaten in 0 of 1 comparison."
+        "** Sometimes: the published combination beats a decoder without dropout in 1 and is beaten in 0 of 1 comparison."
         in equal_flops
     )
     assert "At equal FLOPs the loss of the published combination is 0.050 nats higher" in equal_flops
     nowhere = told(encdec__laptop=[{**worse, "name": "E1"}], encdec_flops__laptop=[{**unclear, "name": "E1"}])[2]
     assert (
-        "** Nowhere that was tried: the published combination beats a decoder in 0 and is beaten in 1 of 2" in nowhere
+        "** Nowhere that was tried: the published combination beats a decoder without dropout in 0 and is beaten in 1 of 2"
+        in nowhere
     )
     helps = {**ROW, "name": "E3", "claim": "It helps.", "effect": 0.05}
     parts = told(encdec__laptop=[sooner, helps])[2]
@@ -111,7 +134,17 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     vanishing = told(encdec_published__laptop=[{**ROW, "name": "E2", "claim": "It vanishes.", "effect": 0.004}])[2]
     assert "with the published norms, which can vanish: +0.0040 (-0.5000 to -0.3000), real but smaller." in vanishing
     hurt = {"arm": "decoder-dropout", "verdict": "worse", "difference": 0.28}
-    with_arms = tool.answers({"encdec--laptop": {"claims": [sooner], "arms": [hurt]}}, tool.verdict_of)
+    plain = {"arm": "encdec", "verdict": "worse", "difference": 0.03, "low": 0.01, "high": 0.05}
+    combined = {"scores": [{"arm": "both-05", "mean": 1.8}]}
+    with_arms = tool.answers(
+        {
+            "encdec--laptop": {"claims": [sooner], "arms": [hurt, plain], **combined},
+            "encdec_flops--laptop": {"claims": [sooner], **combined},
+        },
+        tool.verdict_of,
+    )
+    assert "have the same runs of the combination: those at equal tokens, FLOPs." in with_arms
+    assert "the encoder-decoder is +0.0300 nats (+0.0100 to +0.0500) from the decoder: worse." in with_arms
     assert "Dropout makes that decoder itself worse, by 0.280 nats" in with_arms
     taught = {**ROW, "name": "R1", "measure": "difference", "published_words": None, "of_one_group": True}
     mean = {**taught, "effect": 0.1, "of_one_group": False}
@@ -139,7 +172,9 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         "Enough. As a share of right answers, over all kinds: +0.1000 (-0.5000 to -0.3000). Of 2 comparisons: 1"
         in labels
     )
-    assert "It predicts. Rank correlation +0.50 over 12 kinds: confirmed." in labels
-    for verdict, short in (("holds", "Yes"), ("does not hold", "Not here"), ("cannot tell", "This cannot be told")):
-        answer = told(retrieval__laptop=[{**ROW, "name": "D2", "verdict": verdict}])[4]
+    assert "It predicts. Rank correlation +0.50 over 12 kinds: holds." in labels
+    shorts = {"holds": "Yes", "does not hold": "Not here", "cannot tell": "a smaller one cannot be told"}
+    for verdict, short in shorts.items():
+        page = {"claims": [{**ROW, "name": "D2", "verdict": verdict}], "smallest_effect": 0.02}
+        answer = tool.answers({"retrieval--laptop": page}, tool.verdict_of).splitlines()[-1]
         assert f"{short}: nDCG@10 -0.4000 against left to right alone" in answer

@@ -14,7 +14,7 @@ import polars as pl
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.censored import LEAST_RUNS, Bound, Time, compare_steps
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts
-from palinode.analysis.deciding import DecidingIntervals
+from palinode.analysis.deciding import Deciding, DecidingIntervals
 from palinode.analysis.intervals import LEAST_PAIRS, Interval, mean, rank_correlation, rank_correlation_p, t_interval
 from palinode.analysis.lines import Point, points_over_seeds, slope_per_decade
 from palinode.analysis.ratios import direction_ratios, final_scores
@@ -37,6 +37,7 @@ AT_THE_CEILING = (
     "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
 )
 SOME_LEARNED = "some runs learned the task and others did not, so the interval of the mean accuracy is not judged: {}"
+ALL_EQUAL = "the values of all {} seeds are equal, so nothing says how far another seed would lie"
 TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: that is a leak until proven otherwise"
 NO_TEST = "no run was scored on the test split: set evaluation.test = true"
 NO_FREQUENCIES = "no audit in the store counted the loss of token frequencies"
@@ -93,7 +94,10 @@ class Measured:
         bound: whether the true effect may only be larger (">=") or smaller ("<=") than `effect`, or either of the two ("~").
         reasons: the reasons why nothing can be concluded from the row; empty where the row can be judged.
         cautions: facts that a reader must know although the row can be judged.
-        points: of a slope, the points through which the line goes: the ratio less 1 at each number of parameters or tokens.
+        floor: half of the width of the interval that remains with any number of seeds, on the same documents or queries; None where
+            the interval is over seeds alone.
+        points: of a slope, the points through which the line goes: the ratio less 1 at each number of parameters or tokens. Of a
+            mean over several scales, the ratio less 1 at each of them.
     """
 
     scale: str
@@ -111,6 +115,7 @@ class Measured:
     bound: Bound = ""
     family: Interval | None = None
     confidence: float | None = None
+    floor: float | None = None
     points: tuple[Point, ...] = ()
 
     @property
@@ -173,8 +178,20 @@ def _difference(
         p,
         family=ours,
         confidence=1 - by_rule.deciding.alpha,
+        floor=_floor(by_rule.deciding),
     )
     return row, {pair.seed: pair.difference for pair in pairs}
+
+
+def _floor(deciding: Deciding) -> float | None:
+    """Half of the width of the interval that remains with any number of seeds; None where the interval is over seeds alone.
+
+    Further seeds of a retriever test the same queries again, so the interval over queries stays about as wide as it is.
+    """
+    text = deciding.text
+    if text is None or text.interval is None or deciding.over == "seeds":
+        return None
+    return (text.interval.high - text.interval.low) / 2 if text.unit == "queries" else text.floor
 
 
 def edges(entry: ExperimentEntry, arms: Collection[str], scales: Collection[str]) -> tuple[str, ...]:
@@ -262,8 +279,9 @@ def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], 
         low = row.interval.low if row.interval is not None else 0.0
         leak = claim.measure == "ratio" and claim.directions == ("rtl", "ltr") and low < RATIO_FAIL - 1
         reasons = (*row.reasons, *_ratio_reasons(claim, evidence), *((TOO_GOOD,) if leak else ()))
-        by_size = [(size.parameters, less_1[scale]) for scale, size in sizes.items() if size.parameters]
-        points = points_over_seeds(by_size, evidence.rule.confidence) if summary is slope else ()
+        by_size = {scale: (size.parameters, less_1[scale]) for scale, size in sizes.items() if size.parameters}
+        pointed = summary is slope or (summary is mean_less_1 and len(by_size) > 1)
+        points = points_over_seeds([*by_size.values()], evidence.rule.confidence, [*by_size]) if pointed else ()
         yield replace(row, reasons=reasons, points=points)
 
     return measured
@@ -553,12 +571,13 @@ def _best_arm(scores: Mapping[str, Mapping[int, float]], seed: int, rule: Decisi
 
 
 def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: Sequence[float]) -> Measured:
-    """The row with the mean and the t intervals of `values`. There is one value per seed."""
-    interval, family = (t_interval(values, at) for at in (evidence.rule.confidence, evidence.family_confidence()))
-    count = len(values)
+    """The row with the mean and the t intervals of `values`. There is one value per seed. Equal values have no interval."""
+    count, equal = len(values), len(set(values)) == 1
+    levels = (evidence.rule.confidence, evidence.family_confidence())
+    interval, family = (None if equal else t_interval(values, at) for at in levels)
     few = f"an interval needs 2 seeds with all scores of this measure, there {'is 1' if count else 'are none'}"
     effect = mean(values) if values else None
-    reasons = () if count > 1 else (few,)
+    reasons = (few,) if count < 2 else (ALL_EQUAL.format(count),) if equal else ()
     return Measured(scale, arm, against, effect, interval, count, reasons=reasons, family=family)
 
 
@@ -595,7 +614,7 @@ def scores_of(record: ExperimentRecord, arm: str, scale: str, metric: str) -> di
 MEASURES: Mapping[str, tuple[Measure, str]] = {
     "difference": (difference, "{row.arm} less {row.against}, {metric}"),
     "score": (score, "{row.arm}, {metric}"),
-    "ratio": (of_ratios(mean_less_1), "{ratio} - 1, mean over all scales"),
+    "ratio": (of_ratios(mean_less_1), "{ratio} - 1{scales}"),
     "ratio_by_tokens": (ratio_by_tokens, "change of {ratio} for ten times the rtl tokens"),
     "ratio_slope": (of_ratios(slope), "change of {ratio} for ten times the parameters"),
     "ratio_width_less_depth": (

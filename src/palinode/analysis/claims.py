@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from scipy import special
 
-from palinode.analysis.claim_measures import MEASURES, Evidence, Measured, edges
+from palinode.analysis.claim_measures import MEASURES, Evidence, Measured, edges, scores_of
 from palinode.analysis.intervals import ends, mean, seeds_needed
 from palinode.analysis.published_effect import PublishedWords, agrees, published_words
 from palinode.base.decision import Claim, Decision
@@ -30,6 +30,7 @@ HOLDS_WHERE: Mapping[str, frozenset[str]] = {
 }
 # Measures in the unit of the metric, beside differences, which the rule judges.
 IN_UNITS_OF_THE_METRIC = ("selection",)
+LOSS = "nats_per_token"
 EVERY_ROW = "every row"
 # What a claim expects where rows stand alone: a wider interval would make agreement with a published score easier.
 ALONE = ("published", "shown")
@@ -50,13 +51,18 @@ class Needed(NamedTuple):
 
     Attributes:
         seeds: the number of paired seeds that would tell four times in five; None if no number that anybody can train would.
-        effect: the effect that they are planned for, less the bound of the claim: the published one, else the one that came.
+        effect: the effect that they are planned for, less the bound of the claim: the published one if our interval contains it;
+            else the one that came, or the smallest one that matters where ours is smaller and larger ones are not excluded.
         hours: the hours of training and evaluating the compared arms with so many seeds, one run after the other.
+        excluded: the smallest effect that matters, where the interval says that there is none in the direction of the claim.
+        floor: half of the interval that remains with any number of seeds on the same text, where it is wider than `effect`.
     """
 
     seeds: int | None
     effect: float
     hours: float | None
+    excluded: float | None = None
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,9 @@ class JudgedClaim:
     def published_words(self) -> PublishedWords | None:
         """What our effect says about the published one; None without a published effect, or if ours cannot be judged."""
         ours, effect = self.measured.deciding, self.measured.effect
-        if self.claim.measure not in EFFECTS or self.published is None or self.measured.reasons:
+        if self.claim.measure not in EFFECTS or self.claim.expect == "shown":
+            return None
+        if self.published is None or self.measured.reasons:
             return None
         return None if ours is None or effect is None else published_words(effect, *ours, self.published)
 
@@ -122,12 +130,19 @@ class JudgedClaim:
         return [NOT_SHOWN if _is_tested(self.claim, self.measured) else OTHER_BOUND]
 
     def _needed_words(self) -> list[str]:
-        if self.needed is None:
+        needed = self.needed
+        if needed is None:
             return []
-        if self.needed.seeds is None:
-            return [f"no number of seeds would show {self.needed.effect:.2g}"]
-        hours = f", {self.needed.hours:.1f} hours," if self.needed.hours is not None else ""
-        return [f"about {self.needed.seeds:,} seeds{hours} would show {self.needed.effect:.2g} four times in five"]
+        smaller = (
+            [f"an effect of {needed.excluded:.2g}, the smallest that matters, is excluded"] if needed.excluded else []
+        )
+        if needed.seeds is None:
+            why = f": the same text leaves about {needed.floor:.2g} to each side" if needed.floor else ""
+            return [*smaller, f"no number of seeds would show {needed.effect:.2g}{why}"]
+        if needed.seeds <= self.measured.count:
+            return [*smaller, f"so many seeds show {needed.effect:.2g} four times in five, and did not"]
+        hours = f", {needed.hours:.1f} hours," if needed.hours is not None else ""
+        return [*smaller, f"about {needed.seeds:,} seeds{hours} would show {needed.effect:.2g} four times in five"]
 
     @property
     def limits(self) -> list[float]:
@@ -160,6 +175,8 @@ class JudgedClaim:
             "count": measured.count,
             "limits": self.limits,
             "published": self.published,
+            "published_as": self.claim.published_at(self.measured.scale),
+            "published_of": self.claim.published_of,
             "published_words": self.published_words,
             "predicted": self.claim.predicted,
             "prediction_is_inside": self.prediction_is_inside,
@@ -244,7 +261,8 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
     judged = []
     for row in rows:
         in_words = _words(words, claim, row, evidence)
-        judgement, published = judge(claim, row, evidence.rule), claim.published_at(row.scale)
+        published = published_here(claim, row, evidence)
+        judgement = judge(claim, row, evidence.rule)
         needed = _needed(claim, row, published, evidence) if judgement == "cannot tell" else None
         judged.append(JudgedClaim(claim, row, judgement, published, in_words, needed))
     if claim.expect == "within" and len(judged) > 1:
@@ -256,12 +274,60 @@ def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evid
     """What it would take to judge a claim; None where more seeds are not what is missing."""
     if row.reasons or row.effect is None or row.interval is None or row.count < 2 or claim.expect == "published":
         return None
-    effect = abs((published if published and claim.measure in EFFECTS else row.effect) - claim.bound)
+    matters = _matters(claim, evidence)
+    excluded = matters if matters and _excludes(claim, row, matters, evidence.rule) else None
+    effect = abs(row.effect - claim.bound)
+    if published and claim.measure in EFFECTS and row.deciding and row.deciding.low <= published <= row.deciding.high:
+        effect = abs(published - claim.bound)
+    elif matters and excluded is None:
+        effect = max(effect, matters)
+    if row.floor is not None and row.floor >= effect:
+        return Needed(None, effect, None, excluded, row.floor)
     half, alone = (row.interval.high - row.interval.low) / 2, evidence.rule.confidence
     confidence = row.confidence or evidence.family_confidence(of_one_group=row.group in claim.groups)
     deviation = half * math.sqrt(row.count) / float(special.stdtrit(row.count - 1, (1 + alone) / 2))
     seeds, hours = seeds_needed(effect, deviation, confidence), _hours_of_a_seed(row, evidence)
-    return Needed(seeds, effect, None if seeds is None or hours is None else seeds * hours)
+    return Needed(seeds, effect, None if seeds is None or hours is None else seeds * hours, excluded)
+
+
+def _matters(claim: Claim, evidence: Evidence) -> float | None:
+    """The smallest effect that matters, in the unit of the claim's measure; None if the rule has none, or the unit is another one.
+
+    Of a ratio it is that of the metric as a share of the mean score of the baseline.
+    """
+    rule, least = evidence.rule, evidence.rule.smallest_effect
+    if claim.measure == "difference" or claim.measure in IN_UNITS_OF_THE_METRIC:
+        return least or None
+    if claim.measure not in EFFECTS or rule.score.measure != LOSS:
+        return None
+    scores = [
+        score
+        for scale in evidence.scales
+        for score in scores_of(evidence.record, rule.baseline, scale, rule.metric).values()
+    ]
+    return least / mean(scores) if least and scores else None
+
+
+def _excludes(claim: Claim, row: Measured, effect: float, rule: Decision) -> bool:
+    """Whether the interval of a row excludes so large an effect in the direction of its claim."""
+    sign = {"better": 1 if rule.better == "higher" else -1, "above": 1, "below": -1}.get(claim.expect)
+    if row.deciding is None or sign is None:
+        return False
+    low, high = row.deciding
+    return (high if sign > 0 else -low) - sign * claim.bound < effect
+
+
+def published_here(claim: Claim, row: Measured, evidence: Evidence) -> float | None:
+    """The published number of a row in our unit.
+
+    A difference of losses depends on what a token is. A published difference is therefore taken as a share of the published loss
+    (`Claim.published_of`), and the same share of our loss is compared.
+    """
+    published = claim.published_at(row.scale)
+    if published is None or claim.published_of is None:
+        return published
+    ours = list(scores_of(evidence.record, row.against, row.scale, evidence.rule.metric).values())
+    return published / claim.published_of * mean(ours) if ours else None
 
 
 def _hours_of_a_seed(row: Measured, evidence: Evidence) -> float | None:
@@ -343,13 +409,16 @@ def _of_all(claim: Claim, rows: Sequence[JudgedClaim]) -> JudgedClaim:
 
 def _words(template: str, claim: Claim, row: Measured, evidence: Evidence) -> str:
     """The text that says what a row measures."""
-    numerator, denominator = zip((claim.arm, *claim.against[:1], ""), claim.directions, strict=False)
+    over, under = (
+        f"{way} loss of {arm}" for arm, way in zip((claim.arm, *claim.against[:1], ""), claim.directions, strict=False)
+    )
     blocks = "one block" if claim.blocks_left == 1 else f"{claim.blocks_left:.0%} of the blocks"
     return template.format(
         claim=claim,
         row=row,
         metric=evidence.rule.metric,
-        ratio=f"{' '.join(numerator)} / {' '.join(denominator)}".replace("{}", "P"),
+        ratio=f"{over} / {under}".replace("{}", "P"),
+        scales=", mean over all scales" if len(evidence.scales) > 1 else "",
         blocks=blocks,
         less="that of the whole model" if claim.less_whole else "1",
     )

@@ -27,12 +27,23 @@ def deviations(record: ExperimentRecord, seals: Sequence[Seal], looks: Sequence[
     lines += _changes("decision.", first.decision, entry.decision)
     for before, after in zip(seals[:-1], seals[1:], strict=True):
         if changed := _changed_settings(before.settings, after.settings):
-            lines.append(f"the settings of {', '.join(changed)} were changed in seal {after.number}")
+            lines.append(f"the settings of {changed} were changed in {_at(after)}")
         if dict(before.code) != dict(after.code):
-            lines.append(f"the code was changed in seal {after.number}")
-        if changed := _changed_claims(before, after):
-            lines.append(f"the claims {', '.join(changed)} were changed in seal {after.number}")
+            lines.append(f"the code was changed in {_at(after)}")
+        if changes := _changed_claims(before, after):
+            lines.append(f"the claims {', '.join(changes)} were changed in {_at(after)}")
     return tuple(lines)
+
+
+def rule_was_fixed(record: ExperimentRecord, seals: Sequence[Seal]) -> bool:
+    """Whether the decision rule was sealed before the first run and is the same now."""
+    return bool(seals) and not seals[0].runs_ended and not _changes("", seals[0].decision, record.entry.decision)
+
+
+def _at(seal: Seal) -> str:
+    """A later seal in words, and how many of its runs had ended when it was written."""
+    ended = "no run" if not seal.runs_ended else "1 run" if seal.runs_ended == 1 else f"{seal.runs_ended} runs"
+    return f"seal {seal.number}, when {ended} had ended"
 
 
 def _seeds(record: ExperimentRecord, first: Seal, looks: Sequence[Look]) -> list[str]:
@@ -77,25 +88,32 @@ def _shown(value: Any) -> str:
     return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _changed_settings(before: Settings, after: Settings) -> list[str]:
-    """The arms, with the scale, whose settings have another hash in the later seal."""
-    return [
-        f"{arm} at {scale}"
-        for arm, by_scale in before.items()
-        for scale, one in by_scale.items()
-        if after.get(arm, {}).get(scale, one) != one
-    ]
+def _changed_settings(before: Settings, after: Settings) -> str:
+    """The arms, with the scale, whose settings have another hash in the later seal; empty if there are none."""
+    every = [(arm, scale, one) for arm, by_scale in before.items() for scale, one in by_scale.items()]
+    changed = [f"{arm} at {scale}" for arm, scale, one in every if after.get(arm, {}).get(scale, one) != one]
+    return "every arm" if 1 < len(changed) == len(every) else ", ".join(changed)
 
 
 def _changed_claims(before: Seal, after: Seal) -> list[str]:
-    """The names of the claims that were added, taken out or changed in the later seal; none if the earlier one sealed no claims."""
+    """The names of the claims that were added, taken out or changed in the later seal; none if the earlier one sealed no claims.
+
+    A claim that differs in its published number alone has the word "published" behind its name: the plan itself did not change.
+    """
     if not before.claims:
         return []
-    sides = [[dict(claim) for claim in seal.claims] for seal in (before, after)]
-    other = [claim for claim in sides[0] if claim not in sides[1]] + [
-        claim for claim in sides[1] if claim not in sides[0]
-    ]
-    return list(dict.fromkeys(str(claim["name"]) for claim in other))
+    old, new = ([dict(claim) for claim in seal.claims] for seal in (before, after))
+    gone, come = [claim for claim in old if claim not in new], [claim for claim in new if claim not in old]
+    planned = [[_without_published(claim) for claim in claims] for claims in (gone, come)]
+    names: dict[str, bool] = {}
+    for one, other in ((0, 1), (1, 0)):
+        for claim in planned[one]:
+            names[str(claim["name"])] = names.get(str(claim["name"]), False) or claim not in planned[other]
+    return [name if is_other else f"{name} (the published number alone)" for name, is_other in names.items()]
+
+
+def _without_published(claim: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in claim.items() if not name.startswith("published")}
 
 
 def _named(what: str, numbers: Iterable[int]) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-PublishedWords = Literal["confirmed", "real but smaller", "real but larger", "not found here", "cannot tell"]
+PublishedWords = Literal[
+    "confirmed", "real but smaller", "real but larger", "not found here", "the opposite", "cannot tell"
+]
 
 
 def agrees(
@@ -46,12 +48,15 @@ def published_words(
 
         confirmed                  the effects agree, and the interval lies above 0
         real but smaller, larger   the effects disagree, and the interval lies above 0
-        not found here             the effects disagree, and the interval does not lie above 0
-        cannot tell                the effects agree, and the interval does not lie above 0
+        the opposite               the interval lies below 0
+        not found here             the effects disagree, and the interval contains 0
+        cannot tell                the effects agree, and the interval contains 0
     """
     same = agrees(mean, low, high, published, published_low, published_high)
     if published < 0:
-        mean, low, published = -mean, -high, -published
+        mean, low, high, published = -mean, -high, -low, -published
+    if high < 0:
+        return "the opposite"
     if low <= 0:
         return "cannot tell" if same else "not found here"
     if same:

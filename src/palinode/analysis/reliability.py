@@ -137,7 +137,11 @@ def evaluation_cautions(record: ExperimentRecord, comparison: Comparison) -> lis
         return max((result.counters.get("evaluations") or 0 for result in results), default=0)
 
     here, there = most(comparison.arm), most(comparison.baseline)
-    return [f"evaluated {here:g} times, {comparison.baseline} {there:g}"] if here != there else []
+    return (
+        [f"its runs were evaluated {here:g} times, those of {comparison.baseline} {there:g} times"]
+        if here != there
+        else []
+    )
 
 
 def untrained_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:

@@ -16,6 +16,7 @@ An arm that diverges with more seeds than the baseline is at most "better where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -235,7 +236,7 @@ def verdict(
             *fingerprint_cautions(record, comparison),
             *deciding.cautions,
         ),
-        seeds_needed=plan_seeds(comparison, rule, deciding.comparisons),
+        seeds_needed=plan_seeds(comparison, rule, deciding),
         collapse=anywhere.collapse,
     )
 
@@ -283,18 +284,18 @@ def over_scales_of(record: ExperimentRecord, of_arm: Sequence[Verdict]) -> OverS
     return over_scales(effects, errors, of_arm[0].rule.confidence, [sizes[scale].parameters for scale in scales])
 
 
-def plan_seeds(comparison: Comparison, rule: Decision, comparisons: int = 1) -> SeedsNeeded | None:
+def plan_seeds(comparison: Comparison, rule: Decision, deciding: Deciding) -> SeedsNeeded | None:
     """The number of seeds needed to show the smallest effect that matters, or the observed effect if the smallest effect is 0.
 
     The result is None with fewer than two pairs of runs.
 
     Args:
-        comparisons: the number of comparisons that share the error of the rule.
+        deciding: the interval that decides; its standard error is planned with.
     """
-    confidence = 1 - (1 - rule.confidence) / comparisons
-    deviation, observed = comparison.spread, comparison.mean
-    if deviation is None or observed is None:
+    confidence, observed = 1 - deciding.alpha, comparison.mean
+    if deciding.standard_error is None or observed is None:
         return None
+    deviation = deciding.standard_error * math.sqrt(len(comparison.pairs))
     if rule.smallest_effect > 0:
         needed = seeds_needed(rule.smallest_effect, deviation, confidence)
         return SeedsNeeded(needed, rule.smallest_effect, "smallest effect")

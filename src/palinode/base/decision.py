@@ -192,6 +192,8 @@ class Claim(Config):
             is neither the smallest nor the largest value that was tried.
         needs_claim: the name of another claim; where a row of that claim does not hold, this claim cannot be judged.
         published: the published number of the same measure: one number for every row, or one for each scale or context length.
+        published_of: for a published difference of losses: the published loss of the arm that `arm` is compared with. The published
+            difference is then compared as a share of this loss, because a loss in nats per token depends on what a token is.
         predicted: the effect that is expected before the first run.
         half_width: the half-width of the interval that the plan promises; the page compares it with the half-width that came.
         source: the publication that the published number comes from.
@@ -216,6 +218,7 @@ class Claim(Config):
     needs_bracket: bool = False
     needs_claim: Annotated[str, LATER] = ""
     published: float | Mapping[str, float] | None = None
+    published_of: Annotated[float | None, LATER] = Field(default=None, gt=0)
     predicted: float | None = None
     half_width: float | None = Field(default=None, gt=0)
     source: str = ""
@@ -234,6 +237,8 @@ class Claim(Config):
         for option in sorted(OPTIONS - CLAIM_MEASURES[self.measure]):
             if getattr(self, option) != type(self).model_fields[option].default:
                 raise BadInput(f"the measure {self.measure} does not read this", field=option)
+        if self.published_of is not None and (self.measure != "difference" or self.published is None):
+            raise BadInput("only a published difference is a share of a published loss", field="published_of")
         if "against" in CLAIM_MEASURES[self.measure] and not self.against:
             raise BadInput(f"the measure {self.measure} needs an arm to compare with", field="against")
         if self.measure == "selection" and (len(self.groups) < 2 or GROUP not in self.arm):

@@ -186,10 +186,10 @@ def _across(measure: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def _rows_with_points(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows whose lines one panel draws, by claim and measure. Pages that older versions wrote have no points."""
+    """The rows of slopes whose lines one panel draws, by claim and measure. Pages that older versions wrote have no points."""
     panels: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.get("points"):
+        if row.get("points") and row["measure"] in LINES:
             panels.setdefault((row["name"], row["measure"]), []).append(row)
     return dict(sorted(panels.items()))
 

@@ -15,7 +15,7 @@ from typing import Any
 from palinode.analysis.audits import ArmFinding, arm_audit, pictures
 from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.compare import Cost, costs
-from palinode.analysis.deviations import deviations
+from palinode.analysis.deviations import deviations, rule_was_fixed
 from palinode.analysis.verdict import Verdict, over_scales_of
 from palinode.base.decision import Decision
 from palinode.base.finding import Finding, seconds_together
@@ -118,6 +118,7 @@ def _sealed_plan(page: Page) -> Content:
         "seals": words.plural(len(page.seals), "seal"),
         "looks": words.plural(len(page.looks), "look"),
         "deviations": deviations(page.record, page.seals, page.looks),
+        "rule_was_fixed": rule_was_fixed(page.record, page.seals),
         "counts": f"{words.plural(len(page.record.runs), 'run')} planned: {', '.join(ended)}",
         "pairs": words.plural(sum(len(one.comparison.pairs) for one in page.study.verdicts), "pair"),
     }

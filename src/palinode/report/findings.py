@@ -14,6 +14,7 @@ import jinja2
 
 from palinode.analysis.claims import JudgedClaim, judged_claims, token_frequencies
 from palinode.analysis.compare import costs
+from palinode.analysis.deviations import deviations, rule_was_fixed
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base import fsio
@@ -109,6 +110,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "runs": what_was_run(record),
         "hours": _hours(store, record),
         "rule": words.rule_words(rule),
+        "plan": _plan(store, record),
         "confidence": rule.confidence,
         "smallest_effect": rule.smallest_effect,
         "token_frequencies_nats": token_frequencies(store, record),
@@ -117,7 +119,9 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "claims": rows,
         "left_out": dict(Counter(claim.claim.name for claim in judged if claim.is_left_out)),
         "promised": _promised(claims),
-        "published_outside": [f"{row.claim.name} {row.measured.scale}" for row in claims if row.published_is_outside],
+        "published_outside": list(
+            dict.fromkeys(f"{row.claim.name} {row.measured.scale}" for row in claims if row.published_is_outside)
+        ),
         "sources": list(dict.fromkeys(claim.source for claim in entry.claims if claim.source)),
         "notes": _notes(claims),
         "choices": _choices(record),
@@ -126,6 +130,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "intervals": sum(row["low"] is not None for row in rows)
         + sum(v.deciding.interval is not None for v in by_rule),
         "scores": _scores(record),
+        "scores_are_losses": rule.curve_measure != rule.score.measure,
         "retrieval": retrieval_content(record),
         "command": without_local_options(entry.command),
     }
@@ -137,7 +142,12 @@ def page_text(content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"table": table, "signed": signed, "between": between, "alone": alone}
-    environment.filters |= {"effect_words": effect_words, "published_cell": published_cell, "kept": kept}
+    environment.filters |= {
+        "claim_words": claim_words,
+        "effect_words": effect_words,
+        "published_cell": published_cell,
+        "kept": kept,
+    }
     source = (resources.files("palinode.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(content)
 
@@ -182,8 +192,20 @@ def effect_words(row: Mapping[str, Any]) -> str:
 
 
 def published_cell(row: Mapping[str, Any]) -> str:
-    """The published number of a row of a claim, with what the difference that was measured says about it."""
-    return ": ".join(word for word in (signed(row["published"]), row["published_words"]) if word)
+    """The published number of a row of a claim, with what the difference that was measured says about it.
+
+    A number that was turned into our unit stands before the published one.
+    """
+    number, of = signed(row["published"]), row.get("published_of")
+    if number and of:
+        number = f"{number} (published: {signed(row['published_as'])} of {of:g})"
+    return ": ".join(word for word in (number, row["published_words"]) if word)
+
+
+def claim_words(row: Mapping[str, Any]) -> str:
+    """The sentence of a claim behind its name, and the bound that it asks for where this is not the value of no effect."""
+    bound = " or ".join(signed(value) for value in row["limits"])
+    return f"{row['name']}. {row['claim']}{f' The bound is {bound}.' if bound else ''}"
 
 
 def kept(value: bool | None) -> str:
@@ -230,17 +252,29 @@ def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
 
 
 def _in_short(rows: Sequence[Row]) -> list[str]:
-    """A line for each claim: how many of its rows hold, do not hold and cannot be told."""
+    """A line for each claim: its sentence with the verdict, or how many of its rows hold, do not hold and cannot be told."""
     lines = []
     for name in dict.fromkeys(row["name"] for row in rows):
         of_claim = [row for row in rows if row["name"] == name and row["verdict"] != "not judged"]
         counts = Counter(row["verdict"] for row in of_claim)
         parts = [f"{counts[word]} {told[counts[word] > 1]}" for word, told in IN_SHORT.items() if counts[word]]
         if len(of_claim) > 1:
-            lines.append(f"{name} has {len(of_claim)} rows: {', '.join(parts)}.")
+            first = f"{name}. {of_claim[0]['claim'].rstrip('.')}"
+            lines.append(f"{first}: of {len(of_claim)} rows of this claim {', '.join(parts)}.")
         elif of_claim:
-            lines.append(f"{name}: {of_claim[0]['verdict']}.")
+            lines.append(f"{name}. {of_claim[0]['claim'].rstrip('.')}: {of_claim[0]['verdict']}.")
     return lines
+
+
+def _plan(store: Store, record: ExperimentRecord) -> Row:
+    """What was written down before the runs: the first seal, and every later change of the plan."""
+    seals = store.seals(record.entry).rows
+    return {
+        "sealed": seals[0].created[:16].replace("T", " ") if seals else None,
+        "sha256": seals[0].sha256 if seals else None,
+        "rule_was_fixed": rule_was_fixed(record, seals),
+        "deviations": list(deviations(record, seals, store.looks(record.entry).rows)),
+    }
 
 
 def _choices(record: ExperimentRecord) -> list[Row]:
@@ -344,7 +378,7 @@ def _arm_row(verdict: Verdict) -> Row:
 
 def _scores(record: ExperimentRecord) -> list[Row]:
     """The rows with the final score and the model size of every arm, scale and direction."""
-    split, _, score = record.entry.rule.metric.split(".")
+    split, score = record.entry.rule.score.split, record.entry.rule.curve_measure
     sizes = {
         (cost.arm, cost.scale): cost.mean
         for cost in costs(record, record.entry.arms[0].name)

@@ -255,11 +255,16 @@ def rule_words(rule: Decision) -> str:
         if rule.smallest_effect
         else 'any difference matters, so "smaller than matters" cannot be said'
     )
+    over = (
+        ""
+        if rule.over == "seeds"
+        else "; an interval is the wider one of that over seeds and that over the text or the queries"
+    )
     family = "all comparisons are one family" if rule.family == "grid" else "every comparison stands alone"
     claim = f"; the claim is that an arm is {rule.claim}" if rule.claim == "not worse" else ""
     return (
         f"{what}, {unit}, {rule.better} is better; every arm against {rule.baseline}, paired by seed; "
-        f"{rule.confidence:.0%} intervals, {family}; {least}{claim}; meant to be equal in {COST_AXES[rule.equal].title}"
+        f"{rule.confidence:.0%} intervals, {family}{over}; {least}{claim}; meant to be equal in {COST_AXES[rule.equal].title}"
     )
 
 
