@@ -284,16 +284,17 @@ def drawn(shares: Sequence[Row]) -> str:
         "field": "verdict",
         "type": "nominal",
         "scale": {"domain": words, "range": [COLOURS[word] for word in words]},
-        "legend": {"orient": "top", "title": None, "columnPadding": 24},
+        "legend": {"orient": "bottom", "title": None, "columnPadding": 24},
     }
     y: dict[str, Any] = {"field": "claim", "type": "nominal", "title": None, "sort": None}
     y["axis"] = {"labelExpr": f"split(datum.value, '{LINE}')", "labelLimit": 400, "minExtent": 320}
     known = [{"at": 0, "means": "no effect"}, {"at": 1, "means": "as published"}]
     at = {"data": {"values": known}, "mark": {"type": "rule", "strokeDash": [3, 3]}}
     named = {"data": {"values": known}, "mark": {"type": "text", "angle": 315, "align": "left", "y": -4, "dx": 2}}
+    lines = max(row["claim"].count(LINE) + 1 for row in shares)
     chart = {
         "width": 400,
-        "height": {"step": 32},
+        "height": {"step": 8 + 13 * lines},
         "data": {"values": list(shares)},
         "layer": [
             {**at, "encoding": {"x": {"field": "at", **x}}},

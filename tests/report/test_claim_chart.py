@@ -23,6 +23,16 @@ def test_no_two_rows_of_a_panel_are_drawn_over_each_other(page):
         assert len(set(labels)) == len(labels)
 
 
+def test_rows_about_one_arm_are_told_apart_by_the_arm_that_each_is_compared_with():
+    page = json.loads((FINDINGS / "mask--laptop.json").read_text(encoding="utf-8"))
+    labels = {
+        value["label"]
+        for panel in claims_chart(page["claims"])["vconcat"]
+        for value in panel.get("data", {}).get("values", ())
+    }
+    assert {"both-05 [over itself]", "both-05 [over rtl]", "ltr [25% refitted]"} <= labels
+
+
 def test_the_line_of_a_slope_goes_through_its_points():
     """Of three points on a line, the drawn line starts at the first and ends at the last; each point has a mark."""
     points = [{"at": 10.0**power, "mean": 0.3 - 0.1 * power, "low": None, "high": None} for power in (1, 2, 3)]

@@ -76,7 +76,7 @@ def _points(rows: Sequence[Row], scaled: bool) -> list[dict[str, Any]]:
         alike.setdefault(label, []).append(index)
     for label, indices in alike.items():
         if len(indices) > 1:
-            for index, words in zip(indices, words_apart([rows[index]["measured"] for index in indices]), strict=True):
+            for index, words in zip(indices, _apart([rows[index] for index in indices]), strict=True):
                 labels[index] = f"{label} [{words}]"
     numbers = ("effect", "low", "high", "family_low", "family_high", "published")
     return [
@@ -90,6 +90,13 @@ def _label(row: Row, scaled: bool) -> str:
     places = [row["group"], row["scale"] if named else ""]
     arm = row["arm"].replace("{}", "P")
     return " ".join(filter(None, (arm, *(f"[{place}]" for place in places if place))))
+
+
+def _apart(rows: Sequence[Row]) -> list[str]:
+    """What tells rows about one arm apart: the arm that each is compared with, else the words in which their measures differ."""
+    if len({row["against"] for row in rows}) == len(rows):
+        return [f"over {'itself' if row['against'] == row['arm'] else row['against']}" for row in rows]
+    return words_apart([row["measured"] for row in rows])
 
 
 def words_apart(texts: Sequence[str]) -> list[str]:
