@@ -39,7 +39,7 @@ from palinode.base.errors import BadInput
 from palinode.report.findings import findings, page_text
 from palinode.results.record import ChoiceEntry
 from palinode.spec.load import load
-from synthetic_store import Synthetic, SyntheticArm, make_store
+from synthetic_store import Synthetic, SyntheticArm, add_terms, make_store
 from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
 
 RULE = Decision(baseline="ltr", smallest_effect=0.02)
@@ -583,3 +583,68 @@ def test_a_ratio_changes_with_the_tokens_read_right_to_left(tmp_path):
     assert (slope.judgement, slope.measured.count) == (HOLDS, 3)
     [few] = judged(store, name, asked.with_(groups=("one", "two")))
     assert (few.judgement, few.measured.count) == (OPEN, 0)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"measure": "score", "expect": "published", "published": 1.9},
+        {"measure": "selection", "arm": "{}", "groups": ("both", "ltr")},
+        {"measure": "term"},
+    ],
+    ids=lambda fields: fields["measure"],
+)
+@pytest.mark.parametrize("fault", ["leak", "no audit", "lost run"])
+def test_no_measure_believes_an_arm_that_is_not_reliable(tmp_path, asked, fault):
+    arms = (SyntheticArm("ltr"), SyntheticArm("both", rtl="leak" if fault == "leak" else None))
+    outcomes = {("both", "base", 1): "missing"} if fault == "lost run" else {}
+    store = make_store(tmp_path, Synthetic(arms=arms, outcomes=outcomes, audited=fault != "no audit"))
+    name = store.experiments()[0].full_name
+    if asked["measure"] == "term":
+        add_terms(store, name, {"both": "honest"})
+    [row] = judged(store, name, claim(**{"arm": "both", **asked}))
+    words = {"leak": "both sees its own answer", "no audit": "was not audited", "lost run": "have not ended"}[fault]
+    if asked["measure"] == "selection":
+        assert row.judgement == OPEN  # and it has no scores of the test split
+    else:
+        assert words in " ".join(row.reasons)
+        assert row.judgement == OPEN
+
+
+def test_steps_to_learn_and_rank_correlations_need_audits(tmp_path):
+    store = make_task_store(tmp_path, SyntheticTask(seeds=(1, 2, 3, 4)))
+    entry = store.entry("recall")
+    store.write_experiment(entry.with_(audits={}))
+    steps = claim(measure="steps_to_learn", arm="answer", against=("all",), expect="above", bound=1.0)
+    assert all("answer was not audited" in row.reasons for row in judged(store, "recall", steps))
+    ranks = claim(measure="rank_correlation", arm="{}", against=("{}",), groups=("all", "answer"), experiment="recall")
+    assert "all was not audited" in judged(store, "recall", ranks)[0].reasons
+
+
+def test_a_claim_without_numbers_is_open_and_so_is_one_that_needs_it(tmp_path):
+    store = make_store(tmp_path)
+    term = claim(name="T", measure="term", arm="both", expect="below", bound=0.1)
+    needing = claim(name="Z", measure="difference", arm="both", against=("ltr",), expect="better", needs_claim="T")
+    first, second = judged(store, "demo", term, needing)
+    assert (first.judgement, first.reasons) == (OPEN, ["no finished run has the numbers that this claim is about"])
+    assert second.reasons[-1] == "T cannot be told, and this claim needs it"
+
+
+def test_a_damaged_audit_of_another_experiment_stops_no_claim(tmp_path):
+    store = make_store(tmp_path)
+    (store.root / "audits" / f"{'0' * 64}.json").write_text("x")
+    [row] = judged(store, "demo", claim(measure="difference", arm="both", against=("ltr",), expect="better"))
+    assert row.measured.effect is not None
+
+
+def test_what_would_tell_is_measured_from_the_nearest_bound(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("both", effect_nats=0.0))
+    store = make_store(tmp_path, Synthetic(arms=arms, seeds=(1, 2, 3), smallest_effect=0.008, noise_nats=0.01))
+    shown = claim(measure="ratio", arm="both", against=("ltr",), expect="shown")
+    [known] = judged(store, "demo", shown)
+    effect, half = known.measured.effect, known.half_width
+    [within] = judged(store, "demo", shown.with_(expect="within", bound=abs(effect) + half / 4))
+    assert within.needed.effect == pytest.approx(half / 4)
+    [not_worse] = judged(store, "demo", claim(measure="difference", arm="both", against=("ltr",), expect="not worse"))
+    assert not_worse.judgement == OPEN
+    assert not_worse.needed.effect == pytest.approx(abs(not_worse.measured.effect - 0.008))

@@ -22,7 +22,7 @@ from palinode.analysis.planning import (
     smallest_effect_seen,
 )
 from palinode.results.seals import Look, LookOutcome, Seal
-from synthetic_store import Synthetic, make_store
+from synthetic_store import Synthetic, SyntheticArm, make_store
 
 METRIC = "validation.ltr.nats_per_token"
 
@@ -115,6 +115,18 @@ def test_only_runs_that_are_like_the_planned_ones_count(tmp_path):
         {"metric": "test.ltr.accuracy"},
     ):
         assert noise_in([record], like._replace(**other)) is None
+
+
+def test_arms_that_were_never_trained_on_the_metric_say_nothing_about_its_noise(tmp_path):
+    both = (SyntheticArm("ltr"), SyntheticArm("both"))
+    store = make_store(tmp_path / "three", Synthetic(arms=(*both, SyntheticArm("wild", rtl="honest"))))
+    for run in store.entry("demo").runs:
+        if run.arm == "wild":
+            result = store.record(run.run_id).result
+            store.write_result(result.with_(counters={**result.counters, "tokens_scored_ltr": 0}))
+    two = make_store(tmp_path / "two", Synthetic(arms=both))
+    noise = [noise_in([one.experiment("demo")], Likeness(METRIC)) for one in (store, two)]
+    assert noise[0] == noise[1]
 
 
 def seal(record, **changes) -> Seal:

@@ -1,9 +1,13 @@
 """The interval over queries covers what it says, and the wider of two intervals decides."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from palinode.analysis import queries
 from palinode.analysis.queries import over_queries
+from palinode.base.decision import Decision
 
 
 def folds(rng, count=300, seeds=3, mean=0.0, sd=0.18):
@@ -54,3 +58,26 @@ def test_few_queries_are_a_caution_and_none_is_an_error():
     assert over_queries([{"a": 0.1, "b": 0.2}], 0.95).caution == "only 2 queries: the interval may be too short"
     with pytest.raises(ValueError, match="every seed needs a query"):
         over_queries([{}], 0.95)
+
+
+def test_differences_by_type_are_paired_by_seed(monkeypatch):
+    """Seed 2 of the arm is missing: the seeds that both have are still compared, and never with another seed."""
+
+    def tested(seed, score):
+        scores = {"ndcg_at_10": [score, score + 0.1]}
+        row = SimpleNamespace(
+            queries=[f"q{seed}a", f"q{seed}b"],
+            by_query={"retrieval_full": scores, queries.BM25: scores},
+            types={"way": ["x", "x"]},
+        )
+        return SimpleNamespace(retrieval=row)
+
+    cells = [
+        ("ltr", "base", {seed: tested(seed, 0.5) for seed in (1, 2, 3)}),
+        ("both", "base", {seed: tested(seed, 0.6) for seed in (1, 3)}),
+    ]
+    monkeypatch.setattr(queries, "_cells", lambda record: cells)
+    rule = Decision(baseline="ltr", metric="validation.retrieval_full.ndcg_at_10", better="higher")
+    table = queries.type_table(SimpleNamespace(entry=SimpleNamespace(rule=rule))).filter(arm="both")
+    assert table["difference"].to_list() == pytest.approx([0.1])
+    assert table["queries"].to_list() == [4]

@@ -10,16 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinode.analysis.compare import compare, costs, parity
+from palinode.analysis.compare import Comparison, Pair, compare, costs, parity
 from palinode.analysis.intervals import Interval
-from palinode.analysis.verdict import beyond, decide, over_scales_of, verdict, verdicts
+from palinode.analysis.reliability import pair_reasons
+from palinode.analysis.sources import text_and_seeds
+from palinode.analysis.verdict import beyond, decide, over_scales_of, plan_seeds, verdict, verdicts
 from palinode.base import fsio
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import MEASURES, Metric
+from palinode.report.words import more_seeds
 from palinode.results.documents import DOCUMENTS_FILE, DocumentNats, documents_content, documents_seal
 from synthetic_store import DEMO_ARMS, Synthetic, SyntheticArm, make_store
+from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
 
 LTR, BOTH, MASK = DEMO_ARMS
 
@@ -541,3 +545,39 @@ def test_an_arm_that_was_never_trained_on_the_compared_direction_is_named(tmp_pa
     caution = "ltr was never trained right to left, so this score says nothing about what it learned"
     assert caution not in verdict(record, "both", "base", rule).cautions
     assert caution in verdict(record, "both", "base", rule.with_(metric="validation.rtl.nats_per_token")).cautions
+
+
+@pytest.mark.parametrize(("baseline", "arm"), [((0.3, 0.3, 0.3), (1.0, 1.0, 1.0)), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))])
+def test_differences_that_are_equal_but_for_rounding_are_no_evidence(baseline, arm):
+    pairs = tuple(Pair(seed, ours, theirs) for seed, (ours, theirs) in enumerate(zip(arm, baseline, strict=True)))
+    equal = Comparison("x", "ltr", "base", "validation.own.accuracy", 0.95, pairs)
+    assert pair_reasons(equal) == ["all differences are exactly equal, so there is no spread to measure"]
+    moved = replace(equal, pairs=(*pairs[:2], replace(pairs[2], arm_value=arm[2] - 1e-6)))
+    assert pair_reasons(moved) == []
+
+
+def test_runs_that_are_counted_widen_no_other_interval_and_need_no_seeds(tmp_path):
+    arms = (TaskArm("all"), TaskArm("masked", objective="masked", rate=0.15), TaskArm("answer", "answer"))
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, seeds=(1, 2, 3, 4, 5, 6)))
+    record = store.experiment("recall")
+    several = {(one.arm, one.scale): one for one in verdicts(record)}
+    counted = [one for one in several.values() if one.learned is not None]
+    assert counted
+    assert all(one.seeds_needed is None for one in counted)
+    assert {one.deciding.comparisons for one in several.values()} == {len(several)}, "all stay in the family"
+    widths = [one.interval.high - one.interval.low for one in several.values() if one.learned is None]
+    assert widths
+    assert max(widths) < 0.2, "an accuracy that jumps in some seeds made every interval of its scale 1 wide"
+
+
+def test_no_seeds_are_named_where_the_same_text_leaves_more_than_matters(tmp_path):
+    record = make_store(tmp_path).experiment("demo")
+    one = verdicts(record)[0]
+    text = text_and_seeds(np.zeros((2, 3)), np.ones((2, 3)), np.ones(3), 0.95)
+    wide = replace(text, interval=Interval(-1.0, 1.0), floor=0.5)
+    over_text = replace(one.deciding, text=wide, over="seeds and text", standard_error=0.1)
+    needed = plan_seeds(one.comparison, one.rule, over_text)
+    assert (needed.seeds, needed.floor) == (None, 0.5)
+    told = more_seeds(replace(one, outcome="cannot tell", seeds_needed=needed, reasons=()))
+    assert told.endswith("the same text leaves about \u00b10.5.")
+    assert plan_seeds(one.comparison, one.rule, replace(over_text, over="seeds")).seeds is not None

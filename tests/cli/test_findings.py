@@ -7,6 +7,8 @@ import pytest
 
 from palinode import Claim, Store
 from palinode.cli import compare
+from palinode.results.record import ChoiceEntry
+from palinode.results.seals import Seal
 from synthetic_store import Synthetic, SyntheticArm, make_store
 
 COMMAND = ("palinode", "run", "an idea.py", "--store", "/here/runs", "--workers=2", "--set", "a=1", "--stack", "8")
@@ -49,7 +51,9 @@ def test_a_page_says_what_was_run_and_what_holds(store, palinode, here):
         "Published: a paper.",
         "C1: see it",
         "each allows for the other rows of the same claim",
-        "- C1: holds.",
+        "- C1. Better: holds.",
+        "- C2. Lower: holds.",
+        "No plan was sealed before the runs.",
         f"]({name}.svg)",
         "| holds |",
         "    palinode run 'an idea.py' --set a=1\n",
@@ -112,3 +116,47 @@ def test_entries_without_claims_are_read_as_before(store):
     del data["claims"], data["self_sha256"]
     path.write_text(json.dumps(data))
     assert Store(store.root).entry("idea").claims == ()
+
+
+def test_a_page_names_arms_whose_names_have_spaces_or_the_word_and(here, palinode):
+    arms = (SyntheticArm("ltr"), SyntheticArm("as is", effect_nats=0.02), SyntheticArm("this and that"))
+    store = make_store(here / "runs", Synthetic(arms=arms))
+    tuned = [
+        ChoiceEntry(arm=arm.name, scale="base", field="rate", values=(1.0, 2.0), scores=(0.1, 0.2), chosen=2.0, runs=())
+        for arm in arms[1:]
+    ]
+    claim = Claim(name="D", sentence="d", measure="difference", arm="as is", against=("ltr",), expect="better")
+    store.write_experiment(store.entry("demo").with_(choices=tuple(tuned), claims=(claim,)))
+    assert palinode("findings", "demo", "-o", "pages").code == 0
+    page = (here / "pages" / "demo--laptop.md").read_text()
+    assert "so another setting may be better: as is, this and that\n" in page
+    assert "C4.contamination could not tell on as is, ltr, this and that\n" in page
+
+
+def test_a_page_gives_the_seal_and_every_later_change(store, palinode, here):
+    entry = store.entry("idea")
+    settings = {arm.name: {"base": "a"} for arm in entry.arms}
+    first = Seal(
+        number=1, created="2026-01-02T03:04:05+00:00", decision=entry.decision, seeds=entry.seeds, settings=settings
+    )
+    store.append_seal(entry, first := first.hashed())
+    palinode("findings", "idea", "-o", "pages")
+    page = (here / "pages" / f"{entry.full_name}.md").read_text()
+    assert "The rule, fixed before the first run: " in page
+    assert f"sealed at 2026-01-02 03:04 UTC, SHA-256 `{first.sha256[:16]}`. Nothing was changed since then." in page
+    changed = {**settings, "other": {"base": "b"}}
+    second = first.with_(number=2, settings=changed, previous=first.sha256, runs_ended=6).hashed()
+    store.append_seal(entry, second)
+    palinode("findings", "idea", "-o", "pages")
+    page = (here / "pages" / f"{entry.full_name}.md").read_text()
+    assert "- the settings of other at base were changed in seal 2, when 6 runs had ended\n" in page
+
+
+def test_a_character_that_no_figure_can_hold_is_drawn_as_another_one(here, palinode):
+    """The drawing program ended the process. A name in a stranger's pack is not checked by the experiment file."""
+    arms = (SyntheticArm("ltr"), SyntheticArm("a\x1bb\uffff", effect_nats=0.02))
+    make_store(here / "runs", Synthetic(arms=arms))
+    done = palinode("report", "demo")
+    assert done.code == 0, done.err
+    drawn = [path.read_text() for path in here.rglob("*.svg")]
+    assert any("a\ufffdb\ufffd" in text for text in drawn)

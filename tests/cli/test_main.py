@@ -1,5 +1,6 @@
 """The top of the program: bugs, closed pipes and interrupts end in an exit code and at most one line."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from palinode.base.errors import AuditFailed, BadInput, Damaged, EnvironmentProblem
 from palinode.cli import main
+from synthetic_store import Synthetic, SyntheticArm, make_store
 
 
 @pytest.fixture
@@ -90,3 +92,32 @@ def test_an_interrupt_before_anything_runs_is_silent(here):
     os.kill(program.pid, signal.SIGINT)
     assert program.communicate(timeout=30) == ("", "")
     assert program.returncode == 130
+
+
+def run_program(*arguments: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """The program in a process of its own; `shell` is what stands behind its arguments in a shell, such as `>&-`."""
+    line = " ".join([sys.executable, "-m", "palinode", *arguments, shell])
+    return subprocess.run(line, shell=True, capture_output=True, env={**os.environ, **environment}, timeout=120)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="the machine has no /dev/full")
+def test_a_full_output_is_one_line(here):
+    done = run_program("data", "ls", shell=">/dev/full")
+    assert (done.returncode, done.stderr) == (5, b"cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("shell", [">&-", "2>&-"])
+def test_a_closed_stream_takes_its_text_nowhere(here, shell):
+    assert run_program("data", "ls", shell=shell).returncode == 0
+    refused = run_program("show", "zz", "--json", shell=shell)
+    assert (refused.returncode, refused.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_a_terminal_that_lacks_characters_gets_escapes(here, encoding):
+    make_store(here / "runs", Synthetic(arms=(SyntheticArm("ltr"), SyntheticArm("\u0394\U0001f600", effect_nats=-0.2))))
+    plain = run_program("compare", "demo", PYTHONIOENCODING=encoding)
+    assert (plain.returncode, plain.stderr) == (0, b"")
+    assert b"\\u0394\\U0001f600" in plain.stdout
+    rows = json.loads(run_program("compare", "demo", "--json", PYTHONIOENCODING=encoding).stdout.decode(encoding))
+    assert "\u0394\U0001f600" in json.dumps(rows, ensure_ascii=False)

@@ -1,6 +1,7 @@
 """`palinode pack` and `palinode unpack` from the command line."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import quick_audit
 from tiny_experiment import TOML
 
 from palinode import Claim
+from palinode.base import fsio
+from palinode.base.errors import BadInput
 from palinode.experiment import audits, plan
 from synthetic_store import make_store
 
@@ -103,3 +106,19 @@ def test_a_trained_experiment_and_its_trials_say_the_same_from_a_pack(palinode, 
     refusal = palinode("sample", run_id, "--text", "the cat")
     assert (refusal.code, refusal.err.count("\n")) == (4, 1)
     assert "no checkpoint" in refusal.err
+
+
+def test_a_pack_goes_through_a_link_and_never_takes_the_place_of_a_pipe(palinode, here):
+    make_store(here / "runs")
+    os.mkfifo("pipe")
+    (here / "target").write_text("old")
+    (here / "link").symlink_to("target")
+    refused = palinode("pack", "demo", "-o", "pipe")
+    assert (refused.code, refused.err) == (2, "pipe: --out: is a pipe or a device; name a file\n")
+    assert (here / "pipe").is_fifo()
+    assert palinode("pack", "demo", "-o", "link").code == 0
+    assert (here / "link").is_symlink()
+    assert (here / "target").read_bytes().startswith(b"PK")
+    with pytest.raises(BadInput, match="pipe or a device"):
+        fsio.write_text(Path("pipe"), "x")
+    assert (here / "pipe").is_fifo()

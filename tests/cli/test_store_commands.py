@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tiny_experiment import everything_in
 
+from palinode import read
 from palinode.base import fsio
 from palinode.results.store import Store
-from synthetic_store import make_store
+from synthetic_store import Synthetic, make_store
 from synthetic_tasks import LEVELS, TASK_ARMS, make_task_store
 
 
@@ -241,3 +242,11 @@ def test_names_of_a_foreign_store_cannot_drive_the_terminal(palinode, store):
     assert output.code == 0
     assert "\x1b" not in output.out
     assert "\x07" not in output.out
+
+
+def test_an_experiment_wins_over_a_run_whose_id_begins_with_its_name(palinode, here):
+    for name in "abcdef":
+        store = make_store(here / "runs", Synthetic(name=name))
+    hit = next(name for name in "abcdef" if any(run_id.startswith(name) for run_id in store.run_ids()))
+    assert palinode("show", hit).out.startswith(f"{hit}--laptop\n")
+    assert set(read(hit, store)["run"]) == {run.run_id for run in store.entry(hit).runs}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinode.report.claim_chart import claims_chart, words_apart
+from palinode.report.claim_chart import LINES, claims_chart, words_apart
 
 FINDINGS = Path(__file__).parents[2] / "findings"
 PAGES = sorted(path for path in FINDINGS.glob("*--*.json") if "claims" in json.loads(path.read_text(encoding="utf-8")))
@@ -59,13 +59,20 @@ def test_every_slope_with_points_has_its_panel(page):
     chart = claims_chart(rows)
     assert chart is not None
     lines = [panel for panel in chart["vconcat"] if "data" not in panel]
-    asked = {row["name"] for row in rows if row.get("points") and row["effect"] is not None}
+    asked = {row["name"] for row in rows if row.get("points") and row["effect"] is not None and row["measure"] in LINES}
     assert {panel["title"]["text"].partition(":")[0] for panel in lines} == asked
 
 
 def judged(*sentences, effect=0.5):
     row = {"name": "E1", "measure": "difference", "measured": "", "arm": "encdec", "group": "", "scale": "2x64"}
-    row |= {"verdict": "holds", "effect": effect, "published": None, "low": effect / 2, "high": effect * 2}
+    row |= {
+        "against": "decoder",
+        "verdict": "holds",
+        "effect": effect,
+        "published": None,
+        "low": effect / 2,
+        "high": effect * 2,
+    }
     row |= {"family_low": effect / 2, "family_high": None}
     return [{**row, "claim": sentence} for sentence in sentences]
 

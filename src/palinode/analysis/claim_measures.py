@@ -6,7 +6,8 @@ The module `palinode.analysis.claims` judges from a row whether the claim holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -18,11 +19,13 @@ from palinode.analysis.deciding import Deciding, DecidingIntervals
 from palinode.analysis.intervals import LEAST_PAIRS, Interval, mean, rank_correlation, rank_correlation_p, t_interval
 from palinode.analysis.lines import Point, points_over_seeds, slope_per_decade
 from palinode.analysis.ratios import direction_ratios, final_scores
+from palinode.analysis.reliability import audit_reasons, leaks_elsewhere
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.tasks import any_above_trivial, learned_from
 from palinode.analysis.two_valued import learned_counts, two_valued_applies
 from palinode.analysis.verdict import Outcome, Verdict, decide, verdict
 from palinode.base.decision import Claim, Decision, in_group
+from palinode.base.measures import FINAL_OUTCOMES
 from palinode.checks.loss_floor import RATIO_FAIL
 from palinode.results.record import ExperimentEntry, ExperimentRecord
 
@@ -254,7 +257,7 @@ def score(claim: Claim, evidence: Evidence) -> Rows:
             row = over_seeds(evidence, scale, claim.arm, "", values)
             counts = learned_counts(evidence.record, claim.arm, scale, evidence.rule.with_(baseline=claim.arm))
             some = (SOME_LEARNED.format(claim.arm),) if two_valued_applies(counts) else ()
-            yield replace(row, reasons=(*row.reasons, *some))
+            yield replace(row, reasons=(*unreliable(evidence.record, [claim.arm], [scale]), *row.reasons, *some))
 
 
 def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], float | None]) -> Measure:
@@ -448,7 +451,8 @@ def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
         for group, arm, (other, *_) in sides(claim, evidence.record):
             finished = [{run.entry.seed for run in evidence.record.finished(name, scale)} for name in (arm, other)]
             seeds = sorted(s for s in set.intersection(*finished) if {(arm, s), (other, s)} <= times.keys())
-            yield _steps(scale, group, arm, other, [[times[name, seed] for seed in seeds] for name in (arm, other)])
+            row = _steps(scale, group, arm, other, [[times[name, seed] for seed in seeds] for name in (arm, other)])
+            yield replace(row, reasons=(*unreliable(evidence.record, (arm, other), [scale]), *row.reasons))
 
 
 def _steps(scale: str, group: str, arm: str, other: str, times: Sequence[Sequence[Time]]) -> Measured:
@@ -485,7 +489,7 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
         return
     for scale in (*evidence.scales, *((MEAN_OF_SCALES,) if len(evidence.scales) > 1 else ())):
         scales = evidence.scales if scale == MEAN_OF_SCALES else (scale,)
-        pairs, arms, left_out = [], [], []
+        pairs, arms, partners, left_out = [], [], [], []
         for group in claim.groups:
             arm, partner = (in_group(name, group) for name in (claim.arm, claim.against[0]))
             at_edges = edges(evidence.record.entry, (arm,), scales) + edges(other.entry, (partner,), other.entry.scales)
@@ -497,8 +501,11 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
             if len(ours) == len(scales) and theirs is not None:
                 pairs.append((mean(ours), theirs))
                 arms.append((arm, evidence.rule.metric))
+                partners.append(partner)
         p = rank_correlation_p(pairs)
-        reasons = unlearned(evidence, arms, scales) if claim.needs_learning else ()
+        reasons = unreliable(evidence.record, [arm for arm, _ in arms], scales)
+        reasons += unreliable(other, partners, other.entry.scales[:1])
+        reasons += unlearned(evidence, arms, scales) if claim.needs_learning else ()
         if p is None:
             few = f"a rank correlation needs {LEAST_PAIRS} groups, there are {len(pairs)}"
             reasons += (few,) if len(pairs) < LEAST_PAIRS else ("all scores of one experiment are equal",)
@@ -524,6 +531,7 @@ def term(claim: Claim, evidence: Evidence) -> Rows:
     for scale, name in dict.fromkeys(curves.select("scale", "term").iter_rows()):
         last = curves.filter(scale=scale, term=name).group_by("seed", maintain_order=True).last()
         row = over_seeds(evidence, scale, claim.arm, "", last["value"].to_list())
+        row = replace(row, reasons=(*unreliable(evidence.record, [claim.arm], [scale]), *row.reasons))
         audits = [item.finding for item in arm_audit(evidence.record, claim.arm, scale).findings]
         outcomes = [finding.outcome for finding in audits if finding.check == "C7.collapse"]
         if failed := outcomes.count("fail"):
@@ -561,7 +569,8 @@ def selection(claim: Claim, evidence: Evidence) -> Rows:
             for seed in seeds
         ]
         row = over_seeds(evidence, scale, in_group(claim.arm, "SETTING"), "", values)
-        yield row if any(test.values()) else replace(row, reasons=(NO_TEST,))
+        tested = (*unreliable(evidence.record, arms, [scale]), *row.reasons) if any(test.values()) else (NO_TEST,)
+        yield replace(row, reasons=tested)
 
 
 def _best_arm(scores: Mapping[str, Mapping[int, float]], seed: int, rule: Decision) -> str:
@@ -601,6 +610,17 @@ def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequ
         if above := sum(loss >= least for loss in losses):
             what = f"{above} of {len(losses)} {metric.split('.')[1]} losses of {arm}"
             reasons.append(f"{what} are not below the {least:.3f} nats of token frequencies")
+    return tuple(reasons)
+
+
+def unreliable(record: ExperimentRecord, arms: Iterable[str], scales: Iterable[str]) -> tuple[str, ...]:
+    """The reasons why scores of arms are no evidence: an audit that failed or is missing, a leak at another scale, lost runs."""
+    reasons: dict[str, None] = {}
+    for arm, scale in itertools.product(dict.fromkeys(arms), tuple(scales)):
+        here, runs = arm_audit(record, arm, scale), record.runs_of(arm, scale)
+        lost = sum(run.outcome not in FINAL_OUTCOMES for run in runs)
+        told = [f"{lost} of {len(runs)} runs of {arm} at {scale} have not ended"] if lost else []
+        reasons |= dict.fromkeys([*audit_reasons(here, scale), *leaks_elsewhere(here, arm_audit(record, arm)), *told])
     return tuple(reasons)
 
 

@@ -19,6 +19,7 @@ from palinode.analysis.claim_measures import MEASURES, Evidence, Measured, edges
 from palinode.analysis.intervals import ends, mean, seeds_needed
 from palinode.analysis.published_effect import PublishedWords, agrees, published_words
 from palinode.base.decision import Claim, Decision
+from palinode.base.errors import Damaged
 from palinode.results.record import ExperimentRecord, ExperimentRun
 from palinode.results.store import Store
 
@@ -30,6 +31,10 @@ HOLDS_WHERE: Mapping[str, frozenset[str]] = {
 }
 # Measures in the unit of the metric, beside differences, which the rule judges.
 IN_UNITS_OF_THE_METRIC = ("selection",)
+FROM_A_BOUND = (
+    "within",
+    "not worse",
+)  # what these claims expect is held against a bound on each side, or against a loss
 LOSS = "nats_per_token"
 EVERY_ROW = "every row"
 # What a claim expects where rows stand alone: a wider interval would make agreement with a published score easier.
@@ -39,7 +44,7 @@ TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_toke
 UNDECIDED = "the interval allows both answers"
 NOT_SHOWN = "the test does not show an effect"
 OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
-NOT_RUN = "not run at this size"
+NOT_RUN, NOTHING_MEASURED = "not run at this size", "no finished run has the numbers that this claim is about"
 ROUNDING = 1e-12  # the rounding error that is allowed in 1 - confidence
 # Measures whose effect is 0 if nothing differs: their published number is an effect too, and ours is held against it.
 EFFECTS = ("difference", "ratio", "ratio_slope", "ratio_width_less_depth", "layer_cut", "context", "ratio_by_tokens")
@@ -254,6 +259,7 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
         rows = [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(reason,))]
     else:
         rows = list(measure(claim, evidence))
+        rows = rows or [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(NOTHING_MEASURED,))]
     if claim.expect in ALONE:
         rows = [replace(row, family=None) for row in rows]
     if claim.needs_bracket:
@@ -276,10 +282,10 @@ def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evid
         return None
     matters = _matters(claim, evidence)
     excluded = matters if matters and _excludes(claim, row, matters, evidence.rule) else None
-    effect = abs(row.effect - claim.bound)
+    effect = _to_show(claim, row.effect, evidence.rule)
     if published and claim.measure in EFFECTS and row.deciding and row.deciding.low <= published <= row.deciding.high:
-        effect = abs(published - claim.bound)
-    elif matters and excluded is None:
+        effect = _to_show(claim, published, evidence.rule)
+    elif matters and excluded is None and claim.expect not in FROM_A_BOUND:
         effect = max(effect, matters)
     if row.floor is not None and row.floor >= effect:
         return Needed(None, effect, None, excluded, row.floor)
@@ -288,6 +294,15 @@ def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evid
     deviation = half * math.sqrt(row.count) / float(special.stdtrit(row.count - 1, (1 + alone) / 2))
     seeds, hours = seeds_needed(effect, deviation, confidence), _hours_of_a_seed(row, evidence)
     return Needed(seeds, effect, None if seeds is None or hours is None else seeds * hours, excluded)
+
+
+def _to_show(claim: Claim, effect: float, rule: Decision) -> float:
+    """How far an effect lies from what would contradict the claim: the size that the seeds have to show."""
+    if claim.expect == "within":
+        return min(abs(effect - claim.bound), abs(effect + claim.bound))
+    if claim.expect == "not worse":
+        return abs((effect if rule.better == "higher" else -effect) + rule.smallest_effect)
+    return abs(effect - claim.bound)
 
 
 def _matters(claim: Claim, evidence: Evidence) -> float | None:
@@ -447,7 +462,10 @@ def _frequencies(store: Store, record: ExperimentRecord) -> tuple[str, float] | 
         return None
     order = f"nats_per_token_order_{counted['ngram_order']:.0f}"
     for audit_hash in store.audits():
-        report = store.audit(audit_hash)
+        try:
+            report = store.audit(audit_hash)
+        except Damaged:
+            continue  # of another experiment: an experiment's own damaged audits stand on its page
         for finding in report.findings if report else ():
             numbers = finding.numbers if finding.check == REFERENCE else {}
             same_data = numbers.get("train_tokens") == counted["ngram_train_tokens"]

@@ -20,8 +20,9 @@ from palinode.analysis.looks import look_alpha, mixture_interval
 from palinode.analysis.queries import over_queries, query_differences
 from palinode.analysis.sizes import scale_sizes
 from palinode.analysis.sources import NOT_MEASURED, TextInterval, paired_documents, text_and_seeds
+from palinode.analysis.two_valued import learned_counts, two_valued_applies
 from palinode.base.decision import UNTIL_DECIDED, Decision
-from palinode.base.measures import OWN, RETRIEVAL_MEASURES, Metric
+from palinode.base.measures import OWN, RETRIEVAL_MEASURES, Metric, probability_words
 from palinode.results.record import ExperimentRecord
 
 ONE_LOOK, SEVERAL_LOOKS, ADDED = "one look", "looks until decided", "seeds added after a look"
@@ -65,6 +66,17 @@ class Deciding:
         return (1 - self.confidence) / self.comparisons
 
     @property
+    def floor(self) -> float | None:
+        """Half of the width of the interval that remains with any number of seeds; None where the interval is over seeds alone.
+
+        Further seeds of a retriever test the same queries again, so the interval over queries stays about as wide as it is.
+        """
+        if self.text is None or self.text.interval is None or self.over == "seeds":
+            return None
+        low, high = self.text.interval
+        return (high - low) / 2 if self.text.unit == "queries" else self.text.floor
+
+    @property
     def allows_for(self) -> str:
         """What the interval allows for, in words, such as `24 comparisons, looks until decided`."""
         parts = [f"{self.comparisons} comparisons"] if self.comparisons > 1 else []
@@ -100,7 +112,7 @@ class DecidingIntervals:
         if rule.family == "none" or rule.baseline != entry.decision.get("baseline"):
             return cls(record, rule, {})
         arms = [arm.name for arm in entry.arms if not arm.expect_leak]
-        scores = {scale: {arm: _scores(record, arm, scale, rule.metric) for arm in arms} for scale in entry.scales}
+        scores = {scale: {arm: _scores_in_family(record, arm, scale, rule) for arm in arms} for scale in entry.scales}
         parameters = {scale: size.parameters for scale, size in scale_sizes(record).items()}
         count = max(1, (len(arms) - 1) * len(entry.scales))
         alpha, alpha_of_each = (_alpha_of_a_look(record, rule, comparisons) for comparisons in (1, count))
@@ -118,8 +130,11 @@ class DecidingIntervals:
         cell = self.family.get((comparison.arm, comparison.scale))
         alone = t_interval(comparison.differences, 1 - _alpha_of_a_look(self.record, rule))
         interval, single, error, count = alone, alone, _standard_error(comparison), 1
-        if cell is not None:
+        if cell is not None and cell.interval is not None:
             interval, single, error, count = cell.interval, cell.single, cell.standard_error, cell.comparisons
+        elif cell is not None:  # the family has no scores of it
+            count = cell.comparisons
+            interval = t_interval(comparison.differences, 1 - _alpha_of_a_look(self.record, rule, count))
         if entry.seeds_added_after_a_look:
             interval = mixture_interval(comparison.differences, (1 - rule.confidence) / count)
         text = _text(self.record, comparison, rule, 1 - _alpha_of_a_look(self.record, rule) / count)
@@ -196,9 +211,20 @@ def _cautions(
     if entry.seeds_added_after_a_look:
         count = f"{entry.first_seeds} seeds were judged and there are {len(entry.seeds)} now"
         yield (
-            f"{count}: seeds were added after a look, so the error is above {1 - rule.confidence:.0%}; in a simulation of 3 seeds "
-            f"that grow to 20, with 95 % intervals, it is {ADDED_ERROR:.1%}"
+            f"{count}: seeds were added after a look, so the error is above {probability_words(1 - rule.confidence)}; in a "
+            f"simulation of 3 seeds that grow to 20, with 95 % intervals, it is {ADDED_ERROR:.1%}"
         )
+
+
+def _scores_in_family(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> dict[int, float]:
+    """seed -> score of the runs whose scatter the family shares: none where runs that learned are counted.
+
+    Accuracies that jump from guessing to nearly 1 in some seeds scatter 100 times as much as others, and would make every interval
+    of their scale as wide.
+    """
+    if arm != rule.baseline and two_valued_applies(learned_counts(record, arm, scale, rule)):
+        return {}
+    return _scores(record, arm, scale, rule.metric)
 
 
 def _scores(record: ExperimentRecord, arm: str, scale: str, metric: str) -> dict[int, float]:

@@ -52,9 +52,14 @@ def mean(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """The sample standard deviation (with n - 1 in the denominator); None with fewer than two values."""
+    """The sample standard deviation (with n - 1 in the denominator); None with fewer than two values.
+
+    Equal values give exactly 0: their mean may be rounded, and the deviation would be about 1e-16 otherwise.
+    """
     if len(values) < 2:
         return None
+    if min(values) == max(values):
+        return 0.0
     centre = mean(values)
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 

@@ -50,7 +50,8 @@ def read(run_or_experiment: str, store: Store | Path | str = DEFAULT_ROOT) -> pl
     place = store if isinstance(store, Store) else Store(store)
     if not place.root.is_dir():
         raise BadInput("there is no results store here", file=str(place.root))
-    if any(run_id.startswith(run_or_experiment) for run_id in place.run_ids()):
+    is_experiment = any(run_or_experiment in (entry.name, entry.full_name) for entry in place.experiments())
+    if not is_experiment and any(run_id.startswith(run_or_experiment) for run_id in place.run_ids()):
         record = place.record(place.find(run_or_experiment))
         return _frame([ExperimentRun(_entry_of(record, place.experiments()), record)])
     try:

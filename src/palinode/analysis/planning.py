@@ -17,6 +17,7 @@ from scipy import special
 from palinode.analysis.family import Estimate, residual_variance
 from palinode.analysis.intervals import POWER, power
 from palinode.base.config import canonical_json
+from palinode.base.measures import Metric
 from palinode.results.record import ExperimentRecord
 
 SAFE_SHARE = 0.2  # the planned sd is smaller than the true one in this share of cases
@@ -128,6 +129,8 @@ def _scores(record: ExperimentRecord, scale: str, like: Likeness, used: set[str]
         place, score = run.entry, run.result.score(like.metric)
         if place.scale != scale or place.arm in leaking or place.run_id in used or score is None:
             continue
+        if run.result.counters.get(f"tokens_scored_{Metric.parse(like.metric).direction}") == 0:
+            continue  # it was never trained on what the metric is about: such scores scatter ten times as much
         if _is_like(run.record.spec, run.result.parameters.get("total"), like):
             scores.setdefault(place.arm, {})[place.seed] = score
             used.add(place.run_id)

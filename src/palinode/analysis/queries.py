@@ -99,7 +99,7 @@ def retrieval_table(record: ExperimentRecord) -> pl.DataFrame:
     for arm, scale, tested in _cells(record):
         for retriever in RETRIEVERS:
             for measure in RETRIEVAL_MEASURES:
-                scores = [query_scores(one, retriever, measure) for one in tested]
+                scores = [query_scores(one, retriever, measure) for one in tested.values()]
                 if all(scores):
                     rows.append(
                         {"arm": arm, "scale": scale, "retriever": retriever, "measure": measure}
@@ -119,18 +119,19 @@ def type_table(record: ExperimentRecord) -> pl.DataFrame:
     cells = {(arm, scale): tested for arm, scale, tested in _cells(record)}
     rows: list[Row] = []
     for (arm, scale), tested in cells.items():
-        baseline = cells.get((rule.baseline, scale), [])
-        differences = query_differences(tested, baseline, asked, measure)
-        for way, name in dict.fromkeys(pair for one in tested for pair in _types(one)):
+        baseline = cells.get((rule.baseline, scale), {})
+        paired = [(one, baseline[seed]) for seed, one in tested.items() if seed in baseline]
+        differences = query_differences([one for one, _ in paired], [one for _, one in paired], asked, measure)
+        for way, name in dict.fromkeys(pair for one in tested.values() for pair in _types(one)):
             row: Row = {"arm": arm, "scale": scale, "way": way, "type": name, "retriever": asked}
             for retriever, column in ((asked, "value"), (BM25, BM25)):
-                scores = [_of_type(one, query_scores(one, retriever, measure), way, name) for one in tested]
+                scores = [_of_type(one, query_scores(one, retriever, measure), way, name) for one in tested.values()]
                 kept = [one for one in scores if one]
                 row |= {column: float(np.mean([np.mean(list(one.values())) for one in kept])) if kept else None}
                 row["queries"] = len({query for one in scores for query in one})
             if differences is not None and arm != rule.baseline:
-                pairs = zip(tested, differences, strict=True)
-                kept = [found for one, of_seed in pairs if (found := _of_type(one, of_seed, way, name))]
+                pairs = zip(paired, differences, strict=True)
+                kept = [found for (one, _), of_seed in pairs if (found := _of_type(one, of_seed, way, name))]
                 low, high = ends(over_queries(kept, rule.confidence).interval) if kept else (None, None)
                 mean = float(np.mean([np.mean(list(one.values())) for one in kept])) if kept else None
                 row |= {"difference": mean, "interval_low": low, "interval_high": high}
@@ -146,7 +147,7 @@ def shown_table(record: ExperimentRecord) -> pl.DataFrame:
     """
     rows: list[Row] = []
     for arm, scale, tested in _cells(record):
-        row = tested[0].retrieval
+        row = next(iter(tested.values())).retrieval
         for query in row.shown if row is not None else ():
             for retriever, title in query.first.items():
                 rows.append(
@@ -175,12 +176,13 @@ def _level(scores: Sequence[Mapping[str, float]], confidence: float) -> Row:
     return {**numbers, "queries": found.documents, "seeds": found.seeds}
 
 
-def _cells(record: ExperimentRecord) -> list[tuple[str, str, list[Record]]]:
-    """(arm, scale, the records of its finished runs by seed), for the arms whose runs scored a retriever."""
+def _cells(record: ExperimentRecord) -> list[tuple[str, str, dict[int, Record]]]:
+    """(arm, scale, seed -> the record of its finished run), for the arms whose runs scored a retriever."""
     cells = []
     for arm in record.entry.arms:
         for scale in record.entry.scales:
-            tested = [run.record for run in record.finished(arm.name, scale) if run.record.retrieval is not None]
+            runs = [run for run in record.finished(arm.name, scale) if run.record.retrieval is not None]
+            tested = {run.entry.seed: run.record for run in runs}
             cells += [(arm.name, scale, tested)] if tested else []
     return cells
 

@@ -13,6 +13,7 @@ from palinode.results.scored import comparable
 
 WAYS = {"ltr": "left to right", "rtl": "right to left"}
 
+ROUNDING = 1e-12  # of the largest score: differences that are equal in exact numbers differ by less
 LEAST_ENDED = 3  # fewer pairs of runs that ended say too little about the runs that diverged
 
 
@@ -51,9 +52,15 @@ def pair_reasons(comparison: Comparison) -> list[str]:
         reasons.append(f"only {ended} of {comparison.planned} pairs ended ({_seeds(diverged)}); {needed}")
     if ended < 2:
         reasons.append(f"an interval needs at least 2 pairs, and there {'is 1' if ended else 'are none'}")
-    elif comparison.spread == 0 and comparison.mean != 0:
-        reasons.append("all differences are exactly equal: the seed changes nothing, so there is no spread to measure")
+    elif comparison.mean != 0 and _all_equal(comparison):
+        reasons.append("all differences are exactly equal, so there is no spread to measure")
     return reasons
+
+
+def _all_equal(comparison: Comparison) -> bool:
+    """Whether the differences of all pairs are equal but for the rounding of their scores."""
+    largest = max(abs(score) for pair in comparison.pairs for score in (pair.arm_value, pair.baseline_value))
+    return comparison.spread is not None and comparison.spread <= ROUNDING * largest
 
 
 def not_comparable(record: ExperimentRecord, comparison: Comparison) -> list[str]:

@@ -61,11 +61,13 @@ class SeedsNeeded:
         seeds: the number of seeds; None when more than 10,000 seeds would be needed.
         effect: the size of the effect to be shown, in the metric's unit.
         planned_for: whether `effect` is the smallest effect that matters, or the observed effect.
+        floor: the half-width that remains with any number of seeds on the same text, where it is at least `effect`.
     """
 
     seeds: int | None
     effect: float
     planned_for: Literal["smallest effect", "observed effect"]
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ def verdict(
             *fingerprint_cautions(record, comparison),
             *deciding.cautions,
         ),
-        seeds_needed=plan_seeds(comparison, rule, deciding),
+        seeds_needed=plan_seeds(comparison, rule, deciding) if learned is None else None,
         collapse=anywhere.collapse,
     )
 
@@ -296,10 +298,13 @@ def plan_seeds(comparison: Comparison, rule: Decision, deciding: Deciding) -> Se
     if deciding.standard_error is None or observed is None:
         return None
     deviation = deciding.standard_error * math.sqrt(len(comparison.pairs))
-    if rule.smallest_effect > 0:
-        needed = seeds_needed(rule.smallest_effect, deviation, confidence)
-        return SeedsNeeded(needed, rule.smallest_effect, "smallest effect")
-    return SeedsNeeded(seeds_needed(observed, deviation, confidence), abs(observed), "observed effect")
+    effect = rule.smallest_effect or abs(observed)
+    planned_for: Literal["smallest effect", "observed effect"] = (
+        "smallest effect" if rule.smallest_effect > 0 else "observed effect"
+    )
+    if deciding.floor is not None and deciding.floor >= effect:
+        return SeedsNeeded(None, effect, planned_for, deciding.floor)
+    return SeedsNeeded(seeds_needed(effect, deviation, confidence), effect, planned_for)
 
 
 def _with_divergence(outcome: Outcome, diverged: Divergence) -> Outcome:

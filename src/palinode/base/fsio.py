@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from palinode.base.errors import Damaged, EnvironmentProblem
+from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 
 TEMPORARY_MARK = ".palinode-tmp-"
 REMOVED_MARK = ".palinode-removed-"
@@ -102,7 +102,13 @@ def committed(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. When the block ends without an error, the file is synced and renamed to `path`.
 
     Writers of memory maps, safetensors and parquet need a path. The temporary name holds the process id and a random number.
+
+    Raises:
+        BadInput: the path is a pipe or a device, whose place no file may take.
+        EnvironmentProblem: the disk is full or read-only, or permission is missing.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadInput("is a pipe or a device; name a file", file=str(path))
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -118,6 +118,11 @@ METRICS = (
 LEAST_SHUFFLED = 1e-6
 
 
+def probability_words(probability: float) -> str:
+    """A probability in percent, with the digits that it has: 95%, 99.9%, 0.1%."""
+    return f"{100 * probability:.10g}%"
+
+
 def affinity(value: float, shuffled: float) -> float | None:
     """1 - value / shuffled: how much lower an auxiliary loss is on true pairs than on shuffled pairs; None when both vanished."""
     return None if shuffled < LEAST_SHUFFLED else 1 - value / shuffled

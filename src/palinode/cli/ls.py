@@ -151,7 +151,8 @@ def show(
     place = open_store(store)
     from palinode.base.config import encode
 
-    if any(run_id.startswith(name) for run_id in place.run_ids()):
+    is_experiment = any(name in (entry.name, entry.full_name) for entry in place.experiments())
+    if not is_experiment and any(run_id.startswith(name) for run_id in place.run_ids()):
         record = place.record(place.find(name))
         data: dict[str, Any] = {"run_id": record.run_id, "outcome": record.outcome, "spec": dict(record.spec)}
         data |= {"result": encode(record.result) if record.result else None}

@@ -45,6 +45,7 @@ from palinode.cli.options import examples
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # of a stream that cannot be written
 LONGEST_LINE_CHARACTERS = 200
 LONGEST_PATH_CHARACTERS = 70
 
@@ -142,6 +143,7 @@ def main() -> None:
 
 def entry(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. No exception leaves this function."""
+    _open_streams()
     try:
         returned = app(args=list(arguments), prog_name="palinode", standalone_mode=False, obj=list(arguments))
         sys.stdout.flush()
@@ -150,17 +152,37 @@ def entry(arguments: Sequence[str]) -> int:
     except (BrokenPipeError, SystemExit):  # the reader of the output has ended: print nothing more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        if error.filename is not None or error.errno not in OUTPUT_FAULTS:
+            return _end_of(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the end of the program would fail as well
+        return _say_refusal(EnvironmentProblem(f"cannot write the output: {error.strerror}"))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the top of the program: usage errors and bugs end here, in one line
-        if type(error).__name__ == "Abort":
-            return INTERRUPTED
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message())  # type: ignore[attr-defined]
-            return 0
-        refusal = _refusal(error)
-        return _say_bug(error) if refusal is None else _say_refusal(refusal)
+        return _end_of(error)
     return returned if isinstance(returned, int) else 0
+
+
+def _open_streams() -> None:
+    """Make both output streams take every text: a closed one takes it nowhere, and characters that it cannot show are escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open until the program ends
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _end_of(error: Exception) -> int:
+    """Say what an exception means, in one line, and return the exit code."""
+    if type(error).__name__ == "Abort":
+        return INTERRUPTED
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())  # type: ignore[attr-defined]
+        return 0
+    refusal = _refusal(error)
+    return _say_bug(error) if refusal is None else _say_refusal(refusal)
 
 
 def _say_refusal(error: PalinodeError) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,7 +229,8 @@ def audits_are_kept(then: str) -> Iterator[None]:
 
 
 def as_json(value: Any) -> str:
-    """Indented JSON without NaN."""
+    """Indented JSON without NaN. Where the output cannot show every character, JSON's own escapes stand for all but ASCII."""
     import json
 
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+    shows_all = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8")
+    return json.dumps(value, indent=1, ensure_ascii=not shows_all, allow_nan=False, default=str)

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from palinode.base.errors import BadInput
 from palinode.cli import options
 from palinode.cli.options import as_json
-from palinode.cli.stores import experiment_named, open_store, writable_store
+from palinode.cli.stores import experiment_named, open_store, output_file, writable_store
 
 
 def pack(
@@ -33,11 +32,7 @@ def pack(
     from palinode.results.pack import pack as write_pack
     from palinode.results.record import trials_name
 
-    path = out if out is not None else Path(f"{entry.full_name}{SUFFIX}")
-    if path.is_dir():
-        raise BadInput(
-            "is a directory", file=str(path), field="--out", hint=f"such as {path / (entry.full_name + SUFFIX)}"
-        )
+    path = output_file(out or Path(f"{entry.full_name}{SUFFIX}"), "--out", such_as=entry.full_name + SUFFIX)
     audit = frequencies_audit(results, results.experiment(entry.full_name))
     runs = write_pack(results, entry.full_name, path, [audit] if audit else [])
     size = path.stat().st_size

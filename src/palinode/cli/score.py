@@ -12,7 +12,7 @@ import typer
 from palinode.base.errors import BadInput, printable
 from palinode.cli import options
 from palinode.cli.options import as_json
-from palinode.cli.stores import loaded_model
+from palinode.cli.stores import loaded_model, output_file
 from palinode.cli.texttable import terminal_characters, text_table
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def score(
     """
     if tokens is not None and tokens.suffix != ".parquet":
         raise BadInput("must end in .parquet", file=str(tokens), field="--tokens")
+    tokens = None if tokens is None else output_file(tokens, "--tokens")
     with loaded_model(run, store, allow_code=allow_code) as model, options.named_as_options("stride"):
         way = options.reading_direction(model, direction)
         names, texts = zip(*_texts(files, by, text_field), strict=True)

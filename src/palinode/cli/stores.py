@@ -5,6 +5,7 @@ If the user names a run where an experiment is needed, or an experiment where a 
 
 from __future__ import annotations
 
+import os
 import shlex
 import tempfile
 import warnings
@@ -57,6 +58,26 @@ def writable_store(directory: Path) -> Store:
     from palinode.results.store import Store
 
     return Store(directory)
+
+
+def output_file(path: Path, field: str, *, such_as: str = "") -> Path:
+    """The file that an option names. Behind a link it is the file that the link points to, so the link stays.
+
+    Args:
+        field: the option.
+        such_as: a file name for the hint where the path is a directory.
+
+    Raises:
+        BadInput: the path is a directory, a pipe or a device.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_dir():
+        raise BadInput(
+            "is a directory", file=str(path), field=field, hint=f"such as {path / such_as}" if such_as else None
+        )
+    if target.exists() and not target.is_file():
+        raise BadInput("is a pipe or a device; name a file", file=str(path), field=field)
+    return target
 
 
 def nearest_place(path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,6 +19,7 @@ from palinode.analysis.ratios import final_scores
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base import fsio
 from palinode.base.errors import BadInput
+from palinode.base.measures import probability_words
 from palinode.report import words
 from palinode.report.claim_chart import claims_chart
 from palinode.report.drawing import drawn
@@ -34,6 +35,8 @@ RANKED = "-ndcg.svg"  # the end of the name of the figure of retrievers
 LOCAL_OPTIONS = ("--store", "--workers", "--stack", "--hours")
 # Two texts by which `_cautions` recognizes cautions about an arm. Cautions with the same text become one line for all their arms.
 COULD_NOT_TELL, AT_THE_EDGE = " could not tell on ", ", the edge of what was tried"
+WAS_TUNED = " was tuned to "  # stands behind the name of an arm that was best at the edge
+AND = " and "
 BEST_AT_THE_EDGE = "best at the edge of what was tried, so another setting may be better: "
 # Judgement -> what is said of one row, and of several.
 IN_SHORT = {
@@ -125,7 +128,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "sources": list(dict.fromkeys(claim.source for claim in entry.claims if claim.source)),
         "notes": _notes(claims),
         "choices": _choices(record),
-        "cautions": _cautions(claims, by_rule),
+        "cautions": _cautions(record, claims, by_rule),
         "arms": [_arm_row(verdict) for verdict in by_rule],
         "intervals": sum(row["low"] is not None for row in rows)
         + sum(v.deciding.interval is not None for v in by_rule),
@@ -147,6 +150,7 @@ def page_text(content: Mapping[str, Any]) -> str:
         "effect_words": effect_words,
         "published_cell": published_cell,
         "kept": kept,
+        "probability_words": probability_words,
     }
     source = (resources.files("palinode.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(content)
@@ -334,12 +338,13 @@ def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
     return [f"{', '.join(names)}: {note}" for note, names in named.items()]
 
 
-def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list[str]:
+def _cautions(record: ExperimentRecord, claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list[str]:
     """The cautions that a reader must know besides the outcomes. Each caution is given once.
 
     One line names all arms for which a check could not decide. One line names all arms that were best at the edge of their tuned
     settings.
     """
+    names = {arm.name for arm in record.entry.arms}
     cautions: list[tuple[str | None, str]] = [(None, caution) for row in claims for caution in row.measured.cautions]
     cautions += [(arm.arm, caution) for arm in by_rule for caution in arm.cautions]
     lines: dict[str, dict[str, None]] = {}
@@ -347,11 +352,11 @@ def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list
     for of_arm, caution in cautions:
         text, gathered, arms = caution.partition(COULD_NOT_TELL)
         if caution.endswith(AT_THE_EDGE):
-            text, arms = BEST_AT_THE_EDGE, caution.split()[0]
+            text, arms = BEST_AT_THE_EDGE, caution.rpartition(WAS_TUNED)[0]
         elif not gathered and of_arm is not None:
             of_arms.setdefault(text, {})[of_arm] = None
             continue
-        lines.setdefault(text + gathered, {}).update(dict.fromkeys(arms.split(" and ") if arms else ()))
+        lines.setdefault(text + gathered, {}).update(dict.fromkeys(_names_in(arms, names)))
     judged = {verdict.arm for verdict in by_rule}
     told = [
         f"{'Every arm' if len(arms) > 1 and judged <= arms.keys() else ', '.join(arms)}: {text}"
@@ -359,6 +364,14 @@ def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list
         if text not in lines
     ]
     return [text + ", ".join(arms) for text, arms in lines.items()] + told
+
+
+def _names_in(text: str, names: Collection[str]) -> list[str]:
+    """The arms that a text such as `both and ltr` names; a name may hold the word "and" itself. None in an empty text."""
+    if not text or text in names:
+        return [text] if text else []
+    pairs = [(one, text[len(one) + len(AND) :]) for one in names if text.startswith(f"{one}{AND}")]
+    return next(([one, other] for one, other in pairs if other in names), [text])
 
 
 def _arm_row(verdict: Verdict) -> Row:

@@ -22,7 +22,7 @@ from palinode.analysis.curves import evaluation_curves, mean_curves, trained_dir
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.decision import Decision
-from palinode.base.measures import CURVE_AXES
+from palinode.base.measures import CURVE_AXES, probability_words
 from palinode.report import theme
 from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
@@ -226,7 +226,7 @@ class Study:
         """The note for the rows of a figure, such as `Each point is over 3 seeds; hovering gives its 95% interval.`"""
         low, high = min(row["seeds"] for row in rows), max(row["seeds"] for row in rows)
         seeds = f"{low} to {high} seeds" if low != high else plural(low, "seed")
-        hovering = f"; hovering gives its {self.rule.confidence:.0%} interval" if high > 1 else ""
+        hovering = f"; hovering gives its {probability_words(self.rule.confidence)} interval" if high > 1 else ""
         return f"Each point is over {seeds}{hovering}."
 
     def interval(self, values: Sequence[float]) -> tuple[float, float | None, float | None]:

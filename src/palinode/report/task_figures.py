@@ -9,7 +9,7 @@ import polars as pl
 
 from palinode.analysis import tasks
 from palinode.analysis.curves import training_curves
-from palinode.base.measures import CURVE_AXES
+from palinode.base.measures import CURVE_AXES, probability_words
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
 from palinode.report.levels import (
@@ -91,7 +91,7 @@ def _difficulty_figure(study: Study) -> Iterator[Figure]:
     names = [] if field else list(study.scales)
     rows = [*arms, *_seed_rows(study, places, aside), *levels]
     chart = charts.accuracy_by_difficulty(Axis("x", title, "~s"), y, colours, names, legend)
-    marks = f"At the end of training; circles are seeds, bars {study.rule.confidence:.0%} intervals of their mean."
+    marks = f"At the end of training; circles are seeds, bars {probability_words(study.rule.confidence)} intervals of their mean."
     notes = (marks, *charts.how_to_pick(colours), *_bimodal(means), *_level_names(means), *cut)
     yield Place().figure("accuracy-by-difficulty", f"Accuracy by {title}", rows, {"": chart}, notes=notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
@@ -18,6 +19,7 @@ SIZES = ("#d29a2e", "#7d9a3f", "#1f8a80", "#3f7fb0", "#5a5fa8", "#7a3f86")
 LEAKING_SIZES = ("#f0b48f", "#e58a66", "#d8503f", "#b32a33", "#8f1d3f")
 DASHES: dict[str, list[int]] = {"ltr": [1, 0], "rtl": [5, 4]}
 OTHER_DASHES: tuple[list[int], ...] = ([2, 3], [9, 3, 2, 3], [12, 4])
+NO_XML = re.compile("[^\\t\\n\\r\\u0020-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")  # XML 1.0, section 2.2
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 
 LIGHT = {"ink": "#26241f", "muted": "#6d685e", "rule": "#e4dfd3", "faint": "#f3efe6", "paper": "#fdfcf9"}
@@ -87,6 +89,22 @@ def vega_config(paper: dict[str, str]) -> dict[str, Any]:
 
 
 def svg(chart: Mapping[str, Any]) -> str:
-    """A Vega-Lite chart as SVG on white paper. The drawing needs neither a browser nor a network."""
+    """A Vega-Lite chart as SVG on white paper. The drawing needs neither a browser nor a network.
+
+    A character that XML does not allow, such as ESC in the name of an arm from a stranger's pack, is drawn as U+FFFD. The drawing
+    program ends the whole process where it meets one.
+    """
     config = {**vega_config(LIGHT), "background": "white", "padding": 12}
-    return str(vl_convert.vegalite_to_svg(json.dumps(chart, allow_nan=False), config=config, allowed_base_urls=[]))
+    drawable = json.dumps(_drawable(chart), allow_nan=False)
+    return str(vl_convert.vegalite_to_svg(drawable, config=config, allowed_base_urls=[]))
+
+
+def _drawable(value: Any) -> Any:
+    """A chart whose texts hold characters of XML alone."""
+    if isinstance(value, str):
+        return NO_XML.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_drawable(name): _drawable(part) for name, part in value.items()}
+    if isinstance(value, Sequence):
+        return [_drawable(part) for part in value]
+    return value

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palinode.base.decision import Decision
-from palinode.base.measures import COST_AXES, MEASURES, OWN
+from palinode.base.measures import COST_AXES, MEASURES, OWN, probability_words
 
 if TYPE_CHECKING:
     from palinode.analysis.scales import OverScales
@@ -61,7 +61,7 @@ def percent(ratio_minus_one: float | None) -> str:
 
 def interval_words(low: float, high: float, confidence: float, digits: int = 3) -> str:
     """The text of an interval, such as `95% interval +0.1 to +0.3`."""
-    return f"{confidence:.0%} interval {signed(low, digits)} to {signed(high, digits)}"
+    return f"{probability_words(confidence)} interval {signed(low, digits)} to {signed(high, digits)}"
 
 
 def plural(count: int, word: str) -> str:
@@ -233,6 +233,11 @@ def more_seeds(verdict: Verdict) -> str | None:
     if needed is None or verdict.reasons or verdict.outcome != "cannot tell":
         return None
     planned = "the smallest effect that matters" if needed.planned_for == "smallest effect" else "the observed effect"
+    if needed.floor is not None:
+        return (
+            f"No number of seeds would show {planned} ({number(needed.effect, 2)}): the same text leaves about "
+            f"±{number(needed.floor, 2)}."
+        )
     if needed.seeds is None:
         return (
             f"More seeds will not help: {planned} ({number(needed.effect, 2)}) is far below the spread between seeds."
@@ -264,7 +269,8 @@ def rule_words(rule: Decision) -> str:
     claim = f"; the claim is that an arm is {rule.claim}" if rule.claim == "not worse" else ""
     return (
         f"{what}, {unit}, {rule.better} is better; every arm against {rule.baseline}, paired by seed; "
-        f"{rule.confidence:.0%} intervals, {family}{over}; {least}{claim}; meant to be equal in {COST_AXES[rule.equal].title}"
+        f"{probability_words(rule.confidence)} intervals, {family}{over}; {least}{claim}; "
+        f"meant to be equal in {COST_AXES[rule.equal].title}"
     )
 
 

@@ -18,6 +18,7 @@ NAME_LIMIT_CHARACTERS = 100
 RESERVED_NAMES = frozenset(
     ["con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))]
 )
+NO_CHARACTERS = "\ufffe\uffff"  # XML, and so every figure, forbids them
 FILE_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -31,7 +32,7 @@ def good_name(name: str) -> str:
         raise ValueError(f"a name cannot be empty or begin or end with a space, got {name[:40]!r}")
     if len(name) > NAME_LIMIT_CHARACTERS:
         raise ValueError(f"a name has at most {NAME_LIMIT_CHARACTERS} characters, but this one has {len(name)}")
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+    if any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or one in NO_CHARACTERS for one in name):
         raise ValueError(f"a name cannot hold control characters, got {name[:40]!r}")
     if name[0] in "-." or name.endswith(".") or ".." in name or set(name) & set("/\\"):
         raise ValueError(f"a name cannot look like a path or an option, got {name[:40]!r}")
