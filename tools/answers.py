@@ -38,6 +38,60 @@ def answers(pages: Pages, verdict_of: Callable[[Row], str]) -> str:
     return "\n".join(_item(question, *sentences) for question, sentences in told.items())
 
 
+def in_plain_words(pages: Pages) -> str:
+    """A paragraph for a reader from outside the field, without a number where none is needed; empty without any page."""
+    told = (*_plain_directions(pages), *_plain_leaks(pages), *_plain_encoder_decoder(pages))
+    return " ".join((*told, *_plain_labels(pages), *_plain_retrieval(pages)))
+
+
+def _plain_directions(pages: Pages) -> Iterator[str]:
+    gains, costs = (list(_ratios(pages, "exchange--laptop", (name,)).values()) for name in ("X1", "X2"))
+    if costs:
+        worse = "often" if 2 * len(_above(costs)) >= len(costs) else "sometimes" if _above(costs) else "never clearly"
+        better = "sometimes made it better" if _below(costs) else "did not make it better"
+        yield f"Letting a language model read backwards as well {better} at reading forwards, and {worse} made it a little worse."
+    if gains:
+        helped = "sometimes helped" if _below(gains) else "did not help"
+        yield f"Reading forwards {helped} it to read backwards."
+
+
+def _plain_leaks(pages: Pages) -> Iterator[str]:
+    if seen := _leaking(pages):
+        shares = [-row["effect"] / loss for row, loss in seen]
+        yield (
+            "Where a published model looked far better, it could see the letter that it had to guess: put back on purpose, such a "
+            f"fault takes away {min(shares):.0%} to {max(shares):.0%} of the loss."
+        )
+
+
+def _plain_encoder_decoder(pages: Pages) -> Iterator[str]:
+    compared = [row for page in EQUAL for row in _rows(pages, page, "E1")[:1]]
+    if compared:
+        better, worse = len(_below(compared)), len(_above(compared))
+        yield (
+            "A model that is split into a part that reads and a part that writes was better than a plain one in "
+            f"{better} and worse in {worse} of {len(compared)} fair comparison{'s' * (len(compared) > 1)}."
+        )
+
+
+def _plain_labels(pages: Pages) -> Iterator[str]:
+    kinds = [
+        row for row in _rows(pages, "recall--laptop", "R1") if row["measure"] == "difference" and row["of_one_group"]
+    ]
+    if kinds:
+        yield (
+            f"Guessing every word in training, and not the answer alone, helped {len(_above(kinds))} of {len(kinds)} kinds of "
+            f"models to learn to look something up, and hindered {len(_below(kinds))}."
+        )
+
+
+def _plain_retrieval(pages: Pages) -> Iterator[str]:
+    for row in _rows(pages, RETRIEVAL, "D2")[:1]:
+        matters = row["family_high"] >= pages[RETRIEVAL]["smallest_effect"]
+        told = "made" if row["verdict"] == "holds" else "may have made" if matters else "did not make"
+        yield f"Reading in both directions first {told} a model better at finding texts by an amount that matters."
+
+
 def _item(question: str, short: str = "Not run yet.", *details: str) -> str:
     return "\n".join((f"- **{question}** {short}", *(f"  - {detail}" for detail in details)))
 
@@ -128,13 +182,11 @@ def _changed(row: Row) -> str:
 
 
 def _defects(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
-    page, rows = pages.get("leaks--laptop", {}), _rows(pages, "leaks--laptop", "leak")
-    leaking = {row["arm"] for row in page.get("arms", ()) if row["verdict"].startswith("LEAK")}
-    seen, other = ([row for row in rows if (row["arm"] in leaking) == leaks] for leaks in (True, False))
+    rows, leaking = _rows(pages, "leaks--laptop", "leak"), _leaking(pages)
+    seen = [row for row, _ in leaking]
+    other = [row for row in rows if row not in seen]
     if seen:
-        gains = [-row["effect"] for row in seen]
-        twins = {row["against"] for row in seen}
-        losses = [row["mean"] for row in page["scores"] if row["arm"] in twins and row["direction"] == _way(row["arm"])]
+        gains, losses = [-row["effect"] for row in seen], [loss for _, loss in leaking]
         yield (
             f"A model that sees its answer gains {min(gains):.2f} to {max(gains):.2f} of the {min(losses):.2f} to "
             f"{max(losses):.2f} nats for each character that the same honest models "
@@ -156,6 +208,14 @@ def _defects(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
             f"A rate that is chosen on the test set adds {signed(min(effects))} to {signed(max(effects))} to the share of right "
             f"answers, and {matters:g} is the smallest amount that matters. {_several(Counter(verdict_of(row) for row in chosen))}."
         )
+
+
+def _leaking(pages: Pages) -> list[tuple[Row, float]]:
+    """The rows about arms that see their answer, each with the loss of the same model that does not."""
+    page = pages.get("leaks--laptop", {})
+    arms = {row["arm"] for row in page.get("arms", ()) if row["verdict"].startswith("LEAK")}
+    losses = {row["arm"]: row["mean"] for row in page.get("scores", ()) if row["direction"] == _way(row["arm"])}
+    return [(row, losses[row["against"]]) for row in _rows(pages, "leaks--laptop", "leak") if row["arm"] in arms]
 
 
 def _way(arm: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, NamedTuple
 
-from answers import answers, counted
+from answers import answers, counted, in_plain_words
 
 from palinode import Store
 from palinode.base import fsio
@@ -139,6 +139,7 @@ def written(page: str, pages: Mapping[str, Row], hours: Mapping[str, float]) -> 
         ["", f"![Our effects as shares of the published ones]({FIGURE.name})"] if shares_of_published(pages) else []
     )
     tables = [
+        *([f"**In plain words.** {plain}", ""] if (plain := in_plain_words(pages)) else []),
         *sizes_of_models(pages),
         answers(pages, verdict_of),
         "",

@@ -264,6 +264,11 @@ def test_a_cell_that_is_much_noisier_than_the_others_gets_the_caution():
     values["s3"]["a2"] = {seed: 12 * score for seed, score in values["s3"]["a2"].items()}
     noisy = [cell for cell, found in family_intervals(values, "a0", 0.95, PARAMETERS).items() if found.noisy]
     assert noisy == [("a2", "s3")]
+    cell = family_intervals(values, "a0", 0.95, PARAMETERS)["a2", "s3"]
+    differences = [values["s3"]["a2"][seed] - values["s3"]["a0"][seed] for seed in values["s3"]["a2"]]
+    alone = t_interval(differences, 1 - 0.05 / 24)
+    assert tuple(cell.interval) == pytest.approx(tuple(alone)), "its own pairs have the wider interval"
+    assert not cell.shared
 
 
 def test_a_confidence_is_a_probability():

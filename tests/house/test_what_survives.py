@@ -110,6 +110,7 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         "arms": [{"arm": "uncut", "verdict": "LEAK: better"}],
         "scores": [{"arm": "ltr", "direction": "ltr", "mean": 1.6}, {"arm": "ltr", "direction": "rtl", "mean": 4.0}],
     }
+    assert tool.in_plain_words({"leaks--laptop": seen}).endswith("such a fault takes away 25% to 25% of the loss.")
     chosen = {"claims": [{**leak, "published_words": None}], "smallest_effect": 0.02}
     defects = tool.answers({"leaks--laptop": seen, "selection--laptop": chosen}, tool.verdict_of)
     assert "sees its answer gains 0.40 to 0.40 of the 1.60 to 1.60 nats for each character" in defects
@@ -178,3 +179,29 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         page = {"claims": [{**ROW, "name": "D2", "verdict": verdict}], "smallest_effect": 0.02}
         answer = tool.answers({"retrieval--laptop": page}, tool.verdict_of).splitlines()[-1]
         assert f"{short}: nDCG@10 -0.4000 against left to right alone" in answer
+
+
+def test_the_plain_paragraph_follows_the_intervals(tool):
+    def plain(**pages):
+        return tool.in_plain_words({page.replace("__", "--"): content for page, content in pages.items()})
+
+    assert plain() == ""
+    higher, lower = {**ROW, "family_low": 0.1, "family_high": 0.3}, ROW
+    price = plain(exchange__laptop={"claims": [{**higher, "name": "X2"}, {**higher, "name": "X1"}]})
+    assert "did not make it better at reading forwards, and often made it a little worse." in price
+    assert "Reading forwards did not help it to read backwards." in price
+    gain = plain(exchange__laptop={"claims": [{**lower, "name": "X2"}, {**lower, "name": "X1"}]})
+    assert "sometimes made it better at reading forwards, and never clearly made it a little worse." in gain
+    assert "Reading forwards sometimes helped it" in gain
+    split = plain(encdec__laptop={"claims": [{**higher, "name": "E1"}]})
+    assert "better than a plain one in 0 and worse in 1 of 1 fair comparison." in split
+    kind = {**higher, "name": "R1", "measure": "difference", "of_one_group": True}
+    labels = plain(recall__laptop={"claims": [kind, {**kind, "family_low": -0.3, "family_high": -0.1}]})
+    assert "helped 1 of 2 kinds of models to learn to look something up, and hindered 1." in labels
+    for row, verdict, word in (
+        (higher, "holds", "made"),
+        (higher, "cannot tell", "may have made"),
+        (lower, "cannot tell", "did not make"),
+    ):
+        page = {"claims": [{**row, "name": "D2", "verdict": verdict}], "smallest_effect": 0.02}
+        assert f"Reading in both directions first {word} a model better" in plain(retrieval__laptop=page)

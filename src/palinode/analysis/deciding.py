@@ -30,7 +30,8 @@ ONE_LOOK, SEVERAL_LOOKS, ADDED = "one look", "looks until decided", "seeds added
 ADDED_ERROR = 0.058
 TEXT_MEASURE = "nats_per_token"  # a run stores the nats and the tokens of each document
 NOISY_CELL = (
-    "its seeds vary more than those of the other arms and scales suggest, so the interval may be too narrow here"
+    "its seeds vary more than those of the other arms and scales suggest, so its interval comes from its own seeds if that is "
+    "wider"
 )
 
 
