@@ -88,7 +88,9 @@ def test_the_verdict_comes_first_in_plain_words(demo):
     assert start.index("both is worse than ltr") < start.index("both-published-mask sees its own answer")
     assert "Exact sign-flip p = 0.25, the least that this number of seeds can give" in start
     assert "32 of 32 positions see their own target: 0-31." in start
-    assert "The rule , fixed before the first run" in start
+    assert "The rule : validation ltr loss" in start
+    assert "It was not sealed before the first run." in start
+    assert "fixed before the first run" not in start, "nothing shows when the rule of these runs was written"
     assert page.text.index("LEAK") < page.text.index("Learning curves and final")
 
 

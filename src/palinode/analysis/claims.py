@@ -259,7 +259,8 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
         rows = [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(reason,))]
     else:
         rows = list(measure(claim, evidence))
-        rows = rows or [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(NOTHING_MEASURED,))]
+        why = f"a scale with a published number is {NOT_RUN}" if claim.measure == "score" else NOTHING_MEASURED
+        rows = rows or [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(why,))]
     if claim.expect in ALONE:
         rows = [replace(row, family=None) for row in rows]
     if claim.needs_bracket:

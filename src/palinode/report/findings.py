@@ -385,8 +385,15 @@ def _arm_row(verdict: Verdict) -> Row:
         "high": None if ends is None else ends.high,
         "pairs": len(compared.pairs),
         "verdict": ": ".join([stamp for stamp, state in stamps.items() if state != "none"] + [verdict.outcome]),
-        "reasons": list(verdict.reasons) or [more for more in [words.more_seeds(verdict)] if more],
+        "reasons": list(verdict.reasons) or _why_open(verdict),
     }
+
+
+def _why_open(verdict: Verdict) -> list[str]:
+    """What would tell, where the runs are reliable and the verdict is open: more seeds, or other counts of runs that learned."""
+    if verdict.outcome == "cannot tell" and verdict.learned is not None:
+        return [verdict.learned.sentence]
+    return [more for more in [words.more_seeds(verdict)] if more]
 
 
 def _scores(record: ExperimentRecord) -> list[Row]:
