@@ -6,7 +6,9 @@ import re
 import pytest
 
 from palinode import Claim, Store
+from palinode.checks.laws import LAWS
 from palinode.cli import compare
+from palinode.report.findings import _laws_of
 from palinode.results.record import ChoiceEntry
 from palinode.results.seals import Seal
 from synthetic_store import Synthetic, SyntheticArm, make_store
@@ -131,6 +133,14 @@ def test_a_page_names_arms_whose_names_have_spaces_or_the_word_and(here, palinod
     page = (here / "pages" / "demo--laptop.md").read_text()
     assert "so another setting may be better: as is, this and that\n" in page
     assert "C4.contamination could not tell on as is, ltr, this and that\n" in page
+
+
+def test_a_page_says_what_a_check_asks_that_could_not_tell():
+    assert (
+        _laws_of("C8.falls, C2.markov could not tell on ")
+        == f". C8.falls: {LAWS['C8.falls']}. C2.markov: {LAWS['C2.markov']}"
+    )
+    assert _laws_of("its runs were evaluated 8 times") == ""
 
 
 def test_a_page_gives_the_seal_and_every_later_change(store, palinode, here):

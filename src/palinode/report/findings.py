@@ -20,6 +20,7 @@ from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base import fsio
 from palinode.base.errors import BadInput
 from palinode.base.measures import probability_words
+from palinode.checks.laws import LAWS
 from palinode.report import words
 from palinode.report.claim_chart import claims_chart
 from palinode.report.drawing import drawn
@@ -363,7 +364,14 @@ def _cautions(record: ExperimentRecord, claims: Sequence[JudgedClaim], by_rule: 
         for text, arms in of_arms.items()
         if text not in lines
     ]
-    return [text + ", ".join(arms) for text, arms in lines.items()] + told
+    return [f"{text}{', '.join(arms)}{_laws_of(text)}" for text, arms in lines.items()] + told
+
+
+def _laws_of(text: str) -> str:
+    """What the checks ask that a caution names before `could not tell on`; empty for another caution."""
+    checks, found, _ = text.partition(COULD_NOT_TELL)
+    asked = [f"{check}: {LAWS[check]}" for check in checks.split(", ") if found and check in LAWS]
+    return "".join(f". {law}" for law in asked)
 
 
 def _names_in(text: str, names: Collection[str]) -> list[str]:
