@@ -630,6 +630,14 @@ def test_a_claim_without_numbers_is_open_and_so_is_one_that_needs_it(tmp_path):
     assert second.reasons[-1] == "T cannot be told, and this claim needs it"
 
 
+def test_a_claim_over_groups_of_which_none_is_run_is_left_out(tmp_path):
+    store = make_store(tmp_path)
+    groups = claim(measure="difference", arm="{}", against=("{}-other",), groups=("ltr", "both"), expect="better")
+    [row] = judged(store, "demo", groups)
+    assert row.is_left_out
+    assert "an arm of every group is not run at this size" in row.reasons
+
+
 def test_a_damaged_audit_of_another_experiment_stops_no_claim(tmp_path):
     store = make_store(tmp_path)
     (store.root / "audits" / f"{'0' * 64}.json").write_text("x")

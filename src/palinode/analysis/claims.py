@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from scipy import special
 
-from palinode.analysis.claim_measures import MEASURES, Evidence, Measured, edges, scores_of
+from palinode.analysis.claim_measures import MEASURES, Evidence, Measured, edges, scores_of, sides
 from palinode.analysis.intervals import ends, mean, seeds_needed
 from palinode.analysis.published_effect import PublishedWords, agrees, published_words
 from palinode.base.decision import Claim, Decision
@@ -259,8 +259,9 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
         rows = [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(reason,))]
     else:
         rows = list(measure(claim, evidence))
-        why = f"a scale with a published number is {NOT_RUN}" if claim.measure == "score" else NOTHING_MEASURED
-        rows = rows or [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(why,))]
+        rows = rows or [
+            Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(_nothing(claim, evidence),))
+        ]
     if claim.expect in ALONE:
         rows = [replace(row, family=None) for row in rows]
     if claim.needs_bracket:
@@ -275,6 +276,15 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
     if claim.expect == "within" and len(judged) > 1:
         judged.append(_of_all(claim, judged))
     return judged
+
+
+def _nothing(claim: Claim, evidence: Evidence) -> str:
+    """The reason why a claim has no row of numbers."""
+    if claim.measure == "score":
+        return f"a scale with a published number is {NOT_RUN}"
+    if claim.groups and not any(sides(claim, evidence.record)):
+        return f"an arm of every group is {NOT_RUN}"
+    return NOTHING_MEASURED
 
 
 def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evidence) -> Needed | None:
