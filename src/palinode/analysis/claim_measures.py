@@ -15,7 +15,7 @@ import polars as pl
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.censored import LEAST_RUNS, Bound, Time, compare_steps
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts
-from palinode.analysis.deciding import Deciding, DecidingIntervals
+from palinode.analysis.deciding import DecidingIntervals
 from palinode.analysis.intervals import LEAST_PAIRS, Interval, mean, rank_correlation, rank_correlation_p, t_interval
 from palinode.analysis.lines import Point, points_over_seeds, slope_per_decade
 from palinode.analysis.ratios import direction_ratios, final_scores
@@ -181,20 +181,9 @@ def _difference(
         p,
         family=ours,
         confidence=1 - by_rule.deciding.alpha,
-        floor=_floor(by_rule.deciding),
+        floor=by_rule.deciding.floor,
     )
     return row, {pair.seed: pair.difference for pair in pairs}
-
-
-def _floor(deciding: Deciding) -> float | None:
-    """Half of the width of the interval that remains with any number of seeds; None where the interval is over seeds alone.
-
-    Further seeds of a retriever test the same queries again, so the interval over queries stays about as wide as it is.
-    """
-    text = deciding.text
-    if text is None or text.interval is None or deciding.over == "seeds":
-        return None
-    return (text.interval.high - text.interval.low) / 2 if text.unit == "queries" else text.floor
 
 
 def edges(entry: ExperimentEntry, arms: Collection[str], scales: Collection[str]) -> tuple[str, ...]:

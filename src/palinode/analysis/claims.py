@@ -31,10 +31,7 @@ HOLDS_WHERE: Mapping[str, frozenset[str]] = {
 }
 # Measures in the unit of the metric, beside differences, which the rule judges.
 IN_UNITS_OF_THE_METRIC = ("selection",)
-FROM_A_BOUND = (
-    "within",
-    "not worse",
-)  # what these claims expect is held against a bound on each side, or against a loss
+FROM_A_BOUND = ("within", "not worse")  # such a claim is held against a bound of its own, not against 0
 LOSS = "nats_per_token"
 EVERY_ROW = "every row"
 # What a claim expects where rows stand alone: a wider interval would make agreement with a published score easier.
@@ -145,7 +142,10 @@ class JudgedClaim:
             why = f": the same text leaves about {needed.floor:.2g} to each side" if needed.floor else ""
             return [*smaller, f"no number of seeds would show {needed.effect:.2g}{why}"]
         if needed.seeds <= self.measured.count:
-            return [*smaller, f"so many seeds show {needed.effect:.2g} four times in five, and did not"]
+            return [
+                *smaller,
+                f"so many seeds show an effect of {needed.effect:.2g} four times in five; here they did not",
+            ]
         hours = f", {needed.hours:.1f} hours," if needed.hours is not None else ""
         return [*smaller, f"about {needed.seeds:,} seeds{hours} would show {needed.effect:.2g} four times in five"]
 
