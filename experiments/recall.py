@@ -246,7 +246,7 @@ def laptop(arms: tuple[str, ...], seeds: int) -> Size:
         arms=arms,
         scales=names(LAPTOP),
         seeds=tuple(range(1, seeds + 1)),
-        tuning=Tuning(values=(0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), share_of_steps=0.5),
+        tuning=Tuning(values=(0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), share_of_steps=0.5),
     )
 
 

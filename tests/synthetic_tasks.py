@@ -63,6 +63,7 @@ class SyntheticTask:
     lengths: bool = True
     levels: bool = True
     declared: bool = True
+    goal: float | None = None
 
 
 def make_task_store(root: Path, wanted: SyntheticTask | None = None) -> Store:
@@ -180,6 +181,7 @@ def _spec(wanted: SyntheticTask, arm: TaskArm, vocabulary: int, seed: int) -> di
             "steps": STEPS,
             "batch_windows": BATCH,
             "learning_rate": 1e-3 * (1 + place) * vocabulary,  # tuned
+            **({} if wanted.goal is None else {"stop_at_accuracy": wanted.goal}),
         },
         "evaluation": {"labels": wanted.scored, "directions": ["ltr"]},
     }

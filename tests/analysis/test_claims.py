@@ -30,7 +30,7 @@ from palinode.analysis.claims import (
     judged_claims,
 )
 from palinode.analysis.compare import compare
-from palinode.analysis.intervals import Interval, t_interval
+from palinode.analysis.intervals import Interval, rank_correlation_p, t_interval
 from palinode.analysis.sizes import ScaleSize
 from palinode.analysis.two_valued import boschloo_p
 from palinode.analysis.verdict import verdicts
@@ -619,6 +619,18 @@ def test_steps_to_learn_and_rank_correlations_need_audits(tmp_path):
     assert all("answer was not audited" in row.reasons for row in judged(store, "recall", steps))
     ranks = claim(measure="rank_correlation", arm="{}", against=("{}",), groups=("all", "answer"), experiment="recall")
     assert "all was not audited" in judged(store, "recall", ranks)[0].reasons
+
+
+def test_a_rank_correlation_takes_runs_that_ended_at_their_goal_as_equal(tmp_path):
+    """Accuracies fall with `rate`: those of the first four arms lie above the goal and have one rank, the others have their own."""
+    arms = tuple(TaskArm(name, rate=0.1 * place if place < 4 else place / 2) for place, name in enumerate("abcdefghi"))
+    groups = tuple(arm.name for arm in arms)
+    asked = claim(measure="rank_correlation", arm="{}", against=("{}",), groups=groups, experiment="recall")
+    for goal, ranks in ((None, [*range(9)]), (0.95, [0, 0, 0, 0, *range(4, 9)])):
+        store = make_task_store(tmp_path / str(goal), SyntheticTask(arms=arms, vocabularies=(10,), goal=goal))
+        [row] = judged(store, "recall", asked)
+        p = rank_correlation_p([(rank, rank) for rank in ranks])
+        assert (row.measured.effect, row.measured.p) == pytest.approx((1, p))
 
 
 def test_a_claim_without_numbers_is_open_and_so_is_one_that_needs_it(tmp_path):

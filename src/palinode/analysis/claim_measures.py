@@ -25,9 +25,9 @@ from palinode.analysis.tasks import any_above_trivial, learned_from
 from palinode.analysis.two_valued import learned_counts, two_valued_applies
 from palinode.analysis.verdict import Outcome, Verdict, decide, verdict
 from palinode.base.decision import Claim, Decision, in_group
-from palinode.base.measures import FINAL_OUTCOMES
+from palinode.base.measures import FINAL_OUTCOMES, Metric
 from palinode.checks.loss_floor import RATIO_FAIL
-from palinode.results.record import ExperimentEntry, ExperimentRecord
+from palinode.results.record import ExperimentEntry, ExperimentRecord, FinishedRun
 
 NATS = "nats_per_token"
 ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
@@ -467,7 +467,8 @@ def _steps(scale: str, group: str, arm: str, other: str, times: Sequence[Sequenc
 def over_groups(claim: Claim, evidence: Evidence) -> Rows:
     """The rank correlation, over groups, of the score of `arm` in this experiment and the score of `against` in another experiment.
 
-    Losses are negated, so that a higher score is better in both experiments. The p value comes from permuting the groups. A claim
+    Losses are negated, so that a higher score is better in both experiments. Accuracies of runs that ended at their goal are equal
+    (`_mean_score`). The p value comes from permuting the groups. A claim
     that needs a bracket leaves out the groups that were tuned to an edge of what was tried, in either experiment.
     """
     other = evidence.other(claim.experiment)
@@ -505,10 +506,23 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:
-    """The mean over seeds of the decision rule's metric, negated if lower is better; None if no finished run has this metric."""
+    """The mean over seeds of the decision rule's metric, negated if lower is better; None if no finished run has this metric.
+
+    A run that `stop_at_accuracy` ended counts with this accuracy. How far it lies above is chance, and would decide ranks.
+    """
     rule = record.entry.decision
-    values = list(scores_of(record, arm, scale, str(rule["metric"])).values())
+    scores = scores_of(record, arm, scale, str(rule["metric"]))
+    if Metric.parse(str(rule["metric"])).measure == "accuracy":
+        goals = {run.entry.seed: _goal(run) for run in record.finished(arm, scale)}
+        scores = {seed: min(value, goals[seed]) for seed, value in scores.items()}
+    values = list(scores.values())
     return (mean(values) if rule["better"] == "higher" else -mean(values)) if values else None
+
+
+def _goal(run: FinishedRun) -> float:
+    """The accuracy at which the run ends; 1 where none is set."""
+    recipe = run.record.spec.get("recipe")
+    return float((recipe.get("stop_at_accuracy") if isinstance(recipe, dict) else None) or 1.0)
 
 
 def term(claim: Claim, evidence: Evidence) -> Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -178,7 +179,8 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
         lines += [f"    {path}: {_brief(before)} -> {_brief(after)}" for path, before, after in arm.diff]
     for choice in entry.choices:
         tried = ", ".join(
-            f"{value:g}: {_brief(score)}" for value, score in zip(choice.values, choice.scores, strict=True)
+            f"{value:g}: {_brief(score)}" + (f" in {steps:g} steps" if steps else "")
+            for value, score, steps in zip_longest(choice.values, choice.scores, choice.steps)
         )
         edge = ", at the edge" if choice.at_the_edge else ""
         lines.append(

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 from palinode.analysis.audits import ArmAudit
@@ -38,13 +37,14 @@ from palinode.experiment.cells import (
     refuse_other_numerics,
     refuse_what_cannot_be,
 )
+from palinode.experiment.choosing import choose
 from palinode.experiment.decisions import hold_on_decisions, read_plan, write_plan
 from palinode.experiment.fan_out import nursery_for
 from palinode.experiment.plan import NO_SMALLEST_EFFECT, Measure, Plan, expected_seconds, plan
 from palinode.experiment.seal import record_look, record_look_of_older_version, seal_plan, undecided
 from palinode.experiment.sources import refuse_sources
 from palinode.experiment.stacks import begun_stacks, fixed_stack_of, kept_stacks, stacks_with_choices
-from palinode.results.record import TRIALS_SUFFIX, ChoiceEntry, ExperimentEntry, Result, RunEntry, trials_name
+from palinode.results.record import TRIALS_SUFFIX, ChoiceEntry, ExperimentEntry, RunEntry, trials_name
 from palinode.results.seals import looks_at_other_seeds
 from palinode.results.store import Store
 from palinode.run.one import stack_key
@@ -61,7 +61,6 @@ from palinode.train.checkpoint import CHECKPOINTS, newest_saved
 from palinode.train.device import free_memory_bytes, has_devices, resolve_device
 from palinode.train.recipe import AUDIT_BYTES, Parallel, chosen_parallel, refuse_sharing
 
-Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 Chosen = tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]]
 Place = tuple[str, str]  # arm, scale
 SECONDS_PER_HOUR = 3600.0
@@ -421,38 +420,8 @@ def tuned(resolved: ResolvedExperiment, store: Store) -> Chosen | None:
     tried = {cell: trials_of(resolved, *cell) for cell in cells}
     if not all(store.ended(spec.run_id) for values in tried.values() for _, specs in values for spec in specs):
         return None
-    choices = tuple(_choice(resolved, arm, scale, tried[arm, scale], store) for arm, scale in cells)
+    choices = tuple(choose(resolved, arm, scale, tried[arm, scale], store) for arm, scale in cells)
     return with_chosen(resolved, {(choice.arm, choice.scale): choice.chosen for choice in choices}), choices
-
-
-def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, store: Store) -> ChoiceEntry:
-    tuning, decision = resolved.tuning, resolved.decision
-    assert tuning is not None
-    results = {spec.run_id: store.record(spec.run_id).result for _, specs in tried for spec in specs}
-    metric = tuning.metric(decision)
-    scores = {value: _mean_score([results[spec.run_id] for spec in specs], metric) for value, specs in tried}
-    scored = {value: score for value, score in scores.items() if score is not None}
-    if not scored:
-        message = f"no trial of arm {arm!r} at scale {scale} came to a score"
-        raise BadInput(message, field="tuning.values", hint="`palinode show` on the trials says why")
-    sign = 1 if decision.better == "lower" else -1
-    return ChoiceEntry(
-        arm=arm,
-        scale=scale,
-        field=tuning.field,
-        values=tuple(scores),
-        scores=tuple(scores.values()),
-        chosen=min(scored, key=lambda value: (sign * scored[value], value)),
-        runs=tuple(results),
-        tokens_read=sum(float(result.counters.get("tokens_read") or 0) for result in results.values() if result),
-    )
-
-
-def _mean_score(results: Sequence[Result | None], metric: str) -> float | None:
-    """The mean score over the seeds; None if a run diverged, because a value at which runs diverge is not chosen."""
-    scores = [result.score(metric) if result is not None and result.outcome == "done" else None for result in results]
-    finished = [score for score in scores if score is not None]
-    return fmean(finished) if len(finished) == len(scores) else None
 
 
 def _with_stacks(entry: ExperimentEntry, resolved: ResolvedExperiment, work: _Work) -> ExperimentEntry:

@@ -291,6 +291,7 @@ def _choices(record: ExperimentRecord) -> list[Row]:
             "field": choice.field,
             "chosen": choice.chosen,
             "values": list(choice.values),
+            "steps": list(choice.steps),
             "at_the_edge": choice.at_the_edge,
         }
         for choice in record.entry.choices

@@ -394,9 +394,11 @@ class ChoiceEntry(Config):
         field: the dotted path of the setting that was chosen.
         values: the values that were tried, one for each trial.
         scores: the mean score of each value on the tuning split; None where a trial has no score.
-        chosen: the value with the best score.
+        chosen: the value with the best score, or with the fewest `steps`.
         runs: the run ids of the trials.
         tokens_read: the number of tokens that all trials read together.
+        steps: where `stop_at_accuracy` ended trials: the mean number of steps to this accuracy at each value, None where it was not
+            reached. Empty where no value reached it, and in older entries.
     """
 
     arm: str
@@ -407,6 +409,7 @@ class ChoiceEntry(Config):
     chosen: float
     runs: tuple[str, ...]
     tokens_read: float = 0.0
+    steps: Annotated[tuple[float | None, ...], LATER] = ()
 
     @property
     def at_the_edge(self) -> bool:
