@@ -40,6 +40,7 @@ AT_THE_CEILING = (
     "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
 )
 SOME_LEARNED = "some runs learned the task and others did not, so the interval of the mean accuracy is not judged: {}"
+NO_GROUP = "no group can be judged; the row of each group says why"
 ALL_EQUAL = "the values of all {} seeds are equal, so nothing says how far another seed would lie"
 TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: that is a leak until proven otherwise"
 NO_TEST = "no run was scored on the test split: set evaluation.test = true"
@@ -220,7 +221,8 @@ def _mean_of_groups(
     seeds = sorted(set.intersection(*map(set, judged.values()))) if judged else []
     values = [mean([of_group[seed] for of_group in judged.values()]) for seed in seeds]
     interval, family = (t_interval(values, at) for at in (evidence.rule.confidence, evidence.family_confidence()))
-    reasons = () if values else tuple(dict.fromkeys(reason for row, _ in rows for reason in row.reasons))
+    of_groups = {row.reasons for row, _ in rows}
+    reasons = () if values else (*of_groups,)[0] if len(of_groups) == 1 else (NO_GROUP,)
     if counted := [row.group for row, _ in rows if row.group in judged and row.p is not None]:
         reasons = (*reasons, SOME_LEARNED.format(", ".join(counted)))
     arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))

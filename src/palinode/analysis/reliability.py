@@ -89,7 +89,11 @@ def not_comparable(record: ExperimentRecord, comparison: Comparison) -> list[str
 
 
 def _seeds(left_out: list[LeftOut]) -> str:
-    return "; ".join(f"seed {item.seed}: {item.reason}" for item in left_out)
+    """The reasons, each with all its seeds."""
+    seeds: dict[str, list[str]] = {}
+    for item in left_out:
+        seeds.setdefault(item.reason, []).append(str(item.seed))
+    return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {reason}" for reason, of in seeds.items())
 
 
 def cost_cautions(cost: Parity, baseline: str) -> list[str]:
