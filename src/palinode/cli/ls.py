@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -177,15 +176,7 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
     for arm in entry.arms:
         lines.append(f"\n  arm {shown(arm.name)}{stamps[arm.name]}  {shown(arm.note)}".rstrip())
         lines += [f"    {path}: {_brief(before)} -> {_brief(after)}" for path, before, after in arm.diff]
-    for choice in entry.choices:
-        tried = ", ".join(
-            f"{value:g}: {_brief(score)}" + (f" in {steps:g} steps" if steps else "")
-            for value, score, steps in zip_longest(choice.values, choice.scores, choice.steps)
-        )
-        edge = ", at the edge" if choice.at_the_edge else ""
-        lines.append(
-            f"\n  {choice.arm} at {choice.scale}: {choice.field} = {choice.chosen:g}{edge} (tuning split: {tried})"
-        )
+    lines += [f"\n  {choice.words}" for choice in entry.choices]
     lines += [f"\n  {stack.arm} at {stack.scale}: {stack.words}" for stack in entry.stacks]
     rows = [[run.arm, run.scale, str(run.seed), run.run_id, outcomes.get(run.run_id, "missing")] for run in entry.runs]
     return "\n".join([*lines, "", text_table(("arm", "scale", "seed", "run", "outcome"), rows, right=("seed",))])

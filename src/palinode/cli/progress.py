@@ -131,7 +131,7 @@ def _message(event: Event) -> str | None:
     """The message that an event gets on a line of its own in every display; None for other events."""
     words_of: dict[str, Callable[[Event], str]] = {
         "audit": _audit_words,
-        "choice": _choice_words,
+        "choice": lambda event: str(event["words"]),
         "plan": _plan_words,
         "note": lambda event: f"{f'{_name(event)}: ' if 'run_id' in event else ''}{event['message']}",
         "alone": lambda event: f"{_name(event)}: tried again by itself, as its stack failed: {event['reason']}",
@@ -153,14 +153,6 @@ def _failure(event: Event) -> str | None:
     if event["event"] != "finished" or event["outcome"] in FINE_OUTCOMES or not event.get("reason"):
         return None
     return f"{_name(event)}: {event['outcome']}: {str(event['reason']).splitlines()[0]}"
-
-
-def _choice_words(event: Event) -> str:
-    """The text that says which value tuning chose for an arm, and the score of each value."""
-    scores = zip(event["values"], event["scores"], strict=True)
-    tried = ", ".join(f"{value:g}: {'no score' if score is None else f'{score:.4f}'}" for value, score in scores)
-    edge = "; the best is at the edge" if event["chosen"] in (min(event["values"]), max(event["values"])) else ""
-    return f"{event['arm']} at {event['scale']}: {event['field']} = {event['chosen']:g} (tuning split {tried}{edge})"
 
 
 def _plan_words(event: Event) -> str:

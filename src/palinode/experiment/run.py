@@ -223,7 +223,7 @@ def _work_through(
         entry = entry.with_(seeds=stage.seeds, runs=_run_entries(stage), choices=choices, to_choose="")
         store.write_experiment(entry)
     for choice in choices:
-        how.on_event({"event": "choice", **encode(choice)})
+        how.on_event({"event": "choice", **encode(choice), "words": choice.words})
     return _run_stages(entry, resolved, stage, planned, work)
 
 

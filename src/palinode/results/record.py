@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -415,6 +416,16 @@ class ChoiceEntry(Config):
     def at_the_edge(self) -> bool:
         """Whether `chosen` is the smallest or the largest value that was tried. A value outside that range might be better."""
         return self.chosen in (min(self.values), max(self.values))
+
+    @property
+    def words(self) -> str:
+        """One line: the chosen value, and for each value its score and the steps to the accuracy at which a trial ended."""
+        tried = (
+            f"{value:g}: {'no score' if score is None else f'{score:.4f}'}" + (f" in {steps:g} steps" if steps else "")
+            for value, score, steps in zip_longest(self.values, self.scores, self.steps)
+        )
+        edge = ", at the edge of what was tried" if self.at_the_edge else ""
+        return f"{self.arm} at {self.scale}: {self.field} = {self.chosen:g}{edge} (tuning split: {', '.join(tried)})"
 
 
 class StackEntry(Config):
