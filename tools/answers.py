@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from palinode.report.findings import signed
@@ -12,6 +12,13 @@ Row = dict[str, Any]
 Pages = Mapping[str, Row]
 RETRIEVAL = "retrieval--laptop"
 PLURAL = {"holds": "hold", "does not hold": "do not hold"}
+# Whether training on all tokens helped a kind of model, whether it hindered one -> the short answer.
+LABELS = {
+    (True, True): "It depends on the model.",
+    (True, False): "All tokens, where a difference can be told.",
+    (False, True): "The answer alone, where a difference can be told.",
+    (False, False): "No difference can be told.",
+}
 # Page -> what two models of encdec are equal in there.
 EQUAL = {
     "encdec--laptop": "tokens",
@@ -75,14 +82,35 @@ def _plain_encoder_decoder(pages: Pages) -> Iterator[str]:
 
 
 def _plain_labels(pages: Pages) -> Iterator[str]:
-    kinds = [
+    kinds, more, fewer = _right_answers(pages)
+    steps, sooner, later = _steps_to_learn(pages)
+    asked, helped, hindered = kinds | steps, more | sooner, fewer | later
+    if asked:
+        yield (
+            f"Guessing every word in training, and not the answer alone, helped {len(helped - hindered)} of {len(asked)} kinds of "
+            f"models to learn to look something up, and hindered {len(hindered - helped)}."
+        )
+
+
+def _right_answers(pages: Pages) -> tuple[set[str], set[str], set[str]]:
+    """The kinds of models whose right answers are compared; those with more, and those with fewer, after training on all tokens."""
+    rows = [
         row for row in _rows(pages, "recall--laptop", "R1") if row["measure"] == "difference" and row["of_one_group"]
     ]
-    if kinds:
-        yield (
-            f"Guessing every word in training, and not the answer alone, helped {len(_above(kinds))} of {len(kinds)} kinds of "
-            f"models to learn to look something up, and hindered {len(_below(kinds))}."
-        )
+    return (
+        {row["group"] for row in rows},
+        {row["group"] for row in _above(rows)},
+        {row["group"] for row in _below(rows)},
+    )
+
+
+def _steps_to_learn(pages: Pages) -> tuple[set[str], set[str], set[str]]:
+    """The kinds of models whose steps to learn are compared; those that learn sooner, and later, when trained on all tokens."""
+    rows = [
+        row for row in _rows(pages, "recall--laptop", "R1", with_interval=False) if row["measure"] == "steps_to_learn"
+    ]
+    of_word = {word: {row["group"] for row in rows if row["verdict"] == word} for word in ("holds", "does not hold")}
+    return {row["group"] for row in rows}, of_word["holds"], of_word["does not hold"]
 
 
 def _plain_retrieval(pages: Pages) -> Iterator[str]:
@@ -287,11 +315,19 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     differences = [
         row for name in ("R1", "R2") for row in _rows(pages, "recall--laptop", name) if row["measure"] == "difference"
     ]
-    kinds = [row for row in differences if row["name"] == "R1" and row["of_one_group"]]
+    steps, sooner, later = _steps_to_learn(pages)
+    kinds, more, fewer = _right_answers(pages)
+    if steps or kinds:
+        yield LABELS[bool(sooner | more), bool(later | fewer)]
+    if steps:
+        yield (
+            f"Of {len(steps)} kinds of models, {_named(sooner)} learn sooner when trained on all tokens, and {_named(later)} when "
+            "trained on the answer alone. Each has the learning rate that its own trials chose."
+        )
     if kinds:
         yield (
-            f"Of {len(kinds)} kinds of models, {len(_above(kinds))} give more right answers after training on all tokens, and "
-            f"{len(_below(kinds))} after training on the answer alone."
+            f"Of {len(kinds)} kinds of models, {_named(more)} give more right answers at the end after training on all tokens, and "
+            f"{_named(fewer)} after training on the answer alone."
         )
     for claim in dict.fromkeys(row["claim"] for row in differences):
         rows = [row for row in differences if row["claim"] == claim]
@@ -319,6 +355,11 @@ def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     if late and word:
         of_arms = ", ".join(f"{row['ndcg_at_10']:.3f} {row['arm']}" for row in late)
         yield f"nDCG@10 of each arm: {of_arms}. BM25, which counts words and learns nothing, has {word[0]['ndcg_at_10']:.3f}."
+
+
+def _named(kinds: Collection[str]) -> str:
+    """How many kinds of models, and which."""
+    return f"{len(kinds)} ({', '.join(sorted(kinds))})" if kinds else "0"
 
 
 def _several(counts: Mapping[str, int]) -> str:

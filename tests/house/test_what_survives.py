@@ -160,20 +160,29 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     }
     labels = told(
         recall__laptop=[
-            taught,
-            {**taught, "verdict": "cannot tell", "family_low": 0.1, "family_high": 0.4},
-            mean,
+            {**taught, "group": "s4d"},
+            {**taught, "group": "h3", "verdict": "cannot tell", "family_low": 0.1, "family_high": 0.4},
+            {**mean, "group": ""},
             ranked,
         ]
     )[3]
     assert (
-        "Of 2 kinds of models, 1 give more right answers after training on all tokens, and 1 after training" in labels
+        "Of 2 kinds of models, 1 (h3) give more right answers at the end after training on all tokens, and 1 (s4d) after"
+        in labels
     )
     assert (
         "Enough. As a share of right answers, over all kinds: +0.1000 (-0.5000 to -0.3000). Of 2 comparisons: 1"
         in labels
     )
     assert "It predicts. Rank correlation +0.50 over 12 kinds: holds." in labels
+    assert "recall?** It depends on the model." in labels
+    soon = {**taught, "measure": "steps_to_learn", "family_low": None, "group": "h3"}
+    steps = told(recall__laptop=[soon, {**soon, "group": "s4d", "verdict": "cannot tell"}])[3]
+    assert "recall?** All tokens, where a difference can be told." in steps
+    assert "Of 2 kinds of models, 1 (h3) learn sooner when trained on all tokens, and 0 when" in steps
+    late = told(recall__laptop=[{**soon, "verdict": "does not hold"}])[3]
+    assert "The answer alone, where" in late
+    assert "No difference can be told." in told(recall__laptop=[{**soon, "verdict": "cannot tell"}])[3]
     shorts = {"holds": "Yes", "does not hold": "Not here", "cannot tell": "a smaller one cannot be told"}
     for verdict, short in shorts.items():
         page = {"claims": [{**ROW, "name": "D2", "verdict": verdict}], "smallest_effect": 0.02}
@@ -196,8 +205,10 @@ def test_the_plain_paragraph_follows_the_intervals(tool):
     split = plain(encdec__laptop={"claims": [{**higher, "name": "E1"}]})
     assert "better than a plain one in 0 and worse in 1 of 1 fair comparison." in split
     kind = {**higher, "name": "R1", "measure": "difference", "of_one_group": True}
-    labels = plain(recall__laptop={"claims": [kind, {**kind, "family_low": -0.3, "family_high": -0.1}]})
-    assert "helped 1 of 2 kinds of models to learn to look something up, and hindered 1." in labels
+    sooner = {**kind, "measure": "steps_to_learn", "family_low": None, "group": "hyena", "verdict": "holds"}
+    worse = {**kind, "group": "s4d", "family_low": -0.3, "family_high": -0.1}
+    labels = plain(recall__laptop={"claims": [{**kind, "group": "h3"}, worse, sooner]})
+    assert "helped 2 of 3 kinds of models to learn to look something up, and hindered 1." in labels
     for row, verdict, word in (
         (higher, "holds", "made"),
         (higher, "cannot tell", "may have made"),
