@@ -20,7 +20,7 @@ AdamW. A run of `laptop` ends when 99 % of the answers are right. Monarch Mixer 
 is the recall model that its authors describe and did not release. Convolutions and recurrences need no positions, because their
 result depends on the order of slots. Mixers without a longest row are also scored on sequences 2 and 4 times as long.
 
-Sizes: `smoke` draws every chart in minutes, and tunes nothing; `laptop` takes hours on two cores, at vocabulary 10, and has five
+Sizes: `smoke` draws every chart in minutes, and tunes nothing; `laptop` takes hours on two cores, at vocabulary 10, and has six
 seeds; `laptop-attention` has ten seeds of attention and linear attention; `gpu` and `paper` need an accelerator and have larger
 vocabularies. R3 needs the rank of twelve mixers, so `laptop` trains some further ones as published, causal and on all tokens.
 """
@@ -265,7 +265,7 @@ def sizes() -> Mapping[str, Size]:
             scales=names(SMOKE),
             seeds=(1, 2),
         ),
-        "laptop": laptop((*arm_names(ON_A_LAPTOP, ASKED), *arm_names(VARIANTS, ASKED[:1])), 5),
+        "laptop": laptop((*arm_names(ON_A_LAPTOP, ASKED), *arm_names(VARIANTS, ASKED[:1])), 6),
         "laptop-attention": laptop(arm_names(ON_A_LAPTOP[:2], ASKED), 10),
         "gpu": Size(
             change={"recipe.precision": "bfloat16", "device": "auto"},

@@ -97,20 +97,20 @@ def _right_answers(pages: Pages) -> tuple[set[str], set[str], set[str]]:
     rows = [
         row for row in _rows(pages, "recall--laptop", "R1") if row["measure"] == "difference" and row["of_one_group"]
     ]
-    return (
-        {row["group"] for row in rows},
-        {row["group"] for row in _above(rows)},
-        {row["group"] for row in _below(rows)},
-    )
+    told = {word: {row["group"] for row in rows if row["outcome"] == word} for word in ("better", "worse")}
+    return {row["group"] for row in rows}, told["better"], told["worse"]
 
 
 def _steps_to_learn(pages: Pages) -> tuple[set[str], set[str], set[str]]:
     """The kinds of models whose steps to learn are compared; those that learn sooner, and later, when trained on all tokens."""
-    rows = [
-        row for row in _rows(pages, "recall--laptop", "R1", with_interval=False) if row["measure"] == "steps_to_learn"
-    ]
+    rows = [row for row in _rows_of_steps(pages) if row["of_one_group"]]
     of_word = {word: {row["group"] for row in rows if row["verdict"] == word} for word in ("holds", "does not hold")}
     return {row["group"] for row in rows}, of_word["holds"], of_word["does not hold"]
+
+
+def _rows_of_steps(pages: Pages) -> list[Row]:
+    rows = _rows(pages, "recall--laptop", "R1", with_interval=False)
+    return [row for row in rows if row["measure"] == "steps_to_learn"]
 
 
 def _plain_retrieval(pages: Pages) -> Iterator[str]:
@@ -324,6 +324,12 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
             f"Of {len(steps)} kinds of models, {_named(sooner)} learn sooner when trained on all tokens, and {_named(later)} when "
             "trained on the answer alone. Each has the learning rate that its own trials chose."
         )
+    for row in _rows_of_steps(pages):
+        if not row["of_one_group"] and not row["reasons"]:
+            yield (
+                f"Over {row['group'].removeprefix('mean of ')}: training on all tokens takes {row['effect']:.2f} times the steps "
+                f"(p = {row['p']:.2g})."
+            )
     if kinds:
         yield (
             f"Of {len(kinds)} kinds of models, {_named(more)} give more right answers at the end after training on all tokens, and "
@@ -331,8 +337,10 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
         )
     for claim in dict.fromkeys(row["claim"] for row in differences):
         rows = [row for row in differences if row["claim"] == claim]
-        overall = (f"{signed(row['effect'])} {_between(row)}" for row in rows if not row["of_one_group"])
-        shown = "".join(f" As a share of right answers, over all kinds: {mean}." for mean in overall)
+        overall = [row for row in rows if not row["of_one_group"] and not row["reasons"]]
+        shown = "".join(
+            f" As a share of right answers, {row['group']}: {signed(row['effect'])} {_between(row)}." for row in overall
+        )
         yield f"{claim}{shown} {_several(Counter(verdict_of(row) for row in rows if row['of_one_group']))}."
     for row in _rows(pages, "recall--laptop", "R3", with_interval=False)[:1]:
         yield f"{row['claim']} Rank correlation {row['effect']:+.2f} over {row['count']} kinds: {verdict_of(row)}."

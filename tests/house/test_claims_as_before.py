@@ -165,7 +165,7 @@ def test_recall(unpacked, kind):
         assert row["verdict"] == "cannot tell"
     sooner = one_each(
         old["sooner"],
-        [row for row in rows if row["measure"] == "steps_to_learn"],
+        [row for row in rows if row["measure"] == "steps_to_learn" and row["of_one_group"]],
         lambda s: (f"{s['mixer']}-{s['visibility']}-all", s["scale"]),
         lambda r: (r["arm"], r["scale"]),
     )

@@ -46,7 +46,7 @@ def test_laptop_asks_all_that_was_to_be_asked(experiment, laptop):
     assert len(r3.groups) == 12
     vocabularies = {laptop.settings(laptop.arms[0].name, scale).data.task.vocabulary for scale in laptop.scales}
     assert vocabularies == {10}
-    assert len(laptop.seeds) == 5
+    assert len(laptop.seeds) == 6  # of 5, no p value of one kind of model could be below .05 / 8
     tried = Counter((run.spec.data.task.vocabulary, run.arm.partition(" at ")[0]) for run in trials(laptop).runs)
     assert len(tried) == len(laptop.arms) * len(laptop.scales)
     assert len(set(tried.values())) == 1, "as many trials for every arm"

@@ -160,18 +160,19 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     }
     labels = told(
         recall__laptop=[
-            {**taught, "group": "s4d"},
-            {**taught, "group": "h3", "verdict": "cannot tell", "family_low": 0.1, "family_high": 0.4},
-            {**mean, "group": ""},
+            {**taught, "group": "s4d", "outcome": "worse"},
+            {**taught, "group": "h3", "outcome": "better", "family_low": 0.1, "family_high": 0.4},
+            {**taught, "group": "hyena", "outcome": "cannot tell"},
+            {**mean, "group": "mean of h3, s4d"},
             ranked,
         ]
     )[3]
     assert (
-        "Of 2 kinds of models, 1 (h3) give more right answers at the end after training on all tokens, and 1 (s4d) after"
+        "Of 3 kinds of models, 1 (h3) give more right answers at the end after training on all tokens, and 1 (s4d) after"
         in labels
     )
     assert (
-        "Enough. As a share of right answers, over all kinds: +0.1000 (-0.5000 to -0.3000). Of 2 comparisons: 1"
+        "Enough. As a share of right answers, mean of h3, s4d: +0.1000 (-0.5000 to -0.3000). Of 3 comparisons: 3"
         in labels
     )
     assert "It predicts. Rank correlation +0.50 over 12 kinds: holds." in labels
@@ -180,6 +181,13 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     steps = told(recall__laptop=[soon, {**soon, "group": "s4d", "verdict": "cannot tell"}])[3]
     assert "recall?** All tokens, where a difference can be told." in steps
     assert "Of 2 kinds of models, 1 (h3) learn sooner when trained on all tokens, and 0 when" in steps
+    together = {**soon, "of_one_group": False, "group": "mean of h3, s4d", "effect": 0.5, "p": 0.002}
+    assert (
+        "Over h3, s4d: training on all tokens takes 0.50 times the steps (p = 0.002)."
+        in told(recall__laptop=[soon, together])[3]
+    )
+    unclear_mean = told(recall__laptop=[soon, {**together, "reasons": ["few"]}])[3]
+    assert "Over h3" not in unclear_mean
     late = told(recall__laptop=[{**soon, "verdict": "does not hold"}])[3]
     assert "The answer alone, where" in late
     assert "No difference can be told." in told(recall__laptop=[{**soon, "verdict": "cannot tell"}])[3]
@@ -204,9 +212,9 @@ def test_the_plain_paragraph_follows_the_intervals(tool):
     assert "Reading forwards sometimes helped it" in gain
     split = plain(encdec__laptop={"claims": [{**higher, "name": "E1"}]})
     assert "better than a plain one in 0 and worse in 1 of 1 fair comparison." in split
-    kind = {**higher, "name": "R1", "measure": "difference", "of_one_group": True}
+    kind = {**higher, "name": "R1", "measure": "difference", "of_one_group": True, "outcome": "better"}
     sooner = {**kind, "measure": "steps_to_learn", "family_low": None, "group": "hyena", "verdict": "holds"}
-    worse = {**kind, "group": "s4d", "family_low": -0.3, "family_high": -0.1}
+    worse = {**kind, "group": "s4d", "outcome": "worse"}
     labels = plain(recall__laptop={"claims": [{**kind, "group": "h3"}, worse, sooner]})
     assert "helped 2 of 3 kinds of models to learn to look something up, and hindered 1." in labels
     for row, verdict, word in (

@@ -7,27 +7,36 @@ The module `palinode.analysis.claims` judges from a row whether the claim holds.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
 
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.censored import LEAST_RUNS, Bound, Time, compare_steps
+from palinode.analysis.censored import LEAST_RUNS, Bound, Time, compare_steps, stratified
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts
 from palinode.analysis.deciding import DecidingIntervals
-from palinode.analysis.intervals import LEAST_PAIRS, Interval, mean, rank_correlation, rank_correlation_p, t_interval
+from palinode.analysis.intervals import (
+    LEAST_PAIRS,
+    Interval,
+    mean,
+    rank_correlation,
+    rank_correlation_p,
+    share_interval,
+    t_interval,
+)
 from palinode.analysis.lines import Point, points_over_seeds, slope_per_decade
 from palinode.analysis.ratios import direction_ratios, final_scores
-from palinode.analysis.reliability import audit_reasons, leaks_elsewhere
+from palinode.analysis.reliability import NO_SPREAD, audit_reasons, leaks_elsewhere
 from palinode.analysis.sizes import ScaleSize, scale_sizes
-from palinode.analysis.tasks import any_above_trivial, learned_from
+from palinode.analysis.tasks import any_above_trivial, learned_from, levels_at
 from palinode.analysis.two_valued import learned_counts, two_valued_applies
 from palinode.analysis.verdict import Outcome, Verdict, decide, verdict
 from palinode.base.decision import Claim, Decision, in_group
 from palinode.base.measures import FINAL_OUTCOMES, Metric
 from palinode.checks.loss_floor import RATIO_FAIL
-from palinode.results.record import ExperimentEntry, ExperimentRecord, FinishedRun
+from palinode.results.record import ChoiceEntry, ExperimentRecord
 
 NATS = "nats_per_token"
 ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
@@ -36,10 +45,16 @@ LEAST_BLOCKS = 4
 LEAST_POINTS = 3  # shares of rtl tokens: through two of them a line always fits
 NOTHING_LEARNED = "no run is above what is scored without learning"
 AT_THE_EDGE = "{} was tuned to {} = {:g}, the edge of what was tried: the claim is not made"
+NOTHING_TAUGHT = (
+    "no {1} that was tried taught {0} more than guessing, so {2:g} is chosen by chance: the claim is not made"
+)
 AT_THE_CEILING = (
     "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
 )
+EQUAL_ARMS = frozenset([AT_THE_CEILING, NO_SPREAD])  # the reasons that stand where two arms score the same
 SOME_LEARNED = "some runs learned the task and others did not, so the interval of the mean accuracy is not judged: {}"
+OPPOSITE = "the ratio of the mean steps and the log-rank test point in opposite directions"
+FEW_EVALUATIONS = 4  # a run that came half-way at its third evaluation may have done so at any step behind the second
 NO_GROUP = "no group can be judged; the row of each group says why"
 ALL_EQUAL = "the values of all {} seeds are equal, so nothing says how far another seed would lie"
 TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: that is a leak until proven otherwise"
@@ -56,6 +71,7 @@ class Evidence:
         other: a function from the name of another experiment to the record of that experiment at the same size, or to None.
         comparisons: the number of rows that judge one claim: their intervals allow for each other.
         group_comparisons: the number of rows of single groups; they allow for each other, and the mean over groups stands apart.
+        group_tests: the same number of the rows that have a p value and no interval.
     """
 
     record: ExperimentRecord
@@ -64,10 +80,20 @@ class Evidence:
     other: Callable[[str], ExperimentRecord | None]
     comparisons: int = 1
     group_comparisons: int = 1
+    group_tests: int = 1
 
     def family_confidence(self, *, of_one_group: bool = False) -> float:
         """The confidence of one interval of a claim with several rows (Bonferroni)."""
         return 1 - (1 - self.rule.confidence) / (self.group_comparisons if of_one_group else self.comparisons)
+
+    def alpha_of_a_test(self, *, of_one_group: bool) -> float:
+        """The largest p value of a row without an interval that shows an effect (Bonferroni over the groups of its claim)."""
+        return (1 - self.rule.confidence) / (self.group_tests if of_one_group else 1)
+
+    def for_claim(self, claim: Claim) -> Evidence:
+        """The evidence with the rule that the claim asks for: whether an arm is better, or whether it is not worse."""
+        asks_less = claim.expect == "not worse" and self.rule.smallest_effect > 0
+        return replace(self, rule=self.rule.with_(claim="not worse")) if asks_less else self
 
     @property
     def scales(self) -> tuple[str, ...]:
@@ -94,6 +120,7 @@ class Measured:
         outcome: the outcome of the decision rule; None if the measure is not `difference`.
         p: the p value of an exact test that the effect is `no_effect`. A rank correlation and a ratio of steps have a p value and
             no interval; a difference of accuracies has one where runs are counted (`two_valued.two_valued_applies`).
+        alpha: the largest p value that shows an effect, where the p value judges.
         no_effect: the value of the effect if the compared things do not differ: 0, or 1 for a ratio of steps.
         bound: whether the true effect may only be larger (">=") or smaller ("<=") than `effect`, or either of the two ("~").
         reasons: the reasons why nothing can be concluded from the row; empty where the row can be judged.
@@ -115,6 +142,7 @@ class Measured:
     reasons: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     p: float | None = None
+    alpha: float | None = None
     no_effect: float = 0.0
     bound: Bound = ""
     family: Interval | None = None
@@ -150,12 +178,13 @@ def _difference(
     if (against := _best_of(evidence, scale, others)) is None:
         reason = f"no finished run of {' or '.join(others)} to compare with"
         return Measured(scale, arm, ", ".join(others), None, None, 0, group, reasons=(reason,)), {}
+    evidence = evidence.for_claim(claim)
     by_rule = _by_rule(evidence, arm, against, scale, of_one_group=bool(group))
     pairs, reasons, cautions = by_rule.comparison.pairs, by_rule.reasons, by_rule.cautions
     if claim.needs_learning:
         reasons = (*reasons, *unlearned(evidence, [(name, rule.metric) for name in (arm, against)], (scale,)))
     if claim.needs_bracket:
-        reasons = (*reasons, *edges(evidence.record.entry, (arm, against), (scale,)))
+        reasons = (*reasons, *edges(evidence, (arm, against), (scale,)))
     means = [mean([getattr(pair, side) for pair in pairs]) for side in ("arm_value", "baseline_value") if pairs]
     if claim.expect == "better" and rule.better == "higher" and pairs and min(means) >= 1 - rule.smallest_effect:
         reasons = (*reasons, AT_THE_CEILING)
@@ -180,6 +209,7 @@ def _difference(
         reasons,
         cautions,
         p,
+        None if p is None else by_rule.deciding.alpha,
         family=ours,
         confidence=1 - by_rule.deciding.alpha,
         floor=by_rule.deciding.floor,
@@ -187,13 +217,38 @@ def _difference(
     return row, {pair.seed: pair.difference for pair in pairs}
 
 
-def edges(entry: ExperimentEntry, arms: Collection[str], scales: Collection[str]) -> tuple[str, ...]:
-    """The reasons that arms were tuned to the smallest or the largest value that was tried, at one of these scales."""
+def edges(evidence: Evidence, arms: Collection[str], scales: Collection[str]) -> tuple[str, ...]:
+    """The reasons that the best value of arms is not known to lie between those that were tried, at one of these scales.
+
+    An arm was tuned to the smallest or the largest value, or no value taught it anything, so that its choice is chance.
+    """
+    asked = [choice for choice in evidence.record.entry.choices if choice.scale in scales and choice.arm in arms]
     return tuple(
-        AT_THE_EDGE.format(choice.arm, choice.field, choice.chosen)
-        for choice in entry.choices
-        if choice.at_the_edge and choice.scale in scales and choice.arm in arms
+        (AT_THE_EDGE if choice.at_the_edge else NOTHING_TAUGHT).format(choice.arm, choice.field, choice.chosen)
+        for choice in asked
+        if choice.at_the_edge or _taught_nothing(evidence, choice)
     )
+
+
+def _taught_nothing(evidence: Evidence, choice: ChoiceEntry) -> bool:
+    """Whether the best trial of a synthetic task does not beat guessing, by the Wilson interval of its accuracy.
+
+    The levels and the number of answers are those of runs on the validation split. The interval allows for the number of values.
+    """
+    rule, scores = evidence.rule, [score for score in choice.scores if score is not None]
+    if rule.score.measure != "accuracy" or not scores:
+        return False
+    levels, _ = levels_at(evidence.record, evidence.split, choice.scale)
+    answers = [
+        int(of_pass.get("tokens_scored") or 0)
+        for run in evidence.record.finished(choice.arm, choice.scale)
+        for of_pass in run.result.scores.get(evidence.split, {}).values()
+    ]
+    if levels is None or levels.to_beat is None or not answers or not max(answers):
+        return False
+    confidence = 1 - (1 - rule.confidence) / len(scores)
+    interval = share_interval(round(max(scores) * max(answers)), max(answers), confidence)
+    return interval is not None and interval.low <= levels.to_beat
 
 
 def _by_rule(evidence: Evidence, arm: str, against: str, scale: str, *, of_one_group: bool) -> Verdict:
@@ -216,8 +271,12 @@ def _by_rule(evidence: Evidence, arm: str, against: str, scale: str, *, of_one_g
 def _mean_of_groups(
     claim: Claim, evidence: Evidence, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
 ) -> Measured:
-    """The row with the mean difference over the groups that can be judged. Each seed gives one value: its mean over the groups."""
-    judged = {row.group: differences for row, differences in rows if not row.reasons}
+    """The row with the mean difference over the groups that can be judged. Each seed gives one value: its mean over the groups.
+
+    Groups whose arms are equal count as well: a mean over those that differ would be too large.
+    """
+    counting = [(row, differences) for row, differences in rows if not {*row.reasons} - EQUAL_ARMS]
+    judged = {row.group: differences for row, differences in counting if any(not one.reasons for one, _ in counting)}
     seeds = sorted(set.intersection(*map(set, judged.values()))) if judged else []
     values = [mean([of_group[seed] for of_group in judged.values()]) for seed in seeds]
     interval, family = (t_interval(values, at) for at in (evidence.rule.confidence, evidence.family_confidence()))
@@ -227,7 +286,7 @@ def _mean_of_groups(
         reasons = (*reasons, SOME_LEARNED.format(", ".join(counted)))
     arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))
     effect, group = (mean(values) if values else None), f"mean of {', '.join(judged) or 'no group'}"
-    outcome: Outcome = "cannot tell" if reasons else decide(family, evidence.rule)
+    outcome: Outcome = "cannot tell" if reasons else decide(family, evidence.for_claim(claim).rule)
     return Measured(scale, arm, against, effect, interval, len(values), group, outcome, reasons, family=family)
 
 
@@ -439,11 +498,56 @@ def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
                 step.filter(at_half_way).min().alias("first"), step.max().alias("last")
             ).iter_rows()
         }
+        rows = []
         for group, arm, (other, *_) in sides(claim, evidence.record):
             finished = [{run.entry.seed for run in evidence.record.finished(name, scale)} for name in (arm, other)]
             seeds = sorted(s for s in set.intersection(*finished) if {(arm, s), (other, s)} <= times.keys())
-            row = _steps(scale, group, arm, other, [[times[name, seed] for seed in seeds] for name in (arm, other)])
-            yield replace(row, reasons=(*unreliable(evidence.record, (arm, other), [scale]), *row.reasons))
+            of_arms = [[times[name, seed] for seed in seeds] for name in (arm, other)]
+            row = _steps(scale, group, arm, other, of_arms)
+            reasons = (*unreliable(evidence.record, (arm, other), [scale]), *row.reasons)
+            if claim.needs_bracket:
+                reasons = (*reasons, *edges(evidence, (arm, other), (scale,)))
+            cautions = (*row.cautions, *_rough(curves.filter(scale=scale, arm=arm), of_arms))
+            alpha = evidence.alpha_of_a_test(of_one_group=bool(group))
+            rows.append((replace(row, reasons=reasons, cautions=cautions, alpha=alpha), of_arms))
+        yield from (row for row, _ in rows)
+        if claim.groups and rows:
+            yield _steps_of_groups(claim, evidence, scale, rows)
+
+
+def _steps_of_groups(
+    claim: Claim, evidence: Evidence, scale: str, rows: Sequence[tuple[Measured, Sequence[Sequence[Time]]]]
+) -> Measured:
+    """The row over the groups that can be judged: the geometric mean of their ratios, and the stratified log-rank test.
+
+    A group whose ratio and test point in opposite directions counts as well: leaving it out would be a choice by the outcome.
+    """
+    judged = [(row, times) for row, times in rows if row.effect is not None and not {*row.reasons} - {OPPOSITE}]
+    arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))
+    group = f"mean of {', '.join(row.group for row, _ in judged) or 'no group'}"
+    alpha = evidence.alpha_of_a_test(of_one_group=False)
+    if not judged:
+        of_groups = {row.reasons for row, _ in rows}
+        reasons = (*of_groups,)[0] if len(of_groups) == 1 else (NO_GROUP,)
+        return Measured(scale, arm, against, None, None, 0, group, reasons=reasons, alpha=alpha, no_effect=1.0)
+    ratio = math.exp(mean([math.log(row.effect or 1.0) for row, _ in judged]))
+    p, sooner = stratified([(ours, theirs) for _, (ours, theirs) in judged])
+    bounds = {row.bound for row, _ in judged} - {""}
+    bound: Bound = "" if not bounds else next(iter(bounds)) if len(bounds) == 1 else "~"
+    reasons = (OPPOSITE,) if (ratio - 1) * sooner > 0 else ()
+    count = min(row.count for row, _ in judged)
+    shown = (scale, arm, against, ratio, None, count, group, None, reasons)
+    return Measured(*shown, p=p, alpha=alpha, no_effect=1.0, bound=bound)
+
+
+def _rough(curves: pl.DataFrame, of_arms: Sequence[Sequence[Time]]) -> tuple[str, ...]:
+    """The caution that runs learned within a few evaluations, so that a ratio of their steps is rough."""
+    steps = curves["step"].unique().sort()
+    first = steps[0] if len(steps) else None
+    reached = [time.steps for times in of_arms for time in times if time.reached]
+    if first is None or not reached or min(reached) >= FEW_EVALUATIONS * first:
+        return ()
+    return (f"steps are known to {first:,}, and runs learned within a few times that: the ratio is rough",)
 
 
 def _steps(scale: str, group: str, arm: str, other: str, times: Sequence[Sequence[Time]]) -> Measured:
@@ -455,7 +559,7 @@ def _steps(scale: str, group: str, arm: str, other: str, times: Sequence[Sequenc
     elif compared.p is None:
         reasons = (f"the log-rank test needs {LEAST_RUNS} seeds that are finished in both arms, there are {count}",)
     elif (compared.ratio - 1) * compared.sooner > 0:
-        reasons = ("the ratio of the mean steps and the log-rank test point in opposite directions",)
+        reasons = (OPPOSITE,)
     never = [
         f"{name} never came half-way in {missed} of {count} seeds at {scale}"
         for name, of_arm in zip((arm, other), times, strict=True)
@@ -484,14 +588,15 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
         pairs, arms, partners, left_out = [], [], [], []
         for group in claim.groups:
             arm, partner = (in_group(name, group) for name in (claim.arm, claim.against[0]))
-            at_edges = edges(evidence.record.entry, (arm,), scales) + edges(other.entry, (partner,), other.entry.scales)
+            theirs = replace(evidence, record=other, rule=other.entry.rule)
+            at_edges = edges(evidence, (arm,), scales) + edges(theirs, (partner,), other.entry.scales)
             if claim.needs_bracket and at_edges:
                 left_out.append(group)
                 continue
             ours = [value for at in scales if (value := _mean_score(evidence.record, arm, at)) is not None]
-            theirs = _mean_score(other, partner, other.entry.scales[0])
-            if len(ours) == len(scales) and theirs is not None:
-                pairs.append((mean(ours), theirs))
+            partner_score = _mean_score(other, partner, other.entry.scales[0])
+            if len(ours) == len(scales) and partner_score is not None:
+                pairs.append((mean(ours), partner_score))
                 arms.append((arm, evidence.rule.metric))
                 partners.append(partner)
         p = rank_correlation_p(pairs)
@@ -515,16 +620,10 @@ def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:
     rule = record.entry.decision
     scores = scores_of(record, arm, scale, str(rule["metric"]))
     if Metric.parse(str(rule["metric"])).measure == "accuracy":
-        goals = {run.entry.seed: _goal(run) for run in record.finished(arm, scale)}
+        goals = {run.entry.seed: run.goal or 1.0 for run in record.finished(arm, scale)}
         scores = {seed: min(value, goals[seed]) for seed, value in scores.items()}
     values = list(scores.values())
     return (mean(values) if rule["better"] == "higher" else -mean(values)) if values else None
-
-
-def _goal(run: FinishedRun) -> float:
-    """The accuracy at which the run ends; 1 where none is set."""
-    recipe = run.record.spec.get("recipe")
-    return float((recipe.get("stop_at_accuracy") if isinstance(recipe, dict) else None) or 1.0)
 
 
 def term(claim: Claim, evidence: Evidence) -> Rows:

@@ -39,6 +39,7 @@ ALONE = ("published", "shown")
 # Names of checks whose findings store the losses of n-gram models, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
+COUNTS_UNDECIDED = "the numbers of runs that learned do not show a difference"
 NOT_SHOWN = "the test does not show an effect"
 OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
 NOT_RUN, NOTHING_MEASURED = "not run at this size", "no finished run has the numbers that this claim is about"
@@ -96,9 +97,14 @@ class JudgedClaim:
 
     @property
     def published_is_outside(self) -> bool:
-        """Whether the published number lies outside the interval of our runs."""
+        """Whether the published number lies outside the interval of our runs. Rows that are only shown are about other runs."""
         ours = self.measured.deciding
-        return ours is not None and self.published is not None and not ours.low <= self.published <= ours.high
+        return (
+            self.claim.expect != "shown"
+            and ours is not None
+            and self.published is not None
+            and not ours.low <= self.published <= ours.high
+        )
 
     @property
     def published_words(self) -> PublishedWords | None:
@@ -127,6 +133,8 @@ class JudgedClaim:
         """The reasons why nothing can be concluded; empty if the claim holds, does not hold, or is not judged."""
         if self.measured.reasons or self.judgement != "cannot tell":
             return list(self.measured.reasons)
+        if self.measured.interval is not None and self.measured.p is not None:
+            return [COUNTS_UNDECIDED]
         if self.measured.interval is not None or self.measured.p is None:
             return [UNDECIDED, *self._needed_words()]
         return [NOT_SHOWN if _is_tested(self.claim, self.measured) else OTHER_BOUND]
@@ -177,6 +185,7 @@ class JudgedClaim:
             "family_low": family_low,
             "family_high": family_high,
             "p": measured.p,
+            "largest_p": measured.alpha,
             "count": measured.count,
             "limits": self.limits,
             "published": self.published,
@@ -217,10 +226,16 @@ def judged_claims(store: Store, record: ExperimentRecord) -> tuple[JudgedClaim, 
     together, of_groups = (
         Counter(row.claim.name for row in judging if row.of_one_group is of_one_group) for of_one_group in (False, True)
     )
+    tested = Counter(row.claim.name for _, rows in alone for row in rows if row.of_one_group and _by_p_alone(row))
     families = {
-        name: replace(evidence, comparisons=max(1, together[name]), group_comparisons=max(1, of_groups[name]))
-        for name in {*together, *of_groups}
-        if max(together[name], of_groups[name]) > 1
+        name: replace(
+            evidence,
+            comparisons=max(1, together[name]),
+            group_comparisons=max(1, of_groups[name]),
+            group_tests=max(1, tested[name]),
+        )
+        for name in {*together, *of_groups, *tested}
+        if max(together[name], of_groups[name], tested[name]) > 1
     }
     judged = [
         row
@@ -247,6 +262,11 @@ def _as_far_as_needed(row: JudgedClaim, judgements: Mapping[str, set[Judgement]]
 def _is_of_a_family(row: JudgedClaim) -> bool:
     """Whether the interval of a row says something about its claim, so that the other rows must allow for it."""
     return row.measured.interval is not None and row.claim.expect not in ALONE
+
+
+def _by_p_alone(row: JudgedClaim) -> bool:
+    """Whether the p value of a row judges its claim, and there is no interval."""
+    return row.measured.p is not None and row.measured.interval is None and _is_tested(row.claim, row.measured)
 
 
 def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
@@ -289,7 +309,8 @@ def _nothing(claim: Claim, evidence: Evidence) -> str:
 
 def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evidence) -> Needed | None:
     """What it would take to judge a claim; None where more seeds are not what is missing."""
-    if row.reasons or row.effect is None or row.interval is None or row.count < 2 or claim.expect == "published":
+    judged_by_seeds = row.interval is not None and row.p is None and row.count >= 2
+    if row.reasons or row.effect is None or row.interval is None or not judged_by_seeds or claim.expect == "published":
         return None
     matters = _matters(claim, evidence)
     excluded = matters if matters and _excludes(claim, row, matters, evidence.rule) else None
@@ -368,8 +389,8 @@ def _hours_of_a_seed(row: Measured, evidence: Evidence) -> float | None:
 
 def _edges(row: Measured, evidence: Evidence) -> tuple[str, ...]:
     """The reasons that an arm of a row was tuned to the smallest or the largest value that was tried, at a scale of the row."""
-    entry = evidence.record.entry
-    return edges(entry, (row.arm, row.against), (row.scale,) if row.scale in entry.scales else entry.scales)
+    scales = evidence.scales
+    return edges(evidence, (row.arm, row.against), (row.scale,) if row.scale in scales else scales)
 
 
 def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
@@ -403,7 +424,8 @@ def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
 
 def _by_test(claim: Claim, row: Measured, rule: Decision) -> Judgement:
     """Judge a claim by the p value of a row that has no interval."""
-    if not _is_tested(claim, row) or row.effect is None or row.p is None or row.p > 1 - rule.confidence + ROUNDING:
+    largest = (1 - rule.confidence if row.alpha is None else row.alpha) + ROUNDING
+    if not _is_tested(claim, row) or row.effect is None or row.p is None or row.p > largest:
         return "cannot tell"
     above = row.effect > row.no_effect
     return "holds" if above == (claim.expect == "above") else "does not hold"

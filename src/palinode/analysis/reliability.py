@@ -15,6 +15,7 @@ WAYS = {"ltr": "left to right", "rtl": "right to left"}
 
 ROUNDING = 1e-12  # of the largest score: differences that are equal in exact numbers differ by less
 LEAST_ENDED = 3  # fewer pairs of runs that ended say too little about the runs that diverged
+NO_SPREAD = "all differences are exactly equal, so there is no spread to measure"
 
 
 def audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
@@ -53,7 +54,7 @@ def pair_reasons(comparison: Comparison) -> list[str]:
     if ended < 2:
         reasons.append(f"an interval needs at least 2 pairs, and there {'is 1' if ended else 'are none'}")
     elif comparison.mean != 0 and _all_equal(comparison):
-        reasons.append("all differences are exactly equal, so there is no spread to measure")
+        reasons.append(NO_SPREAD)
     return reasons
 
 
@@ -94,6 +95,17 @@ def _seeds(left_out: list[LeftOut]) -> str:
     for item in left_out:
         seeds.setdefault(item.reason, []).append(str(item.seed))
     return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {reason}" for reason, of in seeds.items())
+
+
+def goal_cautions(record: ExperimentRecord, comparison: Comparison, cost: Parity) -> list[str]:
+    """The caution that costs differ because runs end at an accuracy; none if no run does, or if the costs are equal."""
+    runs = (*record.runs_of(comparison.arm, comparison.scale), *record.runs_of(comparison.baseline, comparison.scale))
+    goals = [run.goal for run in runs if run.goal is not None]
+    if not goals or cost.holds:
+        return []
+    return [
+        f"not at equal {cost.axis}: runs end at an accuracy of {goals[0]:g}, so an arm that learns sooner costs less"
+    ]
 
 
 def cost_cautions(cost: Parity, baseline: str) -> list[str]:

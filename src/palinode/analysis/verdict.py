@@ -36,6 +36,7 @@ from palinode.analysis.reliability import (
     edge_cautions,
     evaluation_cautions,
     fingerprint_cautions,
+    goal_cautions,
     leaks_elsewhere,
     not_comparable,
     pair_reasons,
@@ -228,10 +229,12 @@ def verdict(
         published=_published(comparison, deciding, rule) if not reasons and learned is None else None,
         reasons=reasons,
         cautions=(
-            *cost_cautions(cost, rule.baseline),
+            *(
+                goal_cautions(record, comparison, cost)
+                or (*cost_cautions(cost, rule.baseline), *evaluation_cautions(record, comparison))
+            ),
             *comparison_cautions(record),
             *untrained_cautions(record, comparison),
-            *evaluation_cautions(record, comparison),
             *audit_cautions(arm_side, baseline_side),
             *edge_cautions(record, comparison),
             *apart_cautions(comparison, rule.smallest_effect),

@@ -182,7 +182,10 @@ def between(row: Mapping[str, Any]) -> str:
     """
     low, high = (row.get(f"family_{end}", row[end]) for end in ("low", "high"))
     parts = [] if low is None else [f"{signed(low)} to {signed(high)}"]
-    return "; ".join(parts + ([] if row.get("p") is None else [f"p = {row['p']:.2g}"]))
+    if row.get("p") is not None:
+        largest = "" if row.get("largest_p") is None else f" (shows an effect up to {row['largest_p']:.2g})"
+        parts.append(f"p = {row['p']:.2g}{largest}")
+    return "; ".join(parts)
 
 
 def alone(row: Mapping[str, Any]) -> str:
@@ -347,7 +350,11 @@ def _cautions(record: ExperimentRecord, claims: Sequence[JudgedClaim], by_rule: 
     settings.
     """
     names = {arm.name for arm in record.entry.arms}
-    cautions: list[tuple[str | None, str]] = [(None, caution) for row in claims for caution in row.measured.cautions]
+    cautions: list[tuple[str | None, str]] = [
+        (None if any(name in caution for name in names) else row.measured.arm, caution)
+        for row in claims
+        for caution in row.measured.cautions
+    ]
     cautions += [(arm.arm, caution) for arm in by_rule for caution in arm.cautions]
     lines: dict[str, dict[str, None]] = {}
     of_arms: dict[str, dict[str, None]] = {}

@@ -559,6 +559,12 @@ class ExperimentRun:
     def result(self) -> Result | None:
         return self.record.result if self.record is not None else None
 
+    @property
+    def goal(self) -> float | None:
+        """The accuracy at which the run ends (`stop_at_accuracy`); None where its recipe has none."""
+        recipe = self.record.spec.get("recipe") if self.record is not None else None
+        return recipe.get("stop_at_accuracy") if isinstance(recipe, dict) else None
+
     def findings(self) -> tuple[Finding, ...]:
         """The findings in the audit of this run; empty when the run has no audit.
 
