@@ -12,13 +12,6 @@ Row = dict[str, Any]
 Pages = Mapping[str, Row]
 RETRIEVAL = "retrieval--laptop"
 PLURAL = {"holds": "hold", "does not hold": "do not hold"}
-# Whether training on all tokens helped a kind of model, whether it hindered one -> the short answer.
-LABELS = {
-    (True, True): "It depends on the model.",
-    (True, False): "All tokens, where a difference can be told.",
-    (False, True): "The answer alone, where a difference can be told.",
-    (False, False): "No difference can be told.",
-}
 # Page -> what two models of encdec are equal in there.
 EQUAL = {
     "encdec--laptop": "tokens",
@@ -86,9 +79,10 @@ def _plain_labels(pages: Pages) -> Iterator[str]:
     steps, sooner, later = _steps_to_learn(pages)
     asked, helped, hindered = kinds | steps, more | sooner, fewer | later
     if asked:
+        others = "; for the others our runs do not show a difference" if asked - (helped ^ hindered) else ""
         yield (
             f"Guessing every word in training, and not the answer alone, helped {len(helped - hindered)} of {len(asked)} kinds of "
-            f"models to learn to look something up, and hindered {len(hindered - helped)}."
+            f"models to learn to look something up, and hindered {len(hindered - helped)}{others}."
         )
 
 
@@ -318,18 +312,20 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     steps, sooner, later = _steps_to_learn(pages)
     kinds, more, fewer = _right_answers(pages)
     if steps or kinds:
-        yield LABELS[bool(sooner | more), bool(later | fewer)]
+        yield _best_labels(steps | kinds, sooner | more, later | fewer)
     if steps:
         yield (
             f"Of {len(steps)} kinds of models, {_named(sooner)} learn sooner when trained on all tokens, and {_named(later)} when "
             "trained on the answer alone. Each has the learning rate that its own trials chose."
         )
+    of_kinds = [row for row in _rows_of_steps(pages) if row["of_one_group"]]
+    if of_kinds:
+        ratios = ", ".join(f"{row['effect_bound']}{row['effect']:.2f} {row['group']}" for row in of_kinds)
+        yield f"Steps to half-way, with all tokens as a multiple of those with the answer alone: {ratios}."
     for row in _rows_of_steps(pages):
-        if not row["of_one_group"] and not row["reasons"]:
-            yield (
-                f"Over {row['group'].removeprefix('mean of ')}: training on all tokens takes {row['effect']:.2f} times the steps "
-                f"(p = {row['p']:.2g})."
-            )
+        if not row["of_one_group"]:
+            told = f"all tokens take {row['effect_bound']}{row['effect']:.2f} times the steps (p = {row['p']:.2g})"
+            yield f"Over {row['group'].removeprefix('mean of ')}: {told}: {row['verdict']}."
     if kinds:
         yield (
             f"Of {len(kinds)} kinds of models, {_named(more)} give more right answers at the end after training on all tokens, and "
@@ -344,6 +340,20 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
         yield f"{claim}{shown} {_several(Counter(verdict_of(row) for row in rows if row['of_one_group']))}."
     for row in _rows(pages, "recall--laptop", "R3", with_interval=False)[:1]:
         yield f"{row['claim']} Rank correlation {row['effect']:+.2f} over {row['count']} kinds: {verdict_of(row)}."
+
+
+def _best_labels(asked: Collection[str], helped: Collection[str], hindered: Collection[str]) -> str:
+    """The short answer: which kinds of models do better with which labels, and of how many nothing can be told."""
+    told = [
+        f"{labels} for {', '.join(sorted(kinds))}"
+        for labels, kinds in (("all tokens", helped), ("the answer alone", hindered))
+        if kinds
+    ]
+    open_kinds = set(asked) - set(helped) - set(hindered)
+    if open_kinds:
+        told.append(f"for {len(open_kinds)} of {len(asked)} kinds of models no difference can be told")
+    answer = "; ".join(told)
+    return f"{answer[0].upper()}{answer[1:]}."
 
 
 def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from answers import answers, counted, in_plain_words
 from palinode import Store
 from palinode.base import fsio
 from palinode.base.measures import FINAL_OUTCOMES
-from palinode.report.findings import between, signed, table, write_findings
+from palinode.report.findings import between, in_unit, signed, table, write_findings
 from palinode.report.theme import svg
 from palinode.results.pack import unpack
 
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
     measure: str = ""
 
 
-MASK, EXCHANGE = "mask--laptop", "exchange--laptop"
+MASK, EXCHANGE, RECALL = "mask--laptop", "exchange--laptop", "recall--laptop"
 CLAIMS = (
     Asked("M1", MASK),
     Asked("M2", MASK),
@@ -62,7 +62,9 @@ CLAIMS = (
     *(Asked(f"M{number}", MASK) for number in (3, 4)),
     Asked("M5", MASK, "Early layers of p = .05 models are stronger, middle ones weaker, than those of p = 0 models."),
     *(Asked(f"E{number}", "encdec--laptop") for number in range(1, 6)),
-    *(Asked(f"R{number}", "recall--laptop") for number in range(1, 4)),
+    Asked("R1", RECALL),
+    Asked("R1", RECALL, measure="steps_to_learn"),
+    *(Asked(f"R{number}", RECALL) for number in (2, 3)),
 )
 SIZED = {"M": MASK, "E": "encdec--laptop"}
 PUBLISHED_SIZES = "The published ones have 46 to 626 million (M) and about 16 million (E)."
@@ -188,19 +190,19 @@ def cells(asked: Asked, pages: Mapping[str, Row], hours: Mapping[str, float]) ->
     page = f"[{asked.page}]({asked.page}.md)"
     if len(rows := rows_of(asked, pages)) > 1 and row["published"] is None:
         effects, counts = [one["effect"] for one in rows], Counter(verdict_of(one) for one in rows)
-        # Of rows that cannot be told, the one that needs the most seeds is told: with so many seeds the others are told, too.
-        hardest = {verdict_of(one): one for one in sorted(rows, key=lambda one: one["seeds_needed"] or 0)}
-        several = ", ".join(f"{counted(count, word)}{why(hardest[word])}" for word, count in counts.items())
-        ours = f"{signed(min(effects))} to {signed(max(effects))} in {len(rows)} rows"
+        alike = {word: [one for one in rows if verdict_of(one) == word] for word in counts}
+        several = ", ".join(f"{counted(count, word)}{why_several(alike[word])}" for word, count in counts.items())
+        least, most = (in_unit(row["measure"], end(effects)) for end in (min, max))
+        ours = f"{_unit(row)}{least} to {most} in {len(rows)} rows"
         return (f"{asked.name}. {asked.sentence or row['claim']}", "", ours, "", several, row["count"], page)
     claim = f"{asked.name}. {row['claim']}"
     return (
         claim,
         signed(row["published"]),
-        signed(row["effect"]),
+        f"{_unit(row)}{in_unit(row['measure'], row['effect'])}",
         between(row),
         verdict_of(row) + why(row),
-        row["count"],
+        f"{row['count']} kinds" if row["measure"] == "rank_correlation" else row["count"],
         page,
     )
 
@@ -248,6 +250,23 @@ def why(row: Row) -> str:
     return (
         f": {'; '.join([*row['reasons'], *([f'half-width {reached:.3g}, promised {promised:.3g}'] if missed else [])])}"
     )
+
+
+def why_several(rows: Sequence[Row]) -> str:
+    """Why rows with one verdict cannot be told: their most common reason, and what the row needs that needs the most seeds.
+
+    With so many seeds the others would be told, too.
+    """
+    hardest = max(rows, key=lambda row: row["seeds_needed"] or 0)
+    common, count = Counter((*row["reasons"], "")[0] for row in rows).most_common(1)[0]
+    if count == 1 or common in (*hardest["reasons"], ""):
+        return why(hardest)
+    alike = why(next(row for row in rows if common in row["reasons"]))
+    return f"{alike} ({count} rows); {why(hardest).removeprefix(': ')}" if hardest["seeds_needed"] and alike else alike
+
+
+def _unit(row: Row) -> str:
+    return "ratio of steps " if row["measure"] == "steps_to_learn" else ""
 
 
 def shares_of_published(pages: Mapping[str, Row]) -> list[Row]:

@@ -34,6 +34,7 @@ from palinode.analysis.claims import (
 from palinode.analysis.compare import compare
 from palinode.analysis.intervals import Interval, rank_correlation_p, t_interval
 from palinode.analysis.reliability import NO_SPREAD, goal_cautions
+from palinode.analysis.runs_needed import of_counts
 from palinode.analysis.sizes import ScaleSize
 from palinode.analysis.two_valued import boschloo_p
 from palinode.analysis.verdict import verdicts
@@ -217,7 +218,9 @@ def test_a_mean_accuracy_of_runs_of_which_some_learned_is_not_judged(tmp_path):
         claim(measure="score", arm="h3-causal-answer", expect="published", published=0.5),
     )
     assert one.measured.p == boschloo_p(3, 1, 3)
-    assert (one.reasons, one.needed) == ([COUNTS_UNDECIDED], None), "the interval judges nothing here"
+    needed = of_counts(1.0, 1 / 3, 0.05)
+    shown = "would show a difference of 0.67 in the share of runs that learn four times in five"
+    assert one.reasons == [COUNTS_UNDECIDED, f"about {needed} seeds, 0.0 hours, {shown}"]
     assert "1 of 3 of h3-causal-answer" in one.measured.cautions[-1]
     for row_of_mean in (of_groups, score):
         assert "some runs learned the task and others did not" in row_of_mean.reasons[-1]

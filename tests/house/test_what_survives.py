@@ -54,6 +54,17 @@ def test_a_claim_is_told_by_its_first_row_and_drawn_as_a_share_of_the_published_
     assert tool.written(page, pages, {"encdec--laptop": 2.0}) == page
     assert tool.why({**undecided, "half_width_promised": 0.2}) == ": too few"
     assert tool.why({**undecided, "half_width_promised": 0.05}) == ": too few; half-width 0.1, promised 0.05"
+    ceiling, hard = {**undecided, "reasons": ["full"]}, {**undecided, "reasons": ["open"], "seeds_needed": 9}
+    assert tool.why_several([ceiling, ceiling, hard]) == ": full (2 rows); open"
+    assert (
+        tool.why_several([{**hard, "reasons": ["open", "9 seeds"]}, {**hard, "seeds_needed": 3}]) == ": open; 9 seeds"
+    )
+    assert tool.why_several([hard, ceiling]) == ": open"
+    steps = {**undecided, "name": "R1", "measure": "steps_to_learn", "effect": 0.5}
+    ratios = {"recall--laptop": {"claims": [steps, {**steps, "effect": 1.5}], **rest}}
+    assert "| ratio of steps 0.50 to 1.50 in 2 rows |" in tool.claims_table(
+        [tool.Asked("R1", "recall--laptop")], ratios, {}
+    )
     (share,) = tool.shares_of_published(pages)
     assert (share["share"], share["low"], share["high"]) == pytest.approx((0.5, 0.375, 0.625))
     assert tool.drawn([share]).startswith("<svg")
@@ -176,21 +187,31 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         in labels
     )
     assert "It predicts. Rank correlation +0.50 over 12 kinds: holds." in labels
-    assert "recall?** It depends on the model." in labels
-    soon = {**taught, "measure": "steps_to_learn", "family_low": None, "group": "h3"}
+    assert "recall?** All tokens for h3; the answer alone for s4d; for 1 of 3 kinds of models no difference" in labels
+    soon = {
+        **taught,
+        "measure": "steps_to_learn",
+        "family_low": None,
+        "group": "h3",
+        "effect": 0.5,
+        "effect_bound": "<=",
+    }
+    soon["p"] = 0.001
     steps = told(recall__laptop=[soon, {**soon, "group": "s4d", "verdict": "cannot tell"}])[3]
-    assert "recall?** All tokens, where a difference can be told." in steps
+    assert "recall?** All tokens for h3; for 1 of 2 kinds of models no difference can be told." in steps
+    assert "as a multiple of those with the answer alone: <=0.50 h3, <=0.50 s4d." in steps
     assert "Of 2 kinds of models, 1 (h3) learn sooner when trained on all tokens, and 0 when" in steps
     together = {**soon, "of_one_group": False, "group": "mean of h3, s4d", "effect": 0.5, "p": 0.002}
     assert (
-        "Over h3, s4d: training on all tokens takes 0.50 times the steps (p = 0.002)."
+        "Over h3, s4d: all tokens take <=0.50 times the steps (p = 0.002): holds."
         in told(recall__laptop=[soon, together])[3]
     )
-    unclear_mean = told(recall__laptop=[soon, {**together, "reasons": ["few"]}])[3]
-    assert "Over h3" not in unclear_mean
     late = told(recall__laptop=[{**soon, "verdict": "does not hold"}])[3]
-    assert "The answer alone, where" in late
-    assert "No difference can be told." in told(recall__laptop=[{**soon, "verdict": "cannot tell"}])[3]
+    assert "recall?** The answer alone for h3." in late
+    assert (
+        "recall?** For 1 of 1 kinds of models no difference can be told."
+        in told(recall__laptop=[{**soon, "verdict": "cannot tell"}])[3]
+    )
     shorts = {"holds": "Yes", "does not hold": "Not here", "cannot tell": "a smaller one cannot be told"}
     for verdict, short in shorts.items():
         page = {"claims": [{**ROW, "name": "D2", "verdict": verdict}], "smallest_effect": 0.02}
@@ -217,6 +238,8 @@ def test_the_plain_paragraph_follows_the_intervals(tool):
     worse = {**kind, "group": "s4d", "outcome": "worse"}
     labels = plain(recall__laptop={"claims": [{**kind, "group": "h3"}, worse, sooner]})
     assert "helped 2 of 3 kinds of models to learn to look something up, and hindered 1." in labels
+    same = plain(recall__laptop={"claims": [worse, {**kind, "group": "h3", "outcome": "cannot tell"}]})
+    assert "hindered 1; for the others our runs do not show a difference." in same
     for row, verdict, word in (
         (higher, "holds", "made"),
         (higher, "cannot tell", "may have made"),

@@ -108,3 +108,29 @@ def test_words_tell_texts_apart_and_leave_out_what_they_share(texts):
     words = words_apart([f"ltr / {text} less 1" for text in texts])
     assert len(set(words)) == len(words)
     assert not any(word.startswith("ltr /") for word in words)
+
+
+def test_a_row_of_a_group_has_the_name_of_its_group_and_a_ratio_of_steps_a_logarithmic_axis():
+    (row,) = judged("It learns sooner")
+    of_group = {**row, "measure": "steps_to_learn", "arm": "h3-all", "group": "h3", "of_one_group": True}
+    mean = {**of_group, "arm": "all", "group": "mean of h3, s4d, hyena", "of_one_group": False, "effect": 2.0}
+    ranks = {**mean, "name": "R3", "measure": "rank_correlation", "group": "", "count": 12}
+    steps, correlation = claims_chart([of_group, mean, ranks])["vconcat"]
+    assert [value["label"] for value in steps["data"]["values"]] == ["h3", "mean of 3 groups"]
+    assert [value["label"] for value in correlation["data"]["values"]] == ["12 groups"]
+    scale = steps["layer"][-1]["encoding"]["x"]["scale"]
+    assert scale["type"] == "log"
+    assert scale["domain"][0] < 0.25
+    assert scale["domain"][1] > 2.0
+
+
+def test_rows_of_one_measure_are_told_apart_by_a_few_words_of_their_claims_or_by_a_number():
+    def labels(*sentences):
+        (panel,) = claims_chart(judged(*sentences))["vconcat"]
+        return [value["label"] for value in panel["data"]["values"]]
+
+    assert labels("Sequences of 2048 tokens.", "Sequences of unknown tokens.") == ["encdec [2048]", "encdec [unknown]"]
+    long = "Together they help far more than the better of the two alone."
+    assert labels(long, "The same, with another norm of all embeddings.") == ["encdec [1]", "encdec [2]"]
+    cut = claims_chart([{**judged("It helps")[0], "arm": "x" * 60}])["vconcat"][0]["data"]["values"][0]["label"]
+    assert (len(cut), cut[20]) == (40, "…")

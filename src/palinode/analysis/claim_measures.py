@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from palinode.analysis import runs_needed
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.censored import LEAST_RUNS, Bound, Time, compare_steps, stratified
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts
@@ -121,6 +122,9 @@ class Measured:
         p: the p value of an exact test that the effect is `no_effect`. A rank correlation and a ratio of steps have a p value and
             no interval; a difference of accuracies has one where runs are counted (`two_valued.two_valued_applies`).
         alpha: the largest p value that shows an effect, where the p value judges.
+        shares_learned: the shares of runs of the two arms that learned their task, where runs are counted.
+        count_needed: the number of seeds, or of groups, with which the p value would show the effect that came 4 times in 5; None
+            where it does not judge, or where no number of them would.
         no_effect: the value of the effect if the compared things do not differ: 0, or 1 for a ratio of steps.
         bound: whether the true effect may only be larger (">=") or smaller ("<=") than `effect`, or either of the two ("~").
         reasons: the reasons why nothing can be concluded from the row; empty where the row can be judged.
@@ -143,6 +147,8 @@ class Measured:
     cautions: tuple[str, ...] = ()
     p: float | None = None
     alpha: float | None = None
+    shares_learned: tuple[float, float] | None = None
+    count_needed: int | None = None
     no_effect: float = 0.0
     bound: Bound = ""
     family: Interval | None = None
@@ -192,9 +198,11 @@ def _difference(
         chance = f"{against} is the better of {len(others)} on these same runs, so its mean is too good by chance"
         cautions = (*cautions, chance)
     counts = learned_counts(evidence.record, arm, scale, rule.with_(baseline=against))
-    p = None
+    p, needed, shares = None, None, None
     if counts is not None and two_valued_applies(counts):
         p, cautions = counts.p, (*cautions, f"{scale}: {counts.sentence}")
+        shares = counts.shares
+        needed = runs_needed.of_counts(*shares, by_rule.deciding.alpha)
     outcome: Outcome = "cannot tell" if reasons else by_rule.outcome
     alone = t_interval(by_rule.comparison.differences, rule.confidence)
     numbers = (by_rule.comparison.mean, alone, len(pairs))
@@ -210,6 +218,8 @@ def _difference(
         cautions,
         p,
         None if p is None else by_rule.deciding.alpha,
+        shares,
+        needed,
         family=ours,
         confidence=1 - by_rule.deciding.alpha,
         floor=by_rule.deciding.floor,
@@ -509,7 +519,9 @@ def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
                 reasons = (*reasons, *edges(evidence, (arm, other), (scale,)))
             cautions = (*row.cautions, *_rough(curves.filter(scale=scale, arm=arm), of_arms))
             alpha = evidence.alpha_of_a_test(of_one_group=bool(group))
-            rows.append((replace(row, reasons=reasons, cautions=cautions, alpha=alpha), of_arms))
+            needed = None if row.p is None else runs_needed.of_p(row.p, row.count, alpha)
+            row = replace(row, reasons=reasons, cautions=cautions, alpha=alpha, count_needed=needed)
+            rows.append((row, of_arms))
         yield from (row for row, _ in rows)
         if claim.groups and rows:
             yield _steps_of_groups(claim, evidence, scale, rows)
@@ -537,7 +549,8 @@ def _steps_of_groups(
     reasons = (OPPOSITE,) if (ratio - 1) * sooner > 0 else ()
     count = min(row.count for row, _ in judged)
     shown = (scale, arm, against, ratio, None, count, group, None, reasons)
-    return Measured(*shown, p=p, alpha=alpha, no_effect=1.0, bound=bound)
+    needed = runs_needed.of_p(p, count, alpha)
+    return Measured(*shown, p=p, alpha=alpha, count_needed=needed, no_effect=1.0, bound=bound)
 
 
 def _rough(curves: pl.DataFrame, of_arms: Sequence[Sequence[Time]]) -> tuple[str, ...]:
@@ -607,9 +620,10 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
             few = f"a rank correlation needs {LEAST_PAIRS} groups, there are {len(pairs)}"
             reasons += (few,) if len(pairs) < LEAST_PAIRS else ("all scores of one experiment are equal",)
         cautions = (f"left out, tuned to the edge of what was tried: {', '.join(left_out)}",) if left_out else ()
-        yield Measured(
-            scale, one, two, rank_correlation(pairs), None, len(pairs), reasons=reasons, cautions=cautions, p=p
-        )
+        effect, alpha = rank_correlation(pairs), evidence.alpha_of_a_test(of_one_group=False)
+        needed = None if p is None else runs_needed.of_p(p, len(pairs), alpha)
+        shown = (scale, one, two, effect, None, len(pairs))
+        yield Measured(*shown, reasons=reasons, cautions=cautions, p=p, alpha=alpha, count_needed=needed)
 
 
 def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:

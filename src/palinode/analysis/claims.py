@@ -18,6 +18,7 @@ from scipy import special
 from palinode.analysis.claim_measures import MEASURES, Evidence, Measured, edges, scores_of, sides
 from palinode.analysis.intervals import ends, mean, seeds_needed
 from palinode.analysis.published_effect import PublishedWords, agrees, published_words
+from palinode.analysis.runs_needed import MOST_COUNTED
 from palinode.base.decision import Claim, Decision
 from palinode.base.errors import Damaged
 from palinode.results.record import ExperimentRecord, ExperimentRun
@@ -39,6 +40,14 @@ ALONE = ("published", "shown")
 # Names of checks whose findings store the losses of n-gram models, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
+AN_INTERVAL, COUNTS = "difference of means", "counts"
+# What decides a row -> what more runs would show. A measure that a p value judges has its own words.
+WOULD_SHOW: Mapping[str, str] = {
+    AN_INTERVAL: "{:.2g}",
+    COUNTS: "a difference of {:.2g} in the share of runs that learn",
+    "steps_to_learn": "a ratio of {:.2g}",
+    "rank_correlation": "a rank correlation of {:.2g}",
+}
 COUNTS_UNDECIDED = "the numbers of runs that learned do not show a difference"
 NOT_SHOWN = "the test does not show an effect"
 OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
@@ -53,12 +62,14 @@ class Needed(NamedTuple):
     """What it would take to judge a claim that our seeds leave open.
 
     Attributes:
-        seeds: the number of paired seeds that would tell four times in five; None if no number that anybody can train would.
+        seeds: the number of seeds, of a rank correlation of groups, that would tell four times in five; None if no number that
+            anybody can train would.
         effect: the effect that they are planned for, less the bound of the claim: the published one if our interval contains it;
             else the one that came, or the smallest one that matters where ours is smaller and larger ones are not excluded.
         hours: the hours of training and evaluating the compared arms with so many seeds, one run after the other.
         excluded: the smallest effect that matters, where the interval says that there is none in the direction of the claim.
         floor: half of the interval that remains with any number of seeds on the same text, where it is wider than `effect`.
+        decided_by: what judges the row, a key of WOULD_SHOW.
     """
 
     seeds: int | None
@@ -66,6 +77,12 @@ class Needed(NamedTuple):
     hours: float | None
     excluded: float | None = None
     floor: float | None = None
+    decided_by: str = AN_INTERVAL
+
+    @property
+    def shown(self) -> str:
+        """The effect in words."""
+        return WOULD_SHOW[self.decided_by].format(self.effect)
 
 
 @dataclass(frozen=True)
@@ -134,28 +151,30 @@ class JudgedClaim:
         if self.measured.reasons or self.judgement != "cannot tell":
             return list(self.measured.reasons)
         if self.measured.interval is not None and self.measured.p is not None:
-            return [COUNTS_UNDECIDED]
+            return [COUNTS_UNDECIDED, *self._needed_words()]
         if self.measured.interval is not None or self.measured.p is None:
             return [UNDECIDED, *self._needed_words()]
-        return [NOT_SHOWN if _is_tested(self.claim, self.measured) else OTHER_BOUND]
+        return [NOT_SHOWN, *self._needed_words()] if _is_tested(self.claim, self.measured) else [OTHER_BOUND]
 
     def _needed_words(self) -> list[str]:
         needed = self.needed
         if needed is None:
             return []
+        units = "groups" if self.claim.measure == "rank_correlation" else "seeds"
         smaller = (
             [f"an effect of {needed.excluded:.2g}, the smallest that matters, is excluded"] if needed.excluded else []
         )
         if needed.seeds is None:
             why = f": the same text leaves about {needed.floor:.2g} to each side" if needed.floor else ""
-            return [*smaller, f"no number of seeds would show {needed.effect:.2g}{why}"]
-        if needed.seeds <= self.measured.count:
+            most = f"more than {MOST_COUNTED} {units} would be needed to show {needed.shown}"
             return [
                 *smaller,
-                f"so many seeds show an effect of {needed.effect:.2g} four times in five; here they did not",
+                most if needed.decided_by == COUNTS else f"no number of {units} would show {needed.shown}{why}",
             ]
+        if needed.seeds <= self.measured.count:
+            return [*smaller, f"so many {units} show {needed.shown} four times in five; here they did not"]
         hours = f", {needed.hours:.1f} hours," if needed.hours is not None else ""
-        return [*smaller, f"about {needed.seeds:,} seeds{hours} would show {needed.effect:.2g} four times in five"]
+        return [*smaller, f"about {needed.seeds:,} {units}{hours} would show {needed.shown} four times in five"]
 
     @property
     def limits(self) -> list[float]:
@@ -309,8 +328,11 @@ def _nothing(claim: Claim, evidence: Evidence) -> str:
 
 def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evidence) -> Needed | None:
     """What it would take to judge a claim; None where more seeds are not what is missing."""
-    judged_by_seeds = row.interval is not None and row.p is None and row.count >= 2
-    if row.reasons or row.effect is None or row.interval is None or not judged_by_seeds or claim.expect == "published":
+    if row.reasons or row.effect is None or row.count < 2 or claim.expect == "published":
+        return None
+    if row.p is not None:
+        return _needed_of_a_test(claim, row, evidence)
+    if row.interval is None:
         return None
     matters = _matters(claim, evidence)
     excluded = matters if matters and _excludes(claim, row, matters, evidence.rule) else None
@@ -324,8 +346,21 @@ def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evid
     half, alone = (row.interval.high - row.interval.low) / 2, evidence.rule.confidence
     confidence = row.confidence or evidence.family_confidence(of_one_group=row.group in claim.groups)
     deviation = half * math.sqrt(row.count) / float(special.stdtrit(row.count - 1, (1 + alone) / 2))
-    seeds, hours = seeds_needed(effect, deviation, confidence), _hours_of_a_seed(row, evidence)
-    return Needed(seeds, effect, None if seeds is None or hours is None else seeds * hours, excluded)
+    seeds = seeds_needed(effect, deviation, confidence)
+    return Needed(seeds, effect, _hours(seeds, claim, row, evidence), excluded)
+
+
+def _needed_of_a_test(claim: Claim, row: Measured, evidence: Evidence) -> Needed | None:
+    """What it would take where a p value judges; None where it asks something else than the claim, or does not judge."""
+    if row.effect is None or not (row.interval is not None or _is_tested(claim, row)):
+        return None
+    if claim.measure == "rank_correlation":
+        return Needed(row.count_needed, row.effect, None, decided_by=claim.measure)
+    hours = _hours(row.count_needed, claim, row, evidence)
+    if row.interval is None:
+        return Needed(row.count_needed, row.effect, hours, decided_by=claim.measure)
+    shares = row.shares_learned or (0.0, 0.0)
+    return Needed(row.count_needed, abs(shares[0] - shares[1]), hours, decided_by=COUNTS)
 
 
 def _to_show(claim: Claim, effect: float, rule: Decision) -> float:
@@ -377,14 +412,18 @@ def published_here(claim: Claim, row: Measured, evidence: Evidence) -> float | N
     return published / claim.published_of * mean(ours) if ours else None
 
 
-def _hours_of_a_seed(row: Measured, evidence: Evidence) -> float | None:
-    """The hours that one seed of the arms of a row took; None where no run of them has ended."""
+def _hours(seeds: int | None, claim: Claim, row: Measured, evidence: Evidence) -> float | None:
+    """The hours of so many seeds of the arms of a row, or of all groups for a mean; None where no run of them has ended."""
+    of_mean = row.group not in claim.groups
+    arms = {row.arm, row.against}.union(
+        *((arm, *others) for _, arm, others in sides(claim, evidence.record) if of_mean)
+    )
     scales = (row.scale,) if row.scale in evidence.record.entry.scales else evidence.record.entry.scales
     seconds: dict[tuple[str, str], list[float]] = {}
     for run in evidence.record.finished():
-        if run.entry.scale in scales and run.entry.arm in (row.arm, row.against):
+        if run.entry.scale in scales and run.entry.arm in arms:
             seconds.setdefault((run.entry.arm, run.entry.scale), []).append(run.result.seconds.get("total") or 0.0)
-    return math.fsum(map(mean, seconds.values())) / 3600 if seconds else None
+    return math.fsum(map(mean, seconds.values())) / 3600 * seeds if seconds and seeds is not None else None
 
 
 def _edges(row: Measured, evidence: Evidence) -> tuple[str, ...]:

@@ -106,6 +106,11 @@ class LearnedCounts:
         return "better" if self.learned > self.baseline_learned else "worse"
 
     @property
+    def shares(self) -> tuple[float, float]:
+        """The shares of the runs of the arm, and of the baseline, that learned."""
+        return self.learned / self.runs, self.baseline_learned / self.baseline_runs
+
+    @property
     def sentence(self) -> str:
         """The counts and the p value as one sentence."""
         what = f"{self.learned} of {self.runs} runs of {self.arm} learned the task"

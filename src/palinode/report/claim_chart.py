@@ -35,11 +35,14 @@ AXES = {
 LINES = {"ratio_by_tokens": "tokens read right to left, logarithmic", "ratio_slope": "parameters, logarithmic"}
 SHAPES = ("circle", "square", "triangle-up")
 # A figure with more rows leaves out the rows of single groups: the page has them in a table.
-MOST_ROWS = 40
+MOST_ROWS = 60
 # Rows of several scales name no scale in the figure.
-OF_SCALES = ("all ", "mean of ")
-LABEL_LIMIT, CHARACTER_WIDTH = 260.0, 6.5  # in pixels: the widest label, and an average character of one
+MEAN_OF = "mean of "
+OF_SCALES = ("all ", MEAN_OF)
+MOST_CHARACTERS, CHARACTER_WIDTH = 40, 7.0  # of a label: a longer one is cut; the pixels of a wide character on average
+MOST_WORDS = 24  # characters of what is told of a claim behind a label
 PANEL_WIDTH, TITLE_CHARACTERS = 520, 76  # so many characters of a title are as wide as a panel
+RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 10]  # ticks of an axis of ratios
 SMALL = 1e-3  # numbers that are all smaller than this are written as powers of ten
 TITLE: Mapping[str, Any] = {"anchor": "start", "frame": "group", "fontSize": 12}
 Row = Mapping[str, Any]
@@ -58,7 +61,7 @@ def claims_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
     of_panel = {panel: [row for row in shown if (row["name"], row["measure"]) == panel] for panel in sorted(panels)}
     points = {panel: _points(rows, len(scales) > 1) for panel, rows in of_panel.items()}
     longest = max(len(point["label"]) for some in points.values() for point in some)
-    space = min(LABEL_LIMIT, CHARACTER_WIDTH * longest)
+    space = CHARACTER_WIDTH * longest
     return {
         "vconcat": [
             *(_panel(rows, points[panel], used, space) for panel, rows in of_panel.items()),
@@ -80,23 +83,39 @@ def _points(rows: Sequence[Row], scaled: bool) -> list[dict[str, Any]]:
                 labels[index] = f"{label} [{words}]"
     numbers = ("effect", "low", "high", "family_low", "family_high", "published")
     return [
-        {"label": label, "verdict": row["verdict"]} | {name: row[name] for name in numbers}
+        {"label": _cut(label), "verdict": row["verdict"]} | {name: row[name] for name in numbers}
         for label, row in zip(labels, rows, strict=True)
     ]
 
 
+def _cut(label: str) -> str:
+    """A label that fits beside its panel. What tells it from others stands at its end."""
+    half = MOST_CHARACTERS // 2
+    return label if len(label) <= MOST_CHARACTERS else f"{label[:half]}…{label[1 - half :]}"
+
+
 def _label(row: Row, scaled: bool) -> str:
+    """The group alone where the arm has it in its name, else the arm with its group; then the scale where there are several."""
     named = scaled and not row["scale"].startswith(OF_SCALES)
-    places = [row["group"], row["scale"] if named else ""]
-    arm = row["arm"].replace("{}", "P")
-    return " ".join(filter(None, (arm, *(f"[{place}]" for place in places if place))))
+    group, scale = row["group"], [f"[{row['scale']}]"] if named else []
+    if row["measure"] == "rank_correlation":
+        return " ".join((f"{row['count']} groups", *scale))
+    if row.get("of_one_group"):
+        return " ".join((group, *scale))
+    if group.startswith(MEAN_OF) and ", " in group:
+        return " ".join((f"{MEAN_OF}{group.count(', ') + 1} groups", *scale))
+    return " ".join((row["arm"].replace("{}", "P"), *([f"[{group}]"] if group else []), *scale))
 
 
 def _apart(rows: Sequence[Row]) -> list[str]:
-    """What tells rows about one arm apart: the arm that each is compared with, else the words in which their measures differ."""
+    """What tells rows about one arm apart: the arm of the comparison, else words of the measures, else a few of the claims."""
     if len({row["against"] for row in rows}) == len(rows):
         return [f"over {'itself' if row['against'] == row['arm'] else row['against']}" for row in rows]
-    return words_apart([row["measured"] for row in rows])
+    words = words_apart([row["measured"] for row in rows])
+    if len({row["measured"] for row in rows}) > 1:
+        return words
+    of_claims = words_apart([row["claim"].rstrip(".") for row in rows])
+    return of_claims if max(map(len, of_claims)) <= MOST_WORDS else words
 
 
 def words_apart(texts: Sequence[str]) -> list[str]:
@@ -137,7 +156,7 @@ def _panel(
         "type": "nominal",
         "title": None,
         "sort": labels,
-        "axis": {"labelLimit": LABEL_LIMIT, "minExtent": space},
+        "axis": {"labelLimit": 0, "minExtent": space},
     }
     colour = {
         "field": "verdict",
@@ -189,7 +208,12 @@ def _across(measure: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     ]
     if max(numbers) < SMALL:
         ticks["format"] = "~e"
-    return {"type": "quantitative", "title": AXES.get(measure, measure), "scale": {"zero": True}, "axis": ticks}
+    scale: dict[str, Any] = {"zero": True}
+    if measure == "steps_to_learn":  # half the steps and twice the steps are equally far from 1
+        ends = [*numbers, 1.0]
+        scale = {"type": "log", "domain": [min(ends) / 1.1, max(ends) * 1.1]}
+        ticks = {"values": RATIOS, "format": "~g"}
+    return {"type": "quantitative", "title": AXES.get(measure, measure), "scale": scale, "axis": ticks}
 
 
 def _rows_with_points(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:

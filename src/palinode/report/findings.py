@@ -149,6 +149,7 @@ def page_text(content: Mapping[str, Any]) -> str:
     environment.filters |= {
         "claim_words": claim_words,
         "effect_words": effect_words,
+        "in_unit": in_unit,
         "published_cell": published_cell,
         "kept": kept,
         "probability_words": probability_words,
@@ -196,7 +197,12 @@ def alone(row: Mapping[str, Any]) -> str:
 
 def effect_words(row: Mapping[str, Any]) -> str:
     """The effect of a row of a claim as text, after `>=` or `<=` where censored runs make it a bound."""
-    return " ".join(word for word in (row["effect_bound"], signed(row["effect"])) if word)
+    return " ".join(word for word in (row["effect_bound"], in_unit(row["measure"], row["effect"])) if word)
+
+
+def in_unit(measure: str, value: float | None) -> str:
+    """A value of a measure as text: a ratio has two decimals and no sign, everything else is a difference and has one."""
+    return f"{value:.2f}" if measure == "steps_to_learn" and value is not None else signed(value)
 
 
 def published_cell(row: Mapping[str, Any]) -> str:
@@ -321,6 +327,7 @@ def _promised(claims: Sequence[JudgedClaim]) -> list[Row]:
             "measured": row.words,
             "group": row.measured.group,
             "scale": row.measured.scale,
+            "measure": row.claim.measure,
             "predicted": row.claim.predicted,
             "inside": row.prediction_is_inside,
             "promised": row.claim.half_width,
