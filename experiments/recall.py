@@ -159,7 +159,7 @@ def objective(visibility: str, labels: str) -> Any:
     return MaskedObjective(rate=HIDDEN if labels == "all" else 0.0)
 
 
-def arm(mixer: str, visibility: str, labels: str) -> Arm:
+def arm(mixer: str, visibility: str, labels: str, shapes: Sequence[Shape] = SHAPES) -> Arm:
     """One arm; at each scale its model has the scale's width."""
     two_sided = visibility == "full"
     return Arm(
@@ -172,7 +172,7 @@ def arm(mixer: str, visibility: str, labels: str) -> Arm:
                 "evaluation.length_factors": length_factors(mixer, shape),
                 **({"recipe.steps": H3_STEPS} if mixer == "h3" and shape in LAPTOP else {}),
             }
-            for shape in SHAPES
+            for shape in shapes
         },
     )
 

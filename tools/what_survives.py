@@ -82,6 +82,7 @@ QUESTIONS = (
     Asked("X3", EXCHANGE, "Choosing the direction for each row gives a lower rtl loss than for each batch."),
     *(Asked(name, "exchange--wikitext", "The same on the bytes of WikiText-2.") for name in ("X1", "X2")),
     *(Asked(name, "encdec--wikitext", "The same on the bytes of WikiText-2.") for name in ("E1", "E2", "E3", "E4")),
+    Asked("R1", "recall_steps--laptop", "By steps again: other seeds, twenty of them, and a count every 100 steps."),
     Asked("A1", MASK),
     Asked("leak", "leaks--laptop", "Each published defect beside the same model without it."),
     Asked("leak", "selection--laptop", "A rate that is chosen on the test set makes a mixer look better."),

@@ -206,6 +206,8 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         "Over h3, s4d: all tokens take <=0.50 times the steps (p = 0.002): holds."
         in told(recall__laptop=[soon, together])[3]
     )
+    again = told(recall__laptop=[soon], recall_steps__laptop=[{**soon, "effect": 2.0, "verdict": "does not hold"}])[3]
+    assert "<=2.00 h3." in again, "the page with more seeds counts"
     late = told(recall__laptop=[{**soon, "verdict": "does not hold"}])[3]
     assert "recall?** The answer alone for h3." in late
     assert (
