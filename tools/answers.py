@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from palinode.analysis.claim_measures import NO_CLAIM
 from palinode.report.findings import signed
 
 Row = dict[str, Any]
@@ -52,16 +53,17 @@ def _plain_directions(pages: Pages) -> Iterator[str]:
         better = "sometimes made it better" if _below(costs) else "did not make it better"
         yield f"Letting a language model read backwards as well {better} at reading forwards, and {worse} made it a little worse."
     if gains:
-        helped = "sometimes helped" if _below(gains) else "did not help"
-        yield f"Reading forwards {helped} it to read backwards."
+        helped = "sometimes helped it to read backwards" if _below(gains) else "did not help it to read backwards"
+        worse = ", and mostly made it worse at that" if 2 * len(_above(gains)) > len(gains) else ""
+        yield f"Reading forwards {helped}{worse}."
 
 
 def _plain_leaks(pages: Pages) -> Iterator[str]:
     if seen := _leaking(pages):
         shares = [-row["effect"] / loss for row, loss in seen]
         yield (
-            "Where a published model looked far better, it could see the letter that it had to guess: put back on purpose, such a "
-            f"fault takes away {min(shares):.0%} to {max(shares):.0%} of the loss."
+            "In published code some models could see the letter that they had to guess. Put back on purpose, such a fault takes "
+            f"away {min(shares):.0%} to {max(shares):.0%} of the loss."
         )
 
 
@@ -70,7 +72,7 @@ def _plain_encoder_decoder(pages: Pages) -> Iterator[str]:
     if compared:
         better, worse = len(_below(compared)), len(_above(compared))
         yield (
-            "A model that is split into a part that reads and a part that writes was better than a plain one in "
+            "A published model in two parts, one that reads and one that writes, was better than a plain one in "
             f"{better} and worse in {worse} of {len(compared)} fair comparison{'s' * (len(compared) > 1)}."
         )
 
@@ -80,10 +82,10 @@ def _plain_labels(pages: Pages) -> Iterator[str]:
     steps, sooner, later = _steps_to_learn(pages)
     asked, helped, hindered = kinds | steps, more | sooner, fewer | later
     if asked:
-        others = "; for the others our runs do not show a difference" if asked - (helped ^ hindered) else ""
+        others = "; for the others our runs do not show a difference" if asked - helped - hindered else ""
         yield (
-            f"Guessing every word in training, and not the answer alone, helped {len(helped - hindered)} of {len(asked)} kinds of "
-            f"models to learn to look something up, and hindered {len(hindered - helped)}{others}."
+            "To learn to look something up, guessing every word in training, and not the answer alone, was better for "
+            f"{len(helped - hindered)} and worse for {len(hindered - helped)} of {len(asked)} kinds of models{others}."
         )
 
 
@@ -104,17 +106,25 @@ def _steps_to_learn(pages: Pages) -> tuple[set[str], set[str], set[str]]:
 
 
 def _rows_of_steps(pages: Pages) -> list[Row]:
-    """The rows of R1 by steps. A kind of model that is on both pages counts by its row on the page with more seeds."""
-    of_pages = [_rows(pages, page, "R1", with_interval=False) for page in BY_STEPS]
-    rows = {row["group"]: row for some in reversed(of_pages) for row in some if row["measure"] == "steps_to_learn"}
+    """The rows of R1 by steps. A kind of model on both pages counts by its row on the page with more seeds, if that judges it."""
+    rows: dict[str, Row] = {}
+    for page in BY_STEPS:
+        for row in _rows(pages, page, "R1", with_interval=False):
+            if row["measure"] == "steps_to_learn" and (row["group"] not in rows or _is_not_made(rows[row["group"]])):
+                rows[row["group"]] = row
     return list(rows.values())
+
+
+def _is_not_made(row: Row) -> bool:
+    """Whether a claim is not made, because the best rate of an arm is not known to lie between those that were tried."""
+    return any(NO_CLAIM in reason for reason in row["reasons"])
 
 
 def _plain_retrieval(pages: Pages) -> Iterator[str]:
     for row in _rows(pages, RETRIEVAL, "D2")[:1]:
         matters = row["family_high"] >= pages[RETRIEVAL]["smallest_effect"]
         told = "made" if row["verdict"] == "holds" else "may have made" if matters else "did not make"
-        yield f"Reading in both directions first {told} a model better at finding texts by an amount that matters."
+        yield f"A short training in both directions {told} a model better at finding texts by an amount that matters."
 
 
 def _item(question: str, short: str = "Not run yet.", *details: str) -> str:
@@ -132,25 +142,47 @@ def _backwards(pages: Pages) -> Iterator[str]:
             f"round, models that read forwards as well guess backwards worse in {worse} and better in {better} of {total} "
             "comparisons with models that read as much backwards and nothing forwards."
         )
+        yield from _with_one_rate(pages)
     yield from _learned_backwards(pages)
     for row in _rows(pages, "mask--laptop", "M1")[:1]:
         side = "above" if row["effect"] > 0 else "below"
         yield (
             f"A model that reads one batch in twenty right to left has a backward loss {abs(row['effect']):.0%} {side} its own "
-            f"forward loss. Published, through a mask that shows the answer: {row['published']:+.0%}."
+            f"forward loss. Published, through a mask that shows the answer: {row['published']:+.0%}{_with_the_mask(pages)}."
         )
+    for row in _rows(pages, "mask--long", "M1")[:1]:
+        yield f"With eight times as much text the backward loss of such a model is {_changed(row)} than its own forward loss."
+    for row in (*_rows(pages, "mask--long", "A1"), *_rows(pages, "mask--laptop", "A1"))[:1]:
+        apart = f"{row['effect']:+.2%} ({row['family_low']:+.2%} to {row['family_high']:+.2%})"
+        yield f"Backwards is as hard as forwards for models that read one way only: the losses differ by {apart}."
     for row in _rows(pages, "mask--laptop", "X1")[:1]:
         sizes = [f"{point['mean']:+.1%} with {point['scale']}" for point in row["points"]]
         mean = f"{_changed(row)}{', as a mean' * bool(sizes)}"
         yield (
-            "By shape (layers x width), one row in twenty: next to the same text read right to left, text read left to right makes "
-            f"the backward loss {mean}{': ' * bool(sizes)}{', '.join(sizes)}."
+            "Where one row in twenty is read backwards, reading the rest forwards makes the backward loss "
+            f"{mean}{'; by shape (layers x width): ' * bool(sizes)}{', '.join(sizes)}."
         )
     yield from _second_text(pages)
     if costs:
-        yield f"The price of the forward loss is {_span([row['effect'] for row in costs])}, over all shares that were tried."
+        open_costs = len(costs) - len(_above(costs)) - len(_below(costs))
+        yield (
+            f"The price: the forward loss changes by {_span([row['effect'] for row in costs])}, over all shares that were tried; "
+            f"{open_costs} of {len(costs)} cannot be told from 0."
+        )
     for row in _open(pages, "mask_latent--laptop", "M1"):
         yield f"With the published block and recipe this cannot be asked at our size: {'; '.join(row['reasons'])}."
+
+
+def _with_one_rate(pages: Pages) -> Iterator[str]:
+    """What the rate may add: an arm that reads both ways has the one that is best forwards. Where both chose one, nothing."""
+    chosen = {choice["arm"]: choice["chosen"] for choice in pages["exchange--laptop"].get("choices", ())}
+    rows = list(_ratios(pages, "exchange--laptop", ("X1",)).values())
+    alike = [row["effect"] for row in rows if chosen and chosen.get(row["arm"]) == chosen.get(row["against"])]
+    if alike and len(alike) < len(rows):
+        yield (
+            "A part of this may come from the learning rate: a model that reads both ways has the one that was best for its "
+            f"forward loss. Where both have one rate, in {len(alike)} comparisons, the backward loss changes by {_span(alike)}."
+        )
 
 
 def _learned_backwards(pages: Pages) -> Iterator[str]:
@@ -162,7 +194,13 @@ def _learned_backwards(pages: Pages) -> Iterator[str]:
     ]
     if alone:
         told = ", ".join(f"{mean:.2f} after {share}%" for share, mean in sorted(alone))
-        yield f"What tokens read backwards buy is the backward loss itself, in nats for each character: {told} of the text."
+        yield f"Backward loss of models that read only a share of the text, and only backwards, in nats for each character: {told}."
+
+
+def _with_the_mask(pages: Pages) -> str:
+    """Our number with the published mask, which shows the answer; empty without this arm."""
+    rows = [row for row in _rows(pages, "mask--laptop", "M1") if "published-mask" in row["arm"] == row["against"]]
+    return "".join(f"; with that mask, ours is {row['effect']:+.0%}" for row in rows[:1])
 
 
 def _second_text(pages: Pages) -> Iterator[str]:
@@ -214,8 +252,8 @@ def _defects(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
         gains, losses = [-row["effect"] for row in seen], [loss for _, loss in leaking]
         yield (
             f"A model that sees its answer gains {min(gains):.2f} to {max(gains):.2f} of the {min(losses):.2f} to "
-            f"{max(losses):.2f} nats for each character that the same honest models "
-            f"need: {'; '.join(_claimed(row) for row in seen)}."
+            f"{max(losses):.2f} nats for each character that it needs without the fault: "
+            f"{'; '.join(_claimed(row) for row in seen)}."
         )
     elif rows:
         yield "No defect shows the answer."
@@ -280,21 +318,27 @@ def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator
                 f"decoder {_between(row)}: {verdict_of(row)}."
             )
     if len(shared := _pages_of_one_combination(pages, [row["arm"] for row in compared[:1]])) > 1:
-        yield f"These comparisons have the same runs of the combination: those at equal {', '.join(shared)}."
+        yield f"The comparisons at equal {', '.join(shared)} use the same runs of the combination; only the decoder differs."
     arms = {row["arm"]: row for row in pages.get("encdec--laptop", {}).get("arms", ())}
     if plain := arms.get("encdec"):
         apart = f"{signed(plain['difference'])} nats ({signed(plain['low'])} to {signed(plain['high'])})"
         yield f"Without additions the encoder-decoder is {apart} from the decoder: {plain['verdict']}."
-    parts = [row for name in ("E2", "E3", "E5") for row in _rows(pages, "encdec--laptop", name)[:1]]
+    parts = [row for name in ("E2", "E3") for row in _rows(pages, "encdec--laptop", name)[:1]]
     told = (f"{_uncapital(row)}: {signed(row['effect'])} {_between(row)}, {verdict_of(row)}" for row in parts)
     if parts:
-        yield f"Its parts, in nats, below 0 where the claim is right: {'; '.join(told)}."
+        yield f"Its parts, in nats, where less than 0 helps: {'; '.join(told)}."
     for row in _rows(pages, "encdec_published--laptop", "E2")[:1]:
         ours = f"{signed(row['effect'])} {_between(row)}, {verdict_of(row)}"
         yield f"The embedding loss with the published norms, which can vanish: {ours}."
     dropout = arms.get("decoder-dropout")
     if dropout and dropout["verdict"] == "worse":
-        yield f"Dropout makes that decoder itself worse, by {dropout['difference']:.3f} nats, so E5 alone says little."
+        beaten = [
+            f" by {-row['effect']:.3f} nats" for row in _rows(pages, "encdec--laptop", "E5")[:1] if row["effect"] < 0
+        ]
+        yield (
+            f"The combination beats a decoder with dropout{''.join(beaten)}, which says little: dropout makes our decoder worse by "
+            f"{dropout['difference']:.3f} nats."
+        )
 
 
 def _pages_of_one_combination(pages: Pages, arms: Sequence[str]) -> list[str]:
@@ -309,9 +353,6 @@ def _pages_of_one_combination(pages: Pages, arms: Sequence[str]) -> list[str]:
 
 
 def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
-    differences = [
-        row for name in ("R1", "R2") for row in _rows(pages, "recall--laptop", name) if row["measure"] == "difference"
-    ]
     steps, sooner, later = _steps_to_learn(pages)
     kinds, more, fewer = _right_answers(pages)
     if steps or kinds:
@@ -324,7 +365,7 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     of_kinds = [row for row in _rows_of_steps(pages) if row["of_one_group"]]
     if of_kinds:
         ratios = ", ".join(f"{row['effect_bound']}{row['effect']:.2f} {row['group']}" for row in of_kinds)
-        yield f"Steps to half-way, with all tokens as a multiple of those with the answer alone: {ratios}."
+        yield f"Steps to half-way, with all tokens as a multiple of those with the answer alone: {ratios}.{_roughness(of_kinds)}"
     for row in _rows_of_steps(pages):
         if not row["of_one_group"]:
             told = f"all tokens take {row['effect_bound']}{row['effect']:.2f} times the steps (p = {row['p']:.2g})"
@@ -334,22 +375,47 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
             f"Of {len(kinds)} kinds of models, {_named(more)} give more right answers at the end after training on all tokens, and "
             f"{_named(fewer)} after training on the answer alone."
         )
-    for claim in dict.fromkeys(row["claim"] for row in differences):
-        rows = [row for row in differences if row["claim"] == claim]
-        overall = [row for row in rows if not row["of_one_group"] and not row["reasons"]]
-        shown = "".join(
-            f" As a share of right answers, {row['group']}: {signed(row['effect'])} {_between(row)}." for row in overall
-        )
-        yield f"{claim}{shown} {_several(Counter(verdict_of(row) for row in rows if row['of_one_group']))}."
+    yield from _without_a_direction(pages, verdict_of)
     for row in _rows(pages, "recall--laptop", "R3", with_interval=False)[:1]:
         yield f"{row['claim']} Rank correlation {row['effect']:+.2f} over {row['count']} kinds: {verdict_of(row)}."
 
 
+def _roughness(rows: Sequence[Row]) -> str:
+    """What the page says of how finely these steps are known; empty where they are known well."""
+    known = dict.fromkeys(text for row in rows for text in row["cautions"] if text.startswith("steps are known"))
+    return "".join(f" {text[0].upper()}{text[1:]}." for text in known)
+
+
+def _without_a_direction(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
+    """R2: in which kinds a model without a direction gives as many right answers, and which kinds end at the level of guessing."""
+    rows = [row for row in _rows(pages, "recall--laptop", "R2") if row["measure"] == "difference"]
+    kinds = [row for row in rows if row["of_one_group"]]
+    if not kinds:
+        return
+    shown = "".join(
+        f" As a share of right answers, {row['group']}: {signed(row['effect'])} {_between(row)}."
+        for row in rows
+        if not row["of_one_group"] and not row["reasons"]
+    )
+    yield f"{kinds[0]['claim']}{shown} {_several(Counter(verdict_of(row) for row in kinds))}."
+    page = pages["recall--laptop"]
+    means = {row["arm"]: row["mean"] for row in page.get("scores", ())}
+    guessed = max((level["without_learning"] for level in page.get("levels", ())), default=0.0)
+    lost = [row["group"] for row in kinds if means.get(row["arm"], 1.0) < guessed + page.get("smallest_effect", 0.0)]
+    if lost:
+        yield f"Without a direction, {' and '.join(lost)} give no more right answers than guessing does ({guessed:.0%})."
+
+
 def _best_labels(asked: Collection[str], helped: Collection[str], hindered: Collection[str]) -> str:
     """The short answer: which kinds of models do better with which labels, and of how many nothing can be told."""
+    either = {*helped} & {*hindered}
     told = [
         f"{labels} for {', '.join(sorted(kinds))}"
-        for labels, kinds in (("all tokens", helped), ("the answer alone", hindered))
+        for labels, kinds in (
+            ("all tokens", {*helped} - either),
+            ("the answer alone", {*hindered} - either),
+            ("sooner with the one and more right answers with the other", either),
+        )
         if kinds
     ]
     open_kinds = set(asked) - set(helped) - set(hindered)
@@ -367,6 +433,7 @@ def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
         if asked["verdict"] == "cannot tell" and asked["family_high"] < matters:
             short = f"Not by {matters:g} or more, the smallest gain that matters; a smaller one cannot be told"
         yield f"{short}: nDCG@10 {signed(asked['effect'])} against left to right alone {_between(asked)}."
+    yield from _badly_read(pages)
     for row in rows.values():
         effect = f"{row['effect']:+.0%}" if row["measure"] == "ratio" else signed(row["effect"])
         yield f"{row['claim']} {effect}: {verdict_of(row)}."
@@ -376,6 +443,17 @@ def _retrieval(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     if late and word:
         of_arms = ", ".join(f"{row['ndcg_at_10']:.3f} {row['arm']}" for row in late)
         yield f"nDCG@10 of each arm: {of_arms}. BM25, which counts words and learns nothing, has {word[0]['ndcg_at_10']:.3f}."
+
+
+def _badly_read(pages: Pages) -> Iterator[str]:
+    """How well the models of retrieval read backwards before and after their training."""
+    losses = {(row["arm"], row["direction"]): row["mean"] for row in pages.get(RETRIEVAL, {}).get("scores", ())}
+    before, after, forwards = (losses.get(key) for key in (("as is", "rtl"), ("ltr+rtl", "rtl"), ("ltr+rtl", "ltr")))
+    if before and after and forwards:
+        yield (
+            f"The training is short: it lowers the backward loss from {before:.2f} to {after:.2f} nats for each token, and the "
+            f"forward loss of the same models is {forwards:.2f}."
+        )
 
 
 def _named(kinds: Collection[str]) -> str:

@@ -77,7 +77,7 @@ ORDER = (
     Planned("leaks", "laptop", "what each published defect adds"),
     Planned("selection", "laptop", "what a choice on the test set adds"),
     Planned("mask", "long", "whether M1's gap closes with tokens; A1"),
-    Planned("recall_steps", "laptop", "R1 by steps with twenty seeds"),
+    Planned("recall_steps", "laptop", "R1 by steps with finer counts and other seeds"),
     Planned("recall", "laptop-attention", "R1, R2 with ten seeds where learning is rare"),
 )
 

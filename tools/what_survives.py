@@ -9,6 +9,7 @@ planned for it (findings/CAMPAIGN.md).
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,14 +67,23 @@ CLAIMS = (
     Asked("R1", RECALL, measure="steps_to_learn"),
     *(Asked(f"R{number}", RECALL) for number in (2, 3)),
 )
-SIZED = {"M": MASK, "E": "encdec--laptop"}
+SIZED = {"M": MASK, "E": "encdec--laptop", "R": RECALL}
 PUBLISHED_SIZES = "The published ones have 46 to 626 million (M) and about 16 million (E)."
 LEGEND = (
     "Confirmed: our interval agrees with the published effect and lies on its side of 0. Real but smaller, or larger: on its side "
     "of 0, without agreeing. Not found here: our interval contains 0 and not the published effect. The opposite: our interval lies "
-    "on the other side of 0. Where nothing is published, a claim holds, or does not hold, by its own sentence. Cannot tell: the "
-    "interval allows both answers. The published effects of E are shares of the published loss, turned into our unit."
+    "on the other side of 0. Where nothing is published, a claim holds, or does not hold, by its own sentence. Cannot tell: our "
+    "runs allow both answers, or the comparison is not valid; the reason stands beside it. The published effects of E are shares "
+    "of the published loss, turned into our unit."
 )
+# A part of a reason that names arms -> the reason in short, for several rows.
+SHORT = {
+    "score the maximum": "both models end at the maximum",
+    "more than guessing": "no rate that was tried taught one of the models",
+    "the edge of what was tried": "the best rate lies at the edge of those that were tried",
+    "point in opposite directions": "the ratio and the test point in opposite directions",
+    "some runs learned": "some runs learned the task and others did not",
+}
 LINE = "|"  # between the lines of a label of the figure
 SHARES_ON_AXIS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
 QUESTIONS = (
@@ -82,8 +92,10 @@ QUESTIONS = (
     Asked("X3", EXCHANGE, "Choosing the direction for each row gives a lower rtl loss than for each batch."),
     *(Asked(name, "exchange--wikitext", "The same on the bytes of WikiText-2.") for name in ("X1", "X2")),
     *(Asked(name, "encdec--wikitext", "The same on the bytes of WikiText-2.") for name in ("E1", "E2", "E3", "E4")),
-    Asked("R1", "recall_steps--laptop", "By steps again: other seeds, twenty of them, and a count every 100 steps."),
-    Asked("A1", MASK),
+    Asked("R1", "recall_steps--laptop", "By steps again: other seeds, sixteen of them, and a count every 50 steps."),
+    Asked("M1", "mask--long", "The same with eight times as much text."),
+    Asked("A1", "mask--long"),
+    Asked("A1", MASK, "The same with the text of mask--laptop."),
     Asked("leak", "leaks--laptop", "Each published defect beside the same model without it."),
     Asked("leak", "selection--laptop", "A rate that is chosen on the test set makes a mixer look better."),
     Asked("D2", "retrieval--laptop"),
@@ -187,22 +199,24 @@ def cells(asked: Asked, pages: Mapping[str, Row], hours: Mapping[str, float]) ->
     row = row_of(asked, pages)
     if row is None:
         planned = f"not run yet: {hours[asked.page]:.1f} core-hours planned" if asked.page in hours else "not run yet"
-        return (asked.name, "", "", "", planned, "", f"`{asked.page}`")
+        return (". ".join(filter(None, (asked.name, asked.sentence))), "", "", "", planned, "", f"`{asked.page}`")
     page = f"[{asked.page}]({asked.page}.md)"
     if len(rows := rows_of(asked, pages)) > 1 and row["published"] is None:
         effects, counts = [one["effect"] for one in rows], Counter(verdict_of(one) for one in rows)
         alike = {word: [one for one in rows if verdict_of(one) == word] for word in counts}
         several = ", ".join(f"{counted(count, word)}{why_several(alike[word])}" for word, count in counts.items())
         least, most = (in_unit(row["measure"], end(effects)) for end in (min, max))
-        ours = f"{_unit(row)}{least} to {most} in {len(rows)} rows"
+        groups = sum(bool(one.get("of_one_group")) for one in rows)
+        where = f"{groups} groups and their mean" if 0 < groups == len(rows) - 1 else f"{len(rows)} rows"
+        ours = f"{_unit(row)}{least} to {most} in {where}"
         return (f"{asked.name}. {asked.sentence or row['claim']}", "", ours, "", several, row["count"], page)
-    claim = f"{asked.name}. {row['claim']}"
+    claim = f"{asked.name}. {asked.sentence or row['claim']}"
     return (
         claim,
         signed(row["published"]),
         f"{_unit(row)}{in_unit(row['measure'], row['effect'])}",
         between(row),
-        verdict_of(row) + why(row),
+        verdict_of(row) + why(row) + _weak_opponent(row, pages[asked.page]),
         f"{row['count']} kinds" if row["measure"] == "rank_correlation" else row["count"],
         page,
     )
@@ -254,16 +268,26 @@ def why(row: Row) -> str:
 
 
 def why_several(rows: Sequence[Row]) -> str:
-    """Why rows with one verdict cannot be told: their most common reason, and what the row needs that needs the most seeds.
+    """Why rows cannot be told: each kind of reason with the number of its rows. Of rows that more seeds would tell, the hardest."""
+    alike: dict[str, list[Row]] = {}
+    for row in (row for row in rows if why(row)):
+        short = (word for part, word in SHORT.items() if any(part in reason for reason in row["reasons"]))
+        alike.setdefault(next(short, row["reasons"][0]), []).append(row)
+    told: list[tuple[int, str]] = []
+    for reason, some in sorted(alike.items(), key=lambda item: -len(item[1])):
+        hardest = max(some, key=lambda row: row["seeds_needed"] or math.inf)
+        words = reason if reason in SHORT.values() else why(hardest).removeprefix(": ")
+        told.append((len(some), words))
+    if len(told) == 1:
+        return f": {told[0][1]}"
+    return f" ({'; '.join(f'{count}: {words}' for count, words in told)})" if told else ""
 
-    With so many seeds the others would be told, too.
-    """
-    hardest = max(rows, key=lambda row: row["seeds_needed"] or 0)
-    common, count = Counter((*row["reasons"], "")[0] for row in rows).most_common(1)[0]
-    if count == 1 or common in (*hardest["reasons"], ""):
-        return why(hardest)
-    alike = why(next(row for row in rows if common in row["reasons"]))
-    return f"{alike} ({count} rows); {why(hardest).removeprefix(': ')}" if hardest["seeds_needed"] and alike else alike
+
+def _weak_opponent(row: Row, page: Row) -> str:
+    """A word about a model that is beaten and is itself worse than the baseline of its page; else nothing."""
+    verdicts = {one["arm"]: one["verdict"] for one in page.get("arms", ())}
+    is_beaten = row["verdict"] == "holds" and verdicts.get(row.get("against")) == "worse"
+    return f"; {row['against']} is itself worse than the baseline" if is_beaten else ""
 
 
 def _unit(row: Row) -> str:
@@ -298,14 +322,14 @@ def drawn(shares: Sequence[Row]) -> str:
     x = {
         "type": "quantitative",
         "scale": {"type": "symlog", "domain": domain},
-        "title": "share of the published effect",
+        "title": "share of the published effect; left of 0 is the opposite; steps become narrower outwards",
     }
     x["axis"] = {"values": SHARES_ON_AXIS}
     colour = {
         "field": "verdict",
         "type": "nominal",
         "scale": {"domain": words, "range": [COLOURS[word] for word in words]},
-        "legend": {"orient": "bottom", "title": None, "columnPadding": 24},
+        "legend": {"orient": "bottom", "title": None, "columnPadding": 24, "symbolOpacity": 1},
     }
     y: dict[str, Any] = {"field": "claim", "type": "nominal", "title": None, "sort": None}
     y["axis"] = {"labelExpr": f"split(datum.value, '{LINE}')", "labelLimit": 400, "minExtent": 320}

@@ -1,6 +1,7 @@
 """What an interval allows to say of a claim, and what keeps a claim from being judged."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from palinode.analysis.claim_measures import (
     MEASURES,
     NOTHING_LEARNED,
     NOTHING_TAUGHT,
+    ONE_GROUP,
+    UNEQUAL_COUNTS,
     Evidence,
     Measured,
     over_seeds,
@@ -34,7 +37,7 @@ from palinode.analysis.claims import (
 from palinode.analysis.compare import compare
 from palinode.analysis.intervals import Interval, rank_correlation_p, t_interval
 from palinode.analysis.reliability import NO_SPREAD, goal_cautions
-from palinode.analysis.runs_needed import of_counts
+from palinode.analysis.runs_needed import of_counts, of_p
 from palinode.analysis.sizes import ScaleSize
 from palinode.analysis.two_valued import boschloo_p
 from palinode.analysis.verdict import verdicts
@@ -197,7 +200,12 @@ def test_steps_of_groups_allow_for_each_other_and_all_together_are_tested_in_str
     assert all_together.measured.effect == pytest.approx(math.sqrt(ratios[0] * ratios[1]))
     assert all_together.measured.p < min(row.measured.p for row in groups) == pytest.approx(0.0476, abs=0.001)
     assert [row.judgement for row in (*groups, all_together)] == [OPEN, OPEN, HOLDS]
-    assert "p = 0.048 (shows an effect up to 0.025)" in page_text(findings(store, store.experiment("recall")))
+    needed = [row.needed.seeds for row in groups]
+    assert needed == [of_p(row.measured.p, 5, 0.025) for row in groups]
+    for row, seeds in zip(groups, needed, strict=True):
+        assert row.reasons[0] == NOT_SHOWN
+        assert row.reasons[1].startswith(f"at most about {seeds} seeds, ")
+    assert "p = 0.0476 (shows an effect up to 0.025)" in page_text(findings(store, store.experiment("recall")))
 
 
 def test_three_seeds_cannot_tell_who_learned_sooner(tmp_path):
@@ -219,7 +227,7 @@ def test_a_mean_accuracy_of_runs_of_which_some_learned_is_not_judged(tmp_path):
     )
     assert one.measured.p == boschloo_p(3, 1, 3)
     needed = of_counts(1.0, 1 / 3, 0.05)
-    shown = "would show a difference of 0.67 in the share of runs that learn four times in five"
+    shown = "would show such an effect four times in five"
     assert one.reasons == [COUNTS_UNDECIDED, f"about {needed} seeds, 0.0 hours, {shown}"]
     assert "1 of 3 of h3-causal-answer" in one.measured.cautions[-1]
     for row_of_mean in (of_groups, score):
@@ -606,6 +614,13 @@ def test_a_mean_over_groups_leaves_out_a_group_that_was_tuned_to_an_edge(tmp_pat
     assert groups[False][-1] == "mean of a, b, c"
     assert groups[True] == ["a", "b", "c", "mean of a, c"]
     assert [row.judgement for row in judged(store, name, asked.with_(needs_bracket=True))][1] == OPEN
+    alone = asked.with_(needs_bracket=True, groups=("a", "b"))
+    mean = judged(store, name, alone)[-1]
+    assert (mean.measured.group, mean.judgement, mean.reasons) == ("mean of a", OPEN, [ONE_GROUP])
+    store.write_experiment(store.entry(name).with_(claims=(asked.with_(needs_bracket=True),)))
+    arms_by_rule = {row["arm"]: row["reasons"] for row in findings(store, store.experiment(name))["arms"]}
+    assert arms_by_rule["b-old"][-1] == "b-old was tuned to recipe.steps = 4, the edge of what was tried"
+    assert not any("tuned to" in reason for reason in arms_by_rule["c-old"])
 
 
 @pytest.mark.parametrize("at_the_edge", ["b-new", "b-old"])
@@ -693,6 +708,9 @@ def test_steps_to_learn_and_rank_correlations_need_audits(tmp_path):
     assert "all was not audited" in judged(store, "recall", ranks)[0].reasons
 
 
+TIED = "4 of 9 groups have the same score in this experiment and share a rank"
+
+
 def test_a_rank_correlation_takes_runs_that_ended_at_their_goal_as_equal(tmp_path):
     """Accuracies fall with `rate`: those of the first four arms lie above the goal and have one rank, the others have their own."""
     arms = tuple(TaskArm(name, rate=0.1 * place if place < 4 else place / 2) for place, name in enumerate("abcdefghi"))
@@ -703,6 +721,7 @@ def test_a_rank_correlation_takes_runs_that_ended_at_their_goal_as_equal(tmp_pat
         [row] = judged(store, "recall", asked)
         p = rank_correlation_p([(rank, rank) for rank in ranks])
         assert (row.measured.effect, row.measured.p) == pytest.approx((1, p))
+        assert [text for text in row.measured.cautions if "share a rank" in text] == [TIED] * (goal is not None)
 
 
 def test_a_claim_without_numbers_is_open_and_so_is_one_that_needs_it(tmp_path):
@@ -720,6 +739,45 @@ def test_a_claim_over_groups_of_which_none_is_run_is_left_out(tmp_path):
     [row] = judged(store, "demo", groups)
     assert row.is_left_out
     assert "an arm of every group is not run at this size" in row.reasons
+
+
+@pytest.mark.parametrize(
+    ("measure", "fields", "why"),
+    [
+        ("ratio_slope", {"against": ("ltr",)}, "models of several shapes, is"),
+        ("ratio_width_less_depth", {"against": ("ltr",)}, "models of several shapes, is"),
+        ("layer_cut", {"against": ("ltr",), "blocks_left": 1, "head": "trained"}, "a model of at least 4 blocks is"),
+    ],
+)
+def test_a_claim_about_shapes_that_are_not_run_is_left_out(tmp_path, measure, fields, why):
+    store = make_store(tmp_path, Synthetic(seeds=(1, 2, 3)))
+    [row] = judged(store, "demo", claim(measure=measure, arm="both", expect="above", **fields))
+    assert row.is_left_out
+    assert why in row.reasons[-1]
+
+
+def test_scores_of_a_task_stay_shares_and_the_page_says_what_guessing_gives(tmp_path):
+    arms = (TaskArm("all", rate=5.0), TaskArm("answer", "answer"))
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(30,)))
+    asked = claim(measure="score", arm="all", expect="published", published=1.0)
+    [row] = judged(store, "recall", asked)
+    assert 0 <= row.measured.interval.low <= row.measured.interval.high <= 1
+    store.write_experiment(store.entry("recall").with_(claims=(asked,)))
+    content = findings(store, store.experiment("recall"))
+    [level] = content["levels"]
+    assert level["learned_from"] == pytest.approx((level["without_learning"] + 1) / 2)
+    assert f"Without learning, {level['without_learning']:.3f} of the answers are right;" in page_text(content)
+
+
+def test_counts_of_different_numbers_of_runs_are_not_judged_and_plan_nothing(tmp_path):
+    arms = (TaskArm("all"), TaskArm("answer", "answer"))
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(30,), seeds=(1, 2, 3, 4)))
+    record = store.experiment("recall")
+    last = record.runs_of("answer", "v30")[-1]
+    shutil.rmtree(store.run_directory(last.entry.run_id))
+    [row] = judged(store, "recall", claim(measure="difference", arm="answer", against=("all",), expect="better"))
+    assert UNEQUAL_COUNTS in row.reasons
+    assert row.needed is None
 
 
 def test_a_damaged_audit_of_another_experiment_stops_no_claim(tmp_path):

@@ -85,8 +85,8 @@ def log_rank_p(times: Sequence[Time], other_times: Sequence[Time]) -> float | No
     if count <= MOST_EXACT_RUNS:
         return float((np.abs(_sums_of_labellings(scores, count)) >= least).mean())
     stream = np.random.default_rng(derive(0, "log_rank", count))
-    hits = sum(abs(scores[stream.permutation(2 * count)[:count]].sum()) >= least for _ in range(DRAWS))
-    return float((1 + hits) / (1 + DRAWS))
+    hits = int((np.abs(_permuted_sums(scores, count, stream)) >= least).sum())
+    return (1 + hits) / (1 + DRAWS)
 
 
 def stratified(strata: Sequence[tuple[Sequence[Time], Sequence[Time]]]) -> tuple[float, int]:
@@ -112,7 +112,13 @@ def _drawn(scores: NDArray[np.float64], count: int, stream: np.random.Generator)
     """The statistics of drawn labellings of one pair of arms (DRAWS,)."""
     if count <= MOST_EXACT_RUNS and 2 * count == len(scores):
         return stream.choice(_sums_of_labellings(scores, count), DRAWS)
-    return np.asarray([scores[stream.permutation(len(scores))[:count]].sum() for _ in range(DRAWS)])
+    return _permuted_sums(scores, count, stream)
+
+
+def _permuted_sums(scores: NDArray[np.float64], count: int, stream: np.random.Generator) -> NDArray[np.float64]:
+    """The sums of `count` of the scores, in DRAWS drawn orders (DRAWS,)."""
+    sums: NDArray[np.float64] = stream.permuted(np.tile(scores, (DRAWS, 1)), axis=1)[:, :count].sum(axis=1)
+    return sums
 
 
 def _scores(times: Sequence[Time]) -> NDArray[np.float64]:

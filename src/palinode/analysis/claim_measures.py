@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -45,17 +46,24 @@ ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "me
 LEAST_BLOCKS = 4
 LEAST_POINTS = 3  # shares of rtl tokens: through two of them a line always fits
 NOTHING_LEARNED = "no run is above what is scored without learning"
-AT_THE_EDGE = "{} was tuned to {} = {:g}, the edge of what was tried: the claim is not made"
-NOTHING_TAUGHT = (
-    "no {1} that was tried taught {0} more than guessing, so {2:g} is chosen by chance: the claim is not made"
+MEAN_OF = "mean of "  # before the names of the groups of a mean
+NOT_RUN = "not run at this size"  # the end of reasons with which a row is left out of a page
+NO_CLAIM = ": the claim is not made"
+NOT_MADE = NO_CLAIM + "; {} would tell"
+AT_THE_EDGE = "{} was tuned to {} = {:g}, the edge of what was tried" + NOT_MADE.format("values beyond it")
+NOTHING_TAUGHT = "no {1} that was tried taught {0} more than guessing, so {2:g} is chosen by chance" + NOT_MADE.format(
+    "other values or longer trials"
 )
 AT_THE_CEILING = (
-    "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
+    "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better; "
+    "a harder task would, or how soon they learn"
 )
 EQUAL_ARMS = frozenset([AT_THE_CEILING, NO_SPREAD])  # the reasons that stand where two arms score the same
 SOME_LEARNED = "some runs learned the task and others did not, so the interval of the mean accuracy is not judged: {}"
-OPPOSITE = "the ratio of the mean steps and the log-rank test point in opposite directions"
+UNEQUAL_COUNTS = "the arms have different numbers of finished runs, so no test counts those that learned"
+OPPOSITE = "the ratio of the mean steps and the log-rank test point in opposite directions; more seeds would tell"
 FEW_EVALUATIONS = 4  # a run that came half-way at its third evaluation may have done so at any step behind the second
+ONE_GROUP = "one group can be judged, and its own row judges it"
 NO_GROUP = "no group can be judged; the row of each group says why"
 ALL_EQUAL = "the values of all {} seeds are equal, so nothing says how far another seed would lie"
 TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: that is a leak until proven otherwise"
@@ -122,9 +130,8 @@ class Measured:
         p: the p value of an exact test that the effect is `no_effect`. A rank correlation and a ratio of steps have a p value and
             no interval; a difference of accuracies has one where runs are counted (`two_valued.two_valued_applies`).
         alpha: the largest p value that shows an effect, where the p value judges.
-        shares_learned: the shares of runs of the two arms that learned their task, where runs are counted.
         count_needed: the number of seeds, or of groups, with which the p value would show the effect that came 4 times in 5; None
-            where it does not judge, or where no number of them would.
+            where it does not judge, and where no effect came.
         no_effect: the value of the effect if the compared things do not differ: 0, or 1 for a ratio of steps.
         bound: whether the true effect may only be larger (">=") or smaller ("<=") than `effect`, or either of the two ("~").
         reasons: the reasons why nothing can be concluded from the row; empty where the row can be judged.
@@ -147,7 +154,6 @@ class Measured:
     cautions: tuple[str, ...] = ()
     p: float | None = None
     alpha: float | None = None
-    shares_learned: tuple[float, float] | None = None
     count_needed: int | None = None
     no_effect: float = 0.0
     bound: Bound = ""
@@ -198,11 +204,11 @@ def _difference(
         chance = f"{against} is the better of {len(others)} on these same runs, so its mean is too good by chance"
         cautions = (*cautions, chance)
     counts = learned_counts(evidence.record, arm, scale, rule.with_(baseline=against))
-    p, needed, shares = None, None, None
+    p, needed = None, None
     if counts is not None and two_valued_applies(counts):
         p, cautions = counts.p, (*cautions, f"{scale}: {counts.sentence}")
-        shares = counts.shares
-        needed = runs_needed.of_counts(*shares, by_rule.deciding.alpha)
+        needed = runs_needed.of_counts(*counts.shares, by_rule.deciding.alpha)
+        reasons = reasons if p is not None else (*reasons, UNEQUAL_COUNTS)
     outcome: Outcome = "cannot tell" if reasons else by_rule.outcome
     alone = t_interval(by_rule.comparison.differences, rule.confidence)
     numbers = (by_rule.comparison.mean, alone, len(pairs))
@@ -218,7 +224,6 @@ def _difference(
         cautions,
         p,
         None if p is None else by_rule.deciding.alpha,
-        shares,
         needed,
         family=ours,
         confidence=1 - by_rule.deciding.alpha,
@@ -292,10 +297,12 @@ def _mean_of_groups(
     interval, family = (t_interval(values, at) for at in (evidence.rule.confidence, evidence.family_confidence()))
     of_groups = {row.reasons for row, _ in rows}
     reasons = () if values else (*of_groups,)[0] if len(of_groups) == 1 else (NO_GROUP,)
+    if len(judged) == 1 < len(rows):
+        reasons = (ONE_GROUP,)
     if counted := [row.group for row, _ in rows if row.group in judged and row.p is not None]:
         reasons = (*reasons, SOME_LEARNED.format(", ".join(counted)))
     arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))
-    effect, group = (mean(values) if values else None), f"mean of {', '.join(judged) or 'no group'}"
+    effect, group = (mean(values) if values else None), f"{MEAN_OF}{', '.join(judged) or 'no group'}"
     outcome: Outcome = "cannot tell" if reasons else decide(family, evidence.for_claim(claim).rule)
     return Measured(scale, arm, against, effect, interval, len(values), group, outcome, reasons, family=family)
 
@@ -315,9 +322,15 @@ def score(claim: Claim, evidence: Evidence) -> Rows:
         if claim.published_at(scale) is not None:
             values = list(scores_of(evidence.record, claim.arm, scale, evidence.rule.metric).values())
             row = over_seeds(evidence, scale, claim.arm, "", values)
+            if evidence.rule.score.measure == "accuracy":  # a share of answers is at most 1
+                row = replace(row, interval=_within_0_and_1(row.interval), family=_within_0_and_1(row.family))
             counts = learned_counts(evidence.record, claim.arm, scale, evidence.rule.with_(baseline=claim.arm))
             some = (SOME_LEARNED.format(claim.arm),) if two_valued_applies(counts) else ()
             yield replace(row, reasons=(*unreliable(evidence.record, [claim.arm], [scale]), *row.reasons, *some))
+
+
+def _within_0_and_1(interval: Interval | None) -> Interval | None:
+    return None if interval is None else Interval(max(0.0, interval.low), min(1.0, interval.high))
 
 
 def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], float | None]) -> Measure:
@@ -342,6 +355,10 @@ def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], 
         low = row.interval.low if row.interval is not None else 0.0
         leak = claim.measure == "ratio" and claim.directions == ("rtl", "ltr") and low < RATIO_FAIL - 1
         reasons = (*row.reasons, *_ratio_reasons(claim, evidence), *((TOO_GOOD,) if leak else ()))
+        if summary(dict.fromkeys(sizes, 1.0), sizes) is None and all(
+            size.parameters and size.depth and size.width for size in sizes.values()
+        ):
+            reasons = (f"what the claim compares, models of several shapes, is {NOT_RUN}",)
         by_size = {scale: (size.parameters, less_1[scale]) for scale, size in sizes.items() if size.parameters}
         pointed = summary is slope or (summary is mean_less_1 and len(by_size) > 1)
         points = points_over_seeds([*by_size.values()], evidence.rule.confidence, [*by_size]) if pointed else ()
@@ -446,7 +463,7 @@ def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
         except KeyError:
             continue
     row = over_seeds(evidence, DEEPEST_SCALES, claim.arm, claim.against[0], values)
-    shallow = (f"the deepest model has {depth} blocks, fewer than {LEAST_BLOCKS}",) if depth < LEAST_BLOCKS else ()
+    shallow = (f"a model of at least {LEAST_BLOCKS} blocks is {NOT_RUN}",) if depth < LEAST_BLOCKS else ()
     yield replace(row, reasons=shallow or (*row.reasons, *_ratio_reasons(claim, evidence)))
 
 
@@ -493,7 +510,7 @@ def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
 
     Half-way accuracy is the middle between the accuracy without learning and 1. The effect is the ratio of the geometric means over
     the seeds that are finished in both arms; a run that never came half-way counts with its last step. The p value is that of the
-    exact log-rank test.
+    log-rank test over labellings of the runs (`censored.log_rank_p`).
     """
     curves = evaluation_curves(evidence.record).filter(split=evidence.split, trained=True).drop_nulls("accuracy")
     for scale in evidence.scales:
@@ -536,7 +553,7 @@ def _steps_of_groups(
     """
     judged = [(row, times) for row, times in rows if row.effect is not None and not {*row.reasons} - {OPPOSITE}]
     arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))
-    group = f"mean of {', '.join(row.group for row, _ in judged) or 'no group'}"
+    group = f"{MEAN_OF}{', '.join(row.group for row, _ in judged) or 'no group'}"
     alpha = evidence.alpha_of_a_test(of_one_group=False)
     if not judged:
         of_groups = {row.reasons for row, _ in rows}
@@ -547,6 +564,8 @@ def _steps_of_groups(
     bounds = {row.bound for row, _ in judged} - {""}
     bound: Bound = "" if not bounds else next(iter(bounds)) if len(bounds) == 1 else "~"
     reasons = (OPPOSITE,) if (ratio - 1) * sooner > 0 else ()
+    if len(judged) == 1 < len(rows):
+        reasons = (ONE_GROUP,)
     count = min(row.count for row, _ in judged)
     shown = (scale, arm, against, ratio, None, count, group, None, reasons)
     needed = runs_needed.of_p(p, count, alpha)
@@ -619,7 +638,12 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
         if p is None:
             few = f"a rank correlation needs {LEAST_PAIRS} groups, there are {len(pairs)}"
             reasons += (few,) if len(pairs) < LEAST_PAIRS else ("all scores of one experiment are equal",)
-        cautions = (f"left out, tuned to the edge of what was tried: {', '.join(left_out)}",) if left_out else ()
+        cautions: tuple[str, ...] = ()
+        if left_out:
+            cautions = (f"left out, tuned to the edge of what was tried: {', '.join(left_out)}",)
+        tied = max(Counter(ours for ours, _ in pairs).values(), default=0)
+        if tied > 1:
+            cautions += (f"{tied} of {len(pairs)} groups have the same score in this experiment and share a rank",)
         effect, alpha = rank_correlation(pairs), evidence.alpha_of_a_test(of_one_group=False)
         needed = None if p is None else runs_needed.of_p(p, len(pairs), alpha)
         shown = (scale, one, two, effect, None, len(pairs))

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from scipy import special
 
-from palinode.analysis.claim_measures import MEASURES, Evidence, Measured, edges, scores_of, sides
-from palinode.analysis.intervals import ends, mean, seeds_needed
+from palinode.analysis.claim_measures import MEAN_OF, MEASURES, NOT_RUN, Evidence, Measured, edges, scores_of, sides
+from palinode.analysis.intervals import MOST_SEEDS, ends, mean, seeds_needed
 from palinode.analysis.published_effect import PublishedWords, agrees, published_words
 from palinode.analysis.runs_needed import MOST_COUNTED
 from palinode.base.decision import Claim, Decision
@@ -40,18 +40,10 @@ ALONE = ("published", "shown")
 # Names of checks whose findings store the losses of n-gram models, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
-AN_INTERVAL, COUNTS = "difference of means", "counts"
-# What decides a row -> what more runs would show. A measure that a p value judges has its own words.
-WOULD_SHOW: Mapping[str, str] = {
-    AN_INTERVAL: "{:.2g}",
-    COUNTS: "a difference of {:.2g} in the share of runs that learn",
-    "steps_to_learn": "a ratio of {:.2g}",
-    "rank_correlation": "a rank correlation of {:.2g}",
-}
 COUNTS_UNDECIDED = "the numbers of runs that learned do not show a difference"
 NOT_SHOWN = "the test does not show an effect"
 OTHER_BOUND = "the test only asks whether there is an effect, and the claim asks for more"
-NOT_RUN, NOTHING_MEASURED = "not run at this size", "no finished run has the numbers that this claim is about"
+NOTHING_MEASURED = "no finished run has the numbers that this claim is about"
 ROUNDING = 1e-12  # the rounding error that is allowed in 1 - confidence
 # Measures whose effect is 0 if nothing differs: their published number is an effect too, and ours is held against it.
 EFFECTS = ("difference", "ratio", "ratio_slope", "ratio_width_less_depth", "layer_cut", "context", "ratio_by_tokens")
@@ -69,20 +61,15 @@ class Needed(NamedTuple):
         hours: the hours of training and evaluating the compared arms with so many seeds, one run after the other.
         excluded: the smallest effect that matters, where the interval says that there is none in the direction of the claim.
         floor: half of the interval that remains with any number of seeds on the same text, where it is wider than `effect`.
-        decided_by: what judges the row, a key of WOULD_SHOW.
+        more_than: the number of seeds, or of groups, that are too few, where a p value judges and no exact number is known.
     """
 
     seeds: int | None
-    effect: float
+    effect: float | None
     hours: float | None
     excluded: float | None = None
     floor: float | None = None
-    decided_by: str = AN_INTERVAL
-
-    @property
-    def shown(self) -> str:
-        """The effect in words."""
-        return WOULD_SHOW[self.decided_by].format(self.effect)
+    more_than: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ class JudgedClaim:
 
     @property
     def is_left_out(self) -> bool:
-        """Whether the arms of the row are not run at this size, so that there is nothing to judge."""
+        """Whether the arms or the shapes of the row are not run at this size, so that there is nothing to judge."""
         return any(reason.endswith(NOT_RUN) for reason in self.measured.reasons)
 
     @property
@@ -161,20 +148,20 @@ class JudgedClaim:
         if needed is None:
             return []
         units = "groups" if self.claim.measure == "rank_correlation" else "seeds"
+        shown = "such an effect" if needed.effect is None else f"{needed.effect:.2g}"
         smaller = (
             [f"an effect of {needed.excluded:.2g}, the smallest that matters, is excluded"] if needed.excluded else []
         )
+        if needed.more_than:
+            return [f"more than {needed.more_than:,} {units} would be needed to show {shown}"]
         if needed.seeds is None:
             why = f": the same text leaves about {needed.floor:.2g} to each side" if needed.floor else ""
-            most = f"more than {MOST_COUNTED} {units} would be needed to show {needed.shown}"
-            return [
-                *smaller,
-                most if needed.decided_by == COUNTS else f"no number of {units} would show {needed.shown}{why}",
-            ]
+            return [*smaller, f"no number of {units} would show {shown}{why}"]
         if needed.seeds <= self.measured.count:
-            return [*smaller, f"so many {units} show {needed.shown} four times in five; here they did not"]
+            return [*smaller, f"so many {units} show an effect of {shown} four times in five; here they did not"]
         hours = f", {needed.hours:.1f} hours," if needed.hours is not None else ""
-        return [*smaller, f"about {needed.seeds:,} {units}{hours} would show {needed.shown} four times in five"]
+        about = "at most about" if needed.effect is None and self.measured.interval is None else "about"
+        return [*smaller, f"{about} {needed.seeds:,} {units}{hours} would show {shown} four times in five"]
 
     @property
     def limits(self) -> list[float]:
@@ -352,15 +339,14 @@ def _needed(claim: Claim, row: Measured, published: float | None, evidence: Evid
 
 def _needed_of_a_test(claim: Claim, row: Measured, evidence: Evidence) -> Needed | None:
     """What it would take where a p value judges; None where it asks something else than the claim, or does not judge."""
-    if row.effect is None or not (row.interval is not None or _is_tested(claim, row)):
+    judges = row.interval is not None or _is_tested(claim, row)
+    if not judges or row.count_needed is None:
         return None
-    if claim.measure == "rank_correlation":
-        return Needed(row.count_needed, row.effect, None, decided_by=claim.measure)
-    hours = _hours(row.count_needed, claim, row, evidence)
-    if row.interval is None:
-        return Needed(row.count_needed, row.effect, hours, decided_by=claim.measure)
-    shares = row.shares_learned or (0.0, 0.0)
-    return Needed(row.count_needed, abs(shares[0] - shares[1]), hours, decided_by=COUNTS)
+    most = MOST_SEEDS if row.interval is None else MOST_COUNTED
+    if row.count_needed > most:
+        return Needed(None, None, None, more_than=most)
+    of_groups = claim.measure == "rank_correlation"  # the hours of another kind of model are not known
+    return Needed(row.count_needed, None, None if of_groups else _hours(row.count_needed, claim, row, evidence))
 
 
 def _to_show(claim: Claim, effect: float, rule: Decision) -> float:
@@ -413,11 +399,14 @@ def published_here(claim: Claim, row: Measured, evidence: Evidence) -> float | N
 
 
 def _hours(seeds: int | None, claim: Claim, row: Measured, evidence: Evidence) -> float | None:
-    """The hours of so many seeds of the arms of a row, or of all groups for a mean; None where no run of them has ended."""
-    of_mean = row.group not in claim.groups
-    arms = {row.arm, row.against}.union(
-        *((arm, *others) for _, arm, others in sides(claim, evidence.record) if of_mean)
+    """The hours of so many seeds of the arms of a row, or of the groups of a mean; None where no run of them has ended."""
+    within = row.group.removeprefix(MEAN_OF).split(", ") if row.group.startswith(MEAN_OF) else claim.groups
+    of_groups = (
+        (arm, *others)
+        for group, arm, others in sides(claim, evidence.record)
+        if group in within and row.group not in claim.groups
     )
+    arms = {row.arm, row.against}.union(*of_groups)
     scales = (row.scale,) if row.scale in evidence.record.entry.scales else evidence.record.entry.scales
     seconds: dict[tuple[str, str], list[float]] = {}
     for run in evidence.record.finished():

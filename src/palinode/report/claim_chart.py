@@ -5,13 +5,14 @@ A claim about a slope has one panel more: the points through which its line goes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from math import log10
 from statistics import mean
 from textwrap import wrap
 from typing import Any
 
+from palinode.analysis.claim_measures import MEAN_OF
 from palinode.report import theme
 
 # Judgement -> its colour. The words are those of the page.
@@ -31,13 +32,14 @@ AXES = {
     "selection": "what the choice on the test split adds",
     "term": "value of the auxiliary term",
 }
+# Last word of a metric -> what a difference of it is counted in.
+METRICS = {"accuracy": "share of right answers", "nats_per_token": "nats per token"}
 # Measure of a slope -> the title of the axis of its lines.
 LINES = {"ratio_by_tokens": "tokens read right to left, logarithmic", "ratio_slope": "parameters, logarithmic"}
 SHAPES = ("circle", "square", "triangle-up")
 # A figure with more rows leaves out the rows of single groups: the page has them in a table.
 MOST_ROWS = 60
 # Rows of several scales name no scale in the figure.
-MEAN_OF = "mean of "
 OF_SCALES = ("all ", MEAN_OF)
 MOST_CHARACTERS, CHARACTER_WIDTH = 40, 7.0  # of a label: a longer one is cut; the pixels of a wide character on average
 MOST_WORDS = 24  # characters of what is told of a claim behind a label
@@ -149,7 +151,10 @@ def _panel(
     A dashed line stands where there is no effect, a dotted one at a bound that the claim names.
     """
     measure = rows[0]["measure"]
-    x = _across(measure, values)
+    limits = sorted({limit for row in rows for limit in row.get("limits", ())})
+    x = _across(
+        measure, [*values, *({"effect": at} for at in limits)], {row["measured"].rpartition(".")[2] for row in rows}
+    )
     labels = list(dict.fromkeys(value["label"] for value in values))
     y = {
         "field": "label",
@@ -166,7 +171,6 @@ def _panel(
     }
     lines = [("family_low", "family_high", 1.5, 1.0), ("low", "high", 5.0, 0.45)]
     no_effect = 1.0 if measure == "steps_to_learn" else 0.0
-    limits = sorted({limit for row in rows for limit in row.get("limits", ())})
     layers: list[dict[str, Any]] = [
         {
             "data": {"values": [{"at": one} for one in at]},
@@ -197,14 +201,14 @@ def _panel(
     return {"title": {"text": _title(rows), **TITLE}, **size, "data": {"values": list(values)}, "layer": layers}
 
 
-def _across(measure: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The axis of the effects."""
+def _across(measure: str, values: Sequence[Mapping[str, Any]], metrics: Collection[str]) -> dict[str, Any]:
+    """The axis of the effects. `metrics` holds the last words of what the rows measure: differences of one metric name it."""
     ticks: dict[str, Any] = {"tickCount": 6, "labelFlush": False}
     numbers = [
         abs(value[name])
         for value in values
         for name in ("effect", "family_low", "family_high")
-        if value[name] is not None
+        if value.get(name) is not None
     ]
     if max(numbers) < SMALL:
         ticks["format"] = "~e"
@@ -213,7 +217,15 @@ def _across(measure: str, values: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         ends = [*numbers, 1.0]
         scale = {"type": "log", "domain": [min(ends) / 1.1, max(ends) * 1.1]}
         ticks = {"values": RATIOS, "format": "~g"}
-    return {"type": "quantitative", "title": AXES.get(measure, measure), "scale": scale, "axis": ticks}
+    elif measure == "rank_correlation":
+        scale = {"domain": [-1, 1]}
+    (metric,) = metrics if len(metrics) == 1 else ("",)
+    title = (
+        f"difference, {METRICS[metric]}"
+        if measure == "difference" and metric in METRICS
+        else AXES.get(measure, measure)
+    )
+    return {"type": "quantitative", "title": title, "scale": scale, "axis": ticks}
 
 
 def _rows_with_points(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:

@@ -12,10 +12,12 @@ from typing import Any
 
 import jinja2
 
+from palinode.analysis.claim_measures import NO_CLAIM, Evidence, edges
 from palinode.analysis.claims import JudgedClaim, judged_claims, token_frequencies
 from palinode.analysis.compare import costs
 from palinode.analysis.deviations import deviations, rule_was_fixed
 from palinode.analysis.ratios import final_scores
+from palinode.analysis.tasks import learned_from, levels_at
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base import fsio
 from palinode.base.errors import BadInput
@@ -126,11 +128,12 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "published_outside": list(
             dict.fromkeys(f"{row.claim.name} {row.measured.scale}" for row in claims if row.published_is_outside)
         ),
+        "levels": _levels(record),
         "sources": list(dict.fromkeys(claim.source for claim in entry.claims if claim.source)),
         "notes": _notes(claims),
         "choices": _choices(record),
         "cautions": _cautions(record, claims, by_rule),
-        "arms": [_arm_row(verdict) for verdict in by_rule],
+        "arms": [_arm_row(verdict, record) for verdict in by_rule],
         "intervals": sum(row["low"] is not None for row in rows)
         + sum(v.deciding.interval is not None for v in by_rule),
         "scores": _scores(record),
@@ -181,18 +184,18 @@ def between(row: Mapping[str, Any]) -> str:
 
     A row with both was judged by the p value: runs that learned were counted.
     """
-    low, high = (row.get(f"family_{end}", row[end]) for end in ("low", "high"))
-    parts = [] if low is None else [f"{signed(low)} to {signed(high)}"]
+    low, high = (in_unit(row.get("measure"), row.get(f"family_{end}", row[end])) for end in ("low", "high"))
+    parts = [f"{low} to {high}"] if low else []
     if row.get("p") is not None:
-        largest = "" if row.get("largest_p") is None else f" (shows an effect up to {row['largest_p']:.2g})"
-        parts.append(f"p = {row['p']:.2g}{largest}")
+        largest = "" if row.get("largest_p") is None else f" (shows an effect up to {row['largest_p']:.3g})"
+        parts.append(f"p = {row['p']:.3g}{largest}")
     return "; ".join(parts)
 
 
 def alone(row: Mapping[str, Any]) -> str:
     """The interval of a row of a claim alone, as text; an empty text if it is the one that judges the row."""
     same = (row["low"], row["high"]) == (row["family_low"], row["family_high"])
-    return "" if same else f"{signed(row['low'])} to {signed(row['high'])}"
+    return "" if same else " to ".join(in_unit(row.get("measure"), row[end]) for end in ("low", "high"))
 
 
 def effect_words(row: Mapping[str, Any]) -> str:
@@ -200,9 +203,10 @@ def effect_words(row: Mapping[str, Any]) -> str:
     return " ".join(word for word in (row["effect_bound"], in_unit(row["measure"], row["effect"])) if word)
 
 
-def in_unit(measure: str, value: float | None) -> str:
-    """A value of a measure as text: a ratio has two decimals and no sign, everything else is a difference and has one."""
-    return f"{value:.2f}" if measure == "steps_to_learn" and value is not None else signed(value)
+def in_unit(measure: str | None, value: float | None) -> str:
+    """A value of a measure as text: a difference has a sign, a score and a ratio of steps have none."""
+    digits = {"steps_to_learn": 2, "score": 4}.get(measure or "")
+    return signed(value) if digits is None or value is None else f"{value:.{digits}f}"
 
 
 def published_cell(row: Mapping[str, Any]) -> str:
@@ -210,7 +214,7 @@ def published_cell(row: Mapping[str, Any]) -> str:
 
     A number that was turned into our unit stands before the published one.
     """
-    number, of = signed(row["published"]), row.get("published_of")
+    number, of = in_unit(row.get("measure"), row["published"]), row.get("published_of")
     if number and of:
         number = f"{number} (published: {signed(row['published_as'])} of {of:g})"
     return ": ".join(word for word in (number, row["published_words"]) if word)
@@ -268,8 +272,10 @@ def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
 def _in_short(rows: Sequence[Row]) -> list[str]:
     """A line for each claim: its sentence with the verdict, or how many of its rows hold, do not hold and cannot be told."""
     lines = []
-    for name in dict.fromkeys(row["name"] for row in rows):
-        of_claim = [row for row in rows if row["name"] == name and row["verdict"] != "not judged"]
+    for name, measure in dict.fromkeys((row["name"], row["measure"]) for row in rows):
+        of_claim = [
+            row for row in rows if (row["name"], row["measure"]) == (name, measure) and row["verdict"] != "not judged"
+        ]
         counts = Counter(row["verdict"] for row in of_claim)
         parts = [f"{counts[word]} {told[counts[word] > 1]}" for word, told in IN_SHORT.items() if counts[word]]
         if len(of_claim) > 1:
@@ -397,7 +403,9 @@ def _names_in(text: str, names: Collection[str]) -> list[str]:
     return next(([one, other] for one, other in pairs if other in names), [text])
 
 
-def _arm_row(verdict: Verdict) -> Row:
+def _arm_row(verdict: Verdict, record: ExperimentRecord) -> Row:
+    evidence = Evidence(record, record.entry.rule, None, lambda name: None)
+    unsure = edges(evidence, (verdict.arm, record.entry.rule.baseline), (verdict.scale,))
     compared, ends = verdict.comparison, verdict.deciding.interval
     stamps = {"LEAK": verdict.leak, "COLLAPSE": verdict.collapse}
     return {
@@ -408,7 +416,7 @@ def _arm_row(verdict: Verdict) -> Row:
         "high": None if ends is None else ends.high,
         "pairs": len(compared.pairs),
         "verdict": ": ".join([stamp for stamp, state in stamps.items() if state != "none"] + [verdict.outcome]),
-        "reasons": list(verdict.reasons) or _why_open(verdict),
+        "reasons": [*(verdict.reasons or _why_open(verdict)), *(reason.partition(NO_CLAIM)[0] for reason in unsure)],
     }
 
 
@@ -417,6 +425,18 @@ def _why_open(verdict: Verdict) -> list[str]:
     if verdict.outcome == "cannot tell" and verdict.learned is not None:
         return [verdict.learned.sentence]
     return [more for more in [words.more_seeds(verdict)] if more]
+
+
+def _levels(record: ExperimentRecord) -> list[Row]:
+    """Of every scale of a synthetic task: the share of right answers without learning, and from where a run has learned it."""
+    split, levels = record.entry.rule.score.split, []
+    for scale in record.entry.scales:
+        known, _ = levels_at(record, split, scale)
+        if known is not None and known.to_beat is not None:
+            levels.append(
+                {"scale": scale, "without_learning": known.to_beat, "learned_from": learned_from(record, split, scale)}
+            )
+    return levels
 
 
 def _scores(record: ExperimentRecord) -> list[Row]:
