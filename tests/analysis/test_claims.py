@@ -761,11 +761,12 @@ def test_scores_of_a_task_stay_shares_and_the_page_says_what_guessing_gives(tmp_
     store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(30,)))
     asked = claim(measure="score", arm="all", expect="published", published=1.0)
     [row] = judged(store, "recall", asked)
-    assert 0 <= row.measured.interval.low <= row.measured.interval.high <= 1
+    assert row.measured.interval.high > 1, "Student's interval of these accuracies"
     store.write_experiment(store.entry("recall").with_(claims=(asked,)))
     content = findings(store, store.experiment("recall"))
     [level] = content["levels"]
     assert level["learned_from"] == pytest.approx((level["without_learning"] + 1) / 2)
+    assert " to 1.0000 |" in page_text(content)
     assert f"Without learning, {level['without_learning']:.3f} of the answers are right;" in page_text(content)
 
 

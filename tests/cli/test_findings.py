@@ -52,7 +52,7 @@ def test_a_page_says_what_was_run_and_what_holds(store, palinode, here):
     for text in (
         "Published: a paper.",
         "C1: see it",
-        "each allows for the other rows of the same claim",
+        "none allows for other claims",
         "- C1. Better: holds.",
         "- C2. Lower: holds.",
         "No plan was sealed before the runs.",

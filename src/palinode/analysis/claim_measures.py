@@ -322,15 +322,9 @@ def score(claim: Claim, evidence: Evidence) -> Rows:
         if claim.published_at(scale) is not None:
             values = list(scores_of(evidence.record, claim.arm, scale, evidence.rule.metric).values())
             row = over_seeds(evidence, scale, claim.arm, "", values)
-            if evidence.rule.score.measure == "accuracy":  # a share of answers is at most 1
-                row = replace(row, interval=_within_0_and_1(row.interval), family=_within_0_and_1(row.family))
             counts = learned_counts(evidence.record, claim.arm, scale, evidence.rule.with_(baseline=claim.arm))
             some = (SOME_LEARNED.format(claim.arm),) if two_valued_applies(counts) else ()
             yield replace(row, reasons=(*unreliable(evidence.record, [claim.arm], [scale]), *row.reasons, *some))
-
-
-def _within_0_and_1(interval: Interval | None) -> Interval | None:
-    return None if interval is None else Interval(max(0.0, interval.low), min(1.0, interval.high))
 
 
 def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], float | None]) -> Measure:

@@ -85,9 +85,16 @@ def _points(rows: Sequence[Row], scaled: bool) -> list[dict[str, Any]]:
                 labels[index] = f"{label} [{words}]"
     numbers = ("effect", "low", "high", "family_low", "family_high", "published")
     return [
-        {"label": _cut(label), "verdict": row["verdict"]} | {name: row[name] for name in numbers}
+        {"label": _cut(label), "verdict": row["verdict"]} | {name: as_shown(row, name) for name in numbers}
         for label, row in zip(labels, rows, strict=True)
     ]
+
+
+def as_shown(row: Row, name: str) -> float | None:
+    """A number of a row as pages show it: Student's interval of a share of right answers may leave 0 to 1, where no share is."""
+    value: float | None = row[name]
+    is_share = row.get("measure") == "score" and row["measured"].endswith(".accuracy")
+    return min(1.0, max(0.0, value)) if is_share and value is not None else value
 
 
 def _cut(label: str) -> str:

@@ -24,7 +24,7 @@ from palinode.base.errors import BadInput
 from palinode.base.measures import probability_words
 from palinode.checks.laws import LAWS
 from palinode.report import words
-from palinode.report.claim_chart import claims_chart
+from palinode.report.claim_chart import as_shown, claims_chart
 from palinode.report.drawing import drawn
 from palinode.report.retrieval_figures import retrieval_content, retrieval_figures
 from palinode.report.study import Study
@@ -184,7 +184,8 @@ def between(row: Mapping[str, Any]) -> str:
 
     A row with both was judged by the p value: runs that learned were counted.
     """
-    low, high = (in_unit(row.get("measure"), row.get(f"family_{end}", row[end])) for end in ("low", "high"))
+    ends = [f"family_{end}" if f"family_{end}" in row else end for end in ("low", "high")]
+    low, high = (in_unit(row.get("measure"), as_shown(row, end)) for end in ends)
     parts = [f"{low} to {high}"] if low else []
     if row.get("p") is not None:
         largest = "" if row.get("largest_p") is None else f" (shows an effect up to {row['largest_p']:.3g})"
@@ -195,7 +196,7 @@ def between(row: Mapping[str, Any]) -> str:
 def alone(row: Mapping[str, Any]) -> str:
     """The interval of a row of a claim alone, as text; an empty text if it is the one that judges the row."""
     same = (row["low"], row["high"]) == (row["family_low"], row["family_high"])
-    return "" if same else " to ".join(in_unit(row.get("measure"), row[end]) for end in ("low", "high"))
+    return "" if same else " to ".join(in_unit(row.get("measure"), as_shown(row, end)) for end in ("low", "high"))
 
 
 def effect_words(row: Mapping[str, Any]) -> str:
