@@ -154,7 +154,7 @@ def _backwards(pages: Pages) -> Iterator[str]:
         yield f"With eight times as much text the backward loss of such a model is {_changed(row)} than its own forward loss."
     for row in (*_rows(pages, "mask--long", "A1"), *_rows(pages, "mask--laptop", "A1"))[:1]:
         apart = f"{row['effect']:+.2%} ({row['family_low']:+.2%} to {row['family_high']:+.2%})"
-        yield f"Backwards is as hard as forwards for models that read one way only: the losses differ by {apart}."
+        yield f"Of models that read one way only, the backward loss differs from the forward loss by {apart}."
     for row in _rows(pages, "mask--laptop", "X1")[:1]:
         sizes = [f"{point['mean']:+.1%} with {point['scale']}" for point in row["points"]]
         mean = f"{_changed(row)}{', as a mean' * bool(sizes)}"
