@@ -375,6 +375,7 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
             f"Of {len(kinds)} kinds of models, {_named(more)} give more right answers at the end after training on all tokens, and "
             f"{_named(fewer)} after training on the answer alone."
         )
+    yield from _not_taught(pages)
     yield from _without_a_direction(pages, verdict_of)
     for row in _rows(pages, "recall--laptop", "R3", with_interval=False)[:1]:
         yield f"{row['claim']} Rank correlation {row['effect']:+.2f} over {row['count']} kinds: {verdict_of(row)}."
@@ -384,6 +385,18 @@ def _roughness(rows: Sequence[Row]) -> str:
     """What the page says of how finely these steps are known; empty where they are known well."""
     known = dict.fromkeys(text for row in rows for text in row["cautions"] if text.startswith("steps are known"))
     return "".join(f" {text[0].upper()}{text[1:]}." for text in known)
+
+
+def _not_taught(pages: Pages) -> Iterator[str]:
+    """The kinds that the answer alone taught at no rate, so that no claim is made, and their right answers after all tokens."""
+    page = pages.get("recall--laptop", {})
+    means = {row["arm"]: row["mean"] for row in page.get("scores", ())}
+    for row in _rows(pages, "recall--laptop", "R1"):
+        if any(f"taught {row['against']} more than guessing" in reason for reason in row["reasons"]):
+            yield (
+                f"The answer alone taught {row['group']} at no learning rate that was tried; from all tokens it learns "
+                f"{means.get(row['arm'], 0.0):.0%} right answers. As this rate is chosen by chance, no claim is made of it."
+            )
 
 
 def _without_a_direction(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:

@@ -199,6 +199,20 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
         "levels": [{"without_learning": 0.51}],
         "smallest_effect": 0.02,
     }
+    reasons = ["no rate that was tried taught s4d-answer more than guessing, so 1 is chosen"]
+    untaught = {
+        **taught,
+        "group": "s4d",
+        "arm": "s4d-all",
+        "against": "s4d-answer",
+        "outcome": "cannot tell",
+        "reasons": reasons,
+    }
+    page = {"claims": [untaught], "scores": [{"arm": "s4d-all", "mean": 0.93}]}
+    told_untaught = tool.answers({"recall--laptop": page}, tool.verdict_of)
+    assert (
+        "taught s4d at no learning rate that was tried; from all tokens it learns 93% right answers." in told_untaught
+    )
     lost = tool.answers({"recall--laptop": undirected}, tool.verdict_of)
     assert "As a share of right answers, mean of h3: +0.1000 (-0.5000 to -0.3000). Of 1 comparison: 1 holds." in lost
     assert "Without a direction, h3 give no more right answers than guessing does (51%)." in lost
