@@ -177,16 +177,7 @@ def _panel(
         "legend": {"orient": "top", "title": None, "columnPadding": 24},
     }
     lines = [("family_low", "family_high", 1.5, 1.0), ("low", "high", 5.0, 0.45)]
-    no_effect = 1.0 if measure == "steps_to_learn" else 0.0
-    layers: list[dict[str, Any]] = [
-        {
-            "data": {"values": [{"at": one} for one in at]},
-            "mark": {"type": "rule", "strokeDash": dash},
-            "encoding": {"x": {"field": "at", **x}},
-        }
-        for at, dash in (([no_effect], [3, 3]), (limits, [1, 3]))
-        if at
-    ]
+    layers = _rules_at(1.0 if measure == "steps_to_learn" else 0.0, limits, x)
     layers += [
         {
             "mark": {"type": "rule", "strokeWidth": width, "opacity": opacity},
@@ -206,6 +197,19 @@ def _panel(
     ]
     size = {"width": PANEL_WIDTH, "height": {"step": 20}}
     return {"title": {"text": _title(rows), **TITLE}, **size, "data": {"values": list(values)}, "layer": layers}
+
+
+def _rules_at(no_effect: float, limits: Sequence[float], x: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The dashed line where there is no effect, and the dotted ones at the bounds."""
+    return [
+        {
+            "data": {"values": [{"at": one} for one in at]},
+            "mark": {"type": "rule", "strokeDash": dash},
+            "encoding": {"x": {"field": "at", **x}},
+        }
+        for at, dash in (([no_effect], [3, 3]), (limits, [1, 3]))
+        if at
+    ]
 
 
 def _across(measure: str, values: Sequence[Mapping[str, Any]], metrics: Collection[str]) -> dict[str, Any]:
