@@ -181,7 +181,8 @@ def _with_one_rate(pages: Pages) -> Iterator[str]:
     if alike and len(alike) < len(rows):
         yield (
             "A part of this may come from the learning rate: a model that reads both ways has the one that was best for its "
-            f"forward loss. Where both have one rate, in {len(alike)} comparisons, the backward loss changes by {_span(alike)}."
+            f"forward loss. Where both have the same rate, in {len(alike)} comparisons, the backward loss changes by "
+            f"{_span(alike)}."
         )
 
 

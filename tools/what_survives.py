@@ -302,9 +302,10 @@ def shares_of_published(pages: Mapping[str, Row]) -> list[Row]:
         if row is None or not row["published"] or row["low"] is None or row["published_words"] is None:
             continue
         low, high = sorted(row[end] / row["published"] for end in ("family_low", "family_high"))
+        weak = _weak_opponent(row, pages[asked.page])
         shares.append(
             {
-                "claim": LINE.join(wrap(f"{asked.name}. {row['claim'].rstrip('.')}", 54)),
+                "claim": LINE.join(wrap(f"{asked.name}. {row['claim'].rstrip('.')}{weak}", 54)),
                 "share": row["effect"] / row["published"],
                 "low": low,
                 "high": high,
@@ -322,7 +323,7 @@ def drawn(shares: Sequence[Row]) -> str:
     x = {
         "type": "quantitative",
         "scale": {"type": "symlog", "domain": domain},
-        "title": "share of the published effect; left of 0 is the opposite; steps become narrower outwards",
+        "title": ["share of the published effect; left of 0 is the opposite", "steps become narrower outwards"],
     }
     x["axis"] = {"values": SHARES_ON_AXIS}
     colour = {

@@ -607,6 +607,10 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
     one, two = (in_group(name, "GROUP") for name in (claim.arm, f"{claim.experiment} {claim.against[0]}"))
     if other is None:
         reason = f"the store has no experiment {claim.experiment} of size {evidence.record.entry.size}"
+        names = {arm.name for arm in evidence.record.entry.arms}
+        here = sum(in_group(claim.arm, group) in names for group in claim.groups)
+        if here < LEAST_PAIRS:
+            reason = f"what the claim compares, {LEAST_PAIRS} groups at least, is {NOT_RUN}"
         yield Measured(ALL_SCALES, one, two, None, None, 0, reasons=(reason,))
         return
     for scale in (*evidence.scales, *((MEAN_OF_SCALES,) if len(evidence.scales) > 1 else ())):
