@@ -5,8 +5,9 @@ and an evaluation every 250 steps, at the first of which some models are half-wa
 half-way, so that rates are chosen by what is compared. An evaluation comes every 50 steps, and each rate has two trials. The seeds
 are others than those of `recall.py`, whose results were known when this file was written.
 
-Each arm has five rates, around the one that took the fewest steps to 80 % in the trials of `recall.py`. A trial is as long as a
-run, because `s4d-causal-answer` came to 80 % in no trial of half the steps.
+Each arm has five rates, around the one that took the fewest steps to 80 % in the trials of `recall.py`. Where the highest of the
+five took the fewest here, all five were moved up before any run had ended. A trial is as long as a run, because
+`s4d-causal-answer` came to 80 % in no trial of half the steps.
 
 The kinds of models are those of which every run of `recall.py` came half-way with both labels. Models, task and recipe are those of
 `recall.py`: vocabulary 10, length 20, reading left to right.
@@ -19,13 +20,14 @@ FINER = {"recipe.evaluate_every_steps": 50}  # the scales of `recall.py` set thi
 KINDS = ("base_conv", "hyena", "h3", "s4d", "monarch", "gated_rnn")
 STOP_AT_ACCURACY = 0.8  # half-way lies between .75 and .76: midway between the most frequent value in context and 1
 SEEDS, TRIAL_SEEDS = tuple(range(101, 117)), (1000, 1001)
-# The rates, for all tokens and for the answer alone, that took the fewest steps to 80 % in the trials of `recall.py`; of equal ones
-# one in the middle. No trial of s4d on the answer alone came there: its rate is that of its runs.
+# The rates, for all tokens and for the answer alone, in the middle of those that are tried: those with the fewest steps to 80 % in
+# the trials of `recall.py`, of equal ones one in the middle. Four stood at half of that and were best at the highest rate that was
+# tried: base_conv and h3 on all tokens, hyena and s4d on the answer alone.
 FIRST_RATES = {
-    "base_conv": {"all": 0.004, "answer": 0.002},
-    "hyena": {"all": 0.001, "answer": 0.0005},
-    "h3": {"all": 0.004, "answer": 0.002},
-    "s4d": {"all": 0.008, "answer": 0.004},
+    "base_conv": {"all": 0.008, "answer": 0.002},
+    "hyena": {"all": 0.001, "answer": 0.001},
+    "h3": {"all": 0.008, "answer": 0.002},
+    "s4d": {"all": 0.008, "answer": 0.008},
     "monarch": {"all": 0.001, "answer": 0.0005},
     "gated_rnn": {"all": 0.008, "answer": 0.004},
 }
