@@ -142,7 +142,7 @@ def _backwards(pages: Pages) -> Iterator[str]:
             f"round, models that read forwards as well guess backwards worse in {worse} and better in {better} of {total} "
             "comparisons with models that read as much backwards and nothing forwards."
         )
-        yield from _with_one_rate(pages)
+        yield from _with_other_rates(pages)
     yield from _learned_backwards(pages)
     for row in _rows(pages, "mask--laptop", "M1")[:1]:
         side = "above" if row["effect"] > 0 else "below"
@@ -173,8 +173,18 @@ def _backwards(pages: Pages) -> Iterator[str]:
         yield f"With the published block and recipe this cannot be asked at our size: {'; '.join(row['reasons'])}."
 
 
-def _with_one_rate(pages: Pages) -> Iterator[str]:
-    """What the rate may add: an arm that reads both ways has the one that is best forwards. Where both chose one, nothing."""
+def _with_other_rates(pages: Pages) -> Iterator[str]:
+    """What the rate adds: an arm that reads both ways has the one that is best forwards. Where both chose one, nothing.
+
+    A page of its own asks the same with the rate that is best backwards. Without it, the comparisons with one rate are told.
+    """
+    if best := list(_ratios(pages, "exchange_rates--laptop", ("X1",)).values()):
+        yield (
+            "There a model that reads both ways has the learning rate that is best for its forward loss. With the one that is best "
+            f"for its backward loss it guesses backwards worse in {len(_above(best))} and better in {len(_below(best))} of "
+            f"{len(best)} comparisons: the backward loss changes by {_span([row['effect'] for row in best])}."
+        )
+        return
     chosen = {choice["arm"]: choice["chosen"] for choice in pages["exchange--laptop"].get("choices", ())}
     rows = list(_ratios(pages, "exchange--laptop", ("X1",)).values())
     alike = [row["effect"] for row in rows if chosen and chosen.get(row["arm"]) == chosen.get(row["against"])]

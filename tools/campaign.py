@@ -67,6 +67,7 @@ ORDER = (
     Planned("recall", "laptop", "R1, R2; half of R3"),
     Planned("recall_text", "laptop", "R3"),
     Planned("exchange", "laptop", "X1, X2, X3: the exchange rate of backward tokens"),
+    Planned("exchange_rates", "laptop", "whether the learning rate explains X1"),
     Planned("exchange", "wikitext", "whether X1 and X2 hold on a second text"),
     Planned("mask_latent", "laptop", "whether M1 and X2 depend on block and recipe"),
     Planned("encdec", "laptop", "E1, E2, E3, E5 at equal tokens; E4 as far as it goes"),

@@ -90,6 +90,7 @@ QUESTIONS = (
     Asked("X1", EXCHANGE, "Tokens read left to right help the rtl pass, on equal rtl tokens."),
     Asked("X2", EXCHANGE, "Tokens read right to left raise the ltr loss, on equal ltr tokens."),
     Asked("X3", EXCHANGE, "Choosing the direction for each row gives a lower rtl loss than for each batch."),
+    Asked("X1", "exchange_rates--laptop", "The same, each model at the rate that is best for its rtl loss."),
     *(Asked(name, "exchange--wikitext", "The same on the bytes of WikiText-2.") for name in ("X1", "X2")),
     *(Asked(name, "encdec--wikitext", "The same on the bytes of WikiText-2.") for name in ("E1", "E2", "E3", "E4")),
     Asked("R1", "recall_steps--laptop", "By steps again: other seeds, sixteen of them, and a count every 50 steps."),

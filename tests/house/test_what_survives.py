@@ -256,6 +256,10 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     same_rate = {**rated, "arm": "both-50", "against": "both-05-row", "effect": 0.05}
     with_rates = {"exchange--laptop": {"claims": [rated, same_rate], "choices": choices}}
     assert "in 1 comparisons, the backward loss changes by +5.0% to +5.0%." in tool.answers(with_rates, tool.verdict_of)
+    best = [{**rated, "effect": 0.02, "family_low": 0.01}, {**same_rate, "effect": 0.03, "family_low": -0.01}]
+    with_best = tool.answers({**with_rates, "exchange_rates--laptop": {"claims": best}}, tool.verdict_of)
+    assert "worse in 1 and better in 0 of 2 comparisons: the backward loss changes by +2.0% to +3.0%." in with_best
+    assert "have the same rate" not in with_best
     masked = {**ROW, "arm": "both-published-mask", "against": "both-published-mask", "effect": -0.9}
     assert "the answer: -80%; with that mask, ours is -90%." in told(mask__laptop=[worse, masked])[0]
     losses = {("as is", "rtl"): 8.6, ("ltr+rtl", "rtl"): 6.6, ("ltr+rtl", "ltr"): 3.5}
