@@ -334,10 +334,11 @@ def _encoder_decoder(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator
     if plain := arms.get("encdec"):
         apart = f"{signed(plain['difference'])} nats ({signed(plain['low'])} to {signed(plain['high'])})"
         yield f"Without additions the encoder-decoder is {apart} from the decoder: {plain['verdict']}."
-    parts = [row for name in ("E2", "E3") for row in _rows(pages, "encdec--laptop", name)[:1]]
-    told = (f"{_uncapital(row)}: {signed(row['effect'])} {_between(row)}, {verdict_of(row)}" for row in parts)
-    if parts:
-        yield f"Its parts, in nats, where less than 0 helps: {'; '.join(told)}."
+    for page, where in (("encdec--laptop", ""), ("encdec--wikitext", " on WikiText-2")):
+        parts = [row for name in ("E2", "E3") for row in _rows(pages, page, name)[:1]]
+        told = (f"{_uncapital(row)}: {signed(row['effect'])} {_between(row)}, {verdict_of(row)}" for row in parts)
+        if parts:
+            yield f"Its parts{where}, in nats, where less than 0 helps: {'; '.join(told)}."
     for row in _rows(pages, "encdec_published--laptop", "E2")[:1]:
         ours = f"{signed(row['effect'])} {_between(row)}, {verdict_of(row)}"
         yield f"The embedding loss with the published norms, which can vanish: {ours}."
