@@ -35,7 +35,7 @@ from palinode.analysis.claims import (
     judged_claims,
 )
 from palinode.analysis.compare import compare
-from palinode.analysis.intervals import Interval, rank_correlation_p, t_interval
+from palinode.analysis.intervals import LEAST_PAIRS, Interval, rank_correlation_p, t_interval
 from palinode.analysis.reliability import NO_SPREAD, goal_cautions
 from palinode.analysis.runs_needed import of_counts, of_p
 from palinode.analysis.sizes import ScaleSize
@@ -754,6 +754,25 @@ def test_a_claim_about_shapes_that_are_not_run_is_left_out(tmp_path, measure, fi
     [row] = judged(store, "demo", claim(measure=measure, arm="both", expect="above", **fields))
     assert row.is_left_out
     assert why in row.reasons[-1]
+
+
+def test_a_rank_correlation_is_left_out_where_too_few_of_its_groups_are_run(tmp_path):
+    store = make_task_store(tmp_path, SyntheticTask(arms=(TaskArm("h3"), TaskArm("hyena"))))
+    groups = ("h3", "hyena", *map(str, range(LEAST_PAIRS - 2)))
+    fields = {"measure": "rank_correlation", "arm": "{}", "against": ("{}",), "experiment": "text"}
+    [row] = judged(store, "recall", claim(groups=groups, **fields))
+    assert row.is_left_out
+    [row] = judged(store, "recall", claim(groups=groups[:2], **fields))
+    assert not row.is_left_out, "the claim itself has too few groups"
+
+
+def test_the_numbers_of_a_page_have_ten_digits(tmp_path):
+    store = make_store(tmp_path, Synthetic(seeds=(1, 2, 3), noise_nats=0.01))
+    asked = claim(measure="difference", arm="both", against=("ltr",), expect="better")
+    store.write_experiment(store.entry("demo").with_(claims=(asked,)))
+    [exact] = judged(store, "demo", asked)
+    [row] = findings(store, store.experiment("demo"))["claims"]
+    assert row["effect"] == float(f"{exact.measured.effect:.10g}") != exact.measured.effect
 
 
 def test_scores_of_a_task_stay_shares_and_the_page_says_what_guessing_gives(tmp_path):

@@ -151,6 +151,8 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     parts = told(encdec__laptop=[sooner, helps])[2]
     assert "At equal tokens the loss" in parts
     assert parts.endswith("where less than 0 helps: it helps: +0.0500 (-0.5000 to -0.3000), real but smaller.")
+    second = told(encdec__wikitext=[{**helps, "effect": 0.07}])[2]
+    assert "Its parts on WikiText-2, in nats, where less than 0 helps: it helps: +0.0700" in second
     vanishing = told(encdec_published__laptop=[{**ROW, "name": "E2", "claim": "It vanishes.", "effect": 0.004}])[2]
     assert "with the published norms, which can vanish: +0.0040 (-0.5000 to -0.3000), real but smaller." in vanishing
     hurt = {"arm": "decoder-dropout", "verdict": "worse", "difference": 0.28}

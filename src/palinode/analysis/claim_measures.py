@@ -609,7 +609,7 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
         reason = f"the store has no experiment {claim.experiment} of size {evidence.record.entry.size}"
         names = {arm.name for arm in evidence.record.entry.arms}
         here = sum(in_group(claim.arm, group) in names for group in claim.groups)
-        if here < LEAST_PAIRS:
+        if here < LEAST_PAIRS <= len(claim.groups):
             reason = f"what the claim compares, {LEAST_PAIRS} groups at least, is {NOT_RUN}"
         yield Measured(ALL_SCALES, one, two, None, None, 0, reasons=(reason,))
         return
