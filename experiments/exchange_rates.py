@@ -2,8 +2,8 @@
 
 In `exchange.py` a model that reads both ways has the rate that is best for its ltr loss, and a model that reads right to left only
 has the rate that is best for its rtl loss. So a part of what the ltr tokens cost the rtl pass may come from the rate. Here every
-arm has the rate with the lowest rtl loss in its trials. In `exchange.py` two arms had theirs at the lowest rate that was tried, so
-a lower one is tried too.
+arm has the rate with the lowest rtl loss in its trials. In `exchange.py` three arms had theirs at the lowest rate that was tried,
+so a lower one is tried too.
 
 Text, models, recipe and seeds are those of `exchange.py`, and so are the runs of the arms for which both ways to choose give the
 same rate. The predictions are the differences of its trials, which take half of the steps.

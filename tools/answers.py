@@ -106,12 +106,16 @@ def _steps_to_learn(pages: Pages) -> tuple[set[str], set[str], set[str]]:
 
 
 def _rows_of_steps(pages: Pages) -> list[Row]:
-    """The rows of R1 by steps. A kind of model on both pages counts by its row on the page with more seeds, if that judges it."""
+    """The rows of R1 by steps. A kind of model on both pages counts by its row on the page with more seeds, if that judges it.
+
+    So does the mean over kinds: one mean is told, not one for each page.
+    """
     rows: dict[str, Row] = {}
     for page in BY_STEPS:
         for row in _rows(pages, page, "R1", with_interval=False):
-            if row["measure"] == "steps_to_learn" and (row["group"] not in rows or _is_not_made(rows[row["group"]])):
-                rows[row["group"]] = row
+            kind = row["group"] if row["of_one_group"] else ""
+            if row["measure"] == "steps_to_learn" and (kind not in rows or _is_not_made(rows[kind])):
+                rows[kind] = row
     return list(rows.values())
 
 
@@ -180,9 +184,10 @@ def _with_other_rates(pages: Pages) -> Iterator[str]:
     """
     if best := list(_ratios(pages, "exchange_rates--laptop", ("X1",)).values()):
         yield (
-            "There a model that reads both ways has the learning rate that is best for its forward loss. With the one that is best "
-            f"for its backward loss it guesses backwards worse in {len(_above(best))} and better in {len(_below(best))} of "
-            f"{len(best)} comparisons: the backward loss changes by {_span([row['effect'] for row in best])}."
+            "In these comparisons a model that reads both ways has the learning rate that is best for its forward loss. "
+            f"With the rate that is best for its backward loss it guesses backwards worse in {len(_above(best))} and better in "
+            f"{len(_below(best))} of {len(best)} comparisons: the backward loss changes by "
+            f"{_span([row['effect'] for row in best])}."
         )
         return
     chosen = {choice["arm"]: choice["chosen"] for choice in pages["exchange--laptop"].get("choices", ())}
@@ -377,11 +382,14 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
     of_kinds = [row for row in _rows_of_steps(pages) if row["of_one_group"]]
     if of_kinds:
         ratios = ", ".join(f"{row['effect_bound']}{row['effect']:.2f} {row['group']}" for row in of_kinds)
-        yield f"Steps to half-way, with all tokens as a multiple of those with the answer alone: {ratios}.{_roughness(of_kinds)}"
+        last = " A run that never came half-way counts with its last step: the ratio is then a bound." * ("=" in ratios)
+        told = f"Steps to half-way, with all tokens as a multiple of those with the answer alone: {ratios}."
+        yield f"{told}{last}{_roughness(of_kinds)}"
     for row in _rows_of_steps(pages):
         if not row["of_one_group"]:
             told = f"all tokens take {row['effect_bound']}{row['effect']:.2f} times the steps (p = {row['p']:.2g})"
-            yield f"Over {row['group'].removeprefix('mean of ')}: {told}: {row['verdict']}."
+            split = ", though the kinds differ in which teaches sooner" * bool(sooner and later)
+            yield f"Over {row['group'].removeprefix('mean of ')}: {told}: {row['verdict']}{split}."
     if kinds:
         yield (
             f"Of {len(kinds)} kinds of models, {_named(more)} give more right answers at the end after training on all tokens, and "
@@ -394,9 +402,12 @@ def _labels(pages: Pages, verdict_of: Callable[[Row], str]) -> Iterator[str]:
 
 
 def _roughness(rows: Sequence[Row]) -> str:
-    """What the page says of how finely these steps are known; empty where they are known well."""
-    known = dict.fromkeys(text for row in rows for text in row["cautions"] if text.startswith("steps are known"))
-    return "".join(f" {text[0].upper()}{text[1:]}." for text in known)
+    """What the page says of how finely these steps are known, and of which kinds; empty where they are known well."""
+    known: dict[str, list[str]] = {}
+    for row in rows:
+        for text in (text for text in row["cautions"] if text.startswith("steps are known")):
+            known.setdefault(text, []).append(row["group"])
+    return "".join(f" Of {', '.join(kinds)}: {text}." for text, kinds in known.items())
 
 
 def _not_taught(pages: Pages) -> Iterator[str]:

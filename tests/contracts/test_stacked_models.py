@@ -21,6 +21,9 @@ from palinode.train.stacked import Stack
 
 TOKENS, SLOTS, VOCABULARY = 2000, 12, 20
 TOLERANCE = 1e-5  # of a parameter's largest gradient: what the module promises
+# Smaller gradients are compared as if they had this size, because they are sums of terms that cancel: with AVX-512 the gradient of
+# h3's log_step, 8e-7, differs by 1.2e-11.
+LEAST_GRADIENT = 1e-5
 SMALL = {"layers": 2, "width": 16, "heads": 2}
 MODELS = {
     **{f"decoder, {name}": DecoderConfig(**SMALL, position="none", mixer=mixer) for name, mixer in VARIANTS.items()},
@@ -82,7 +85,7 @@ def assert_as_alone(make, count=3):
         expected, got = gradients(member), gradients(other)
         assert set(got) == set(expected), "what is not read gets no gradient, so nothing decays it"
         for name, gradient in expected.items():
-            scale = max(float(gradient.abs().max()), 1e-6)
+            scale = max(float(gradient.abs().max()), LEAST_GRADIENT)
             assert float((got[name] - gradient).abs().max()) <= TOLERANCE * scale, name
 
 

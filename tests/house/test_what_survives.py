@@ -232,13 +232,21 @@ def test_each_question_is_answered_by_the_numbers_of_its_pages(tool):
     soon["p"] = 0.001
     steps = told(recall__laptop=[soon, {**soon, "group": "s4d", "verdict": "cannot tell"}])[3]
     assert "recall?** All tokens for h3; for 1 of 2 kinds of models no difference can be told." in steps
-    assert "alone: <=0.50 h3, <=0.50 s4d. Steps are known to 250, and so on." in steps
+    assert "alone: <=0.50 h3, <=0.50 s4d. A run that never came half-way counts with its last step" in steps
+    assert "is then a bound. Of h3, s4d: steps are known to 250, and so on." in steps
+    fine = {**soon, "group": "s4d", "effect_bound": "", "cautions": []}
+    one_rough = told(recall__laptop=[{**soon, "effect_bound": ""}, fine])[3]
+    assert "alone: 0.50 h3, 0.50 s4d. Of h3: steps are known to 250, and so on." in one_rough
     assert "Of 2 kinds of models, 1 (h3) learn sooner when trained on all tokens, and 0 when" in steps
     together = {**soon, "of_one_group": False, "group": "mean of h3, s4d", "effect": 0.5, "p": 0.002}
     assert (
         "Over h3, s4d: all tokens take <=0.50 times the steps (p = 0.002): holds."
         in told(recall__laptop=[soon, together])[3]
     )
+    other_way = {**soon, "group": "s4d", "verdict": "does not hold"}
+    longer = told(recall__laptop=[soon, together], recall_steps__laptop=[soon, other_way, {**together, "p": 0.5}])[3]
+    assert "(p = 0.5): holds, though the kinds differ in which teaches sooner." in longer
+    assert longer.count("Over h3, s4d:") == 1, "one mean is told, that of the page with more seeds"
     again = told(recall__laptop=[soon], recall_steps__laptop=[{**soon, "effect": 2.0, "verdict": "does not hold"}])[3]
     assert "<=2.00 h3." in again, "the page with more seeds counts"
     late = told(recall__laptop=[{**soon, "verdict": "does not hold"}])[3]
